@@ -1,0 +1,108 @@
+"""HalfCheetah families: a planar cheetah that runs in a given direction or at a given speed.
+
+Sources: Finn, Abbeel, Levine 2017 (arXiv 1703.03400), section 5.3; Rothfuss et al. 2018 (ProMP,
+arXiv 1810.06784). The physics are Gymnasium's HalfCheetah-v5, bit for bit.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from array_api_compat import array_namespace
+from gymnasium import spaces
+
+from metarl.declaration import Array, MujocoFamily
+from metarl.tasks import Task
+
+TORSO_HEIGHT = 0.7  # m; of the torso's frame at qpos = 0, in the model
+CONTROL_COST = 0.05  # per unit of control, squared
+RESET_NOISE = 0.1  # half-width of qpos, standard deviation of qvel
+
+
+@dataclass(frozen=True)
+class HalfCheetah(MujocoFamily):
+    """What the cheetah families share."""
+
+    xml: ClassVar[str] = "half_cheetah.xml"
+    control_timestep: ClassVar[float] = 0.05  # s
+
+    action_scale: float = 10.0
+    observation: Literal["promp", "finn"] = "promp"
+    """`promp`: joint positions without x, and velocities (17). `finn`: these and the torso's
+    position (20), as Finn, Deleu, garage and learn2learn have it."""
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """Unbounded, 17 or 20 numbers."""
+        return spaces.Box(-np.inf, np.inf, (20 if self.observation == "finn" else 17,), np.float64)
+
+    def initial(
+        self, generator: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The model's own pose with noise, drawn as HalfCheetah-v5 draws it."""
+        return (
+            qpos + generator.uniform(-RESET_NOISE, RESET_NOISE, qpos.shape),
+            qvel + RESET_NOISE * generator.standard_normal(qvel.shape),
+        )
+
+    def observe(self, state: Any) -> Array:
+        """Positions and velocities of the joints, without the task."""
+        xp = array_namespace(state.qpos)
+        parts = [state.qpos[..., 1:], state.qvel]
+        if self.observation == "finn":
+            x, z = state.qpos[..., :1], state.qpos[..., 1:2] + TORSO_HEIGHT
+            parts += [x, xp.zeros_like(x), z]
+        return xp.concat(parts, axis=-1)
+
+    def velocity(self, before: Any, after: Any) -> Array:
+        """v = Δx / dt over the control step, m/s: [...]."""
+        return (after.qpos[..., 0] - before.qpos[..., 0]) / self.control_timestep
+
+    def control_cost(self, control: Array) -> Array:
+        """.05 ‖a‖² of the actuators' controls: [...]."""
+        xp = array_namespace(control)
+        return CONTROL_COST * xp.sum(control**2, axis=-1)
+
+
+@dataclass(frozen=True)
+class HalfCheetahDir(HalfCheetah):
+    """Run forwards (+1) or backwards (−1): r = g v − .05 ‖a‖². Each split has both."""
+
+    @property
+    def task_space(self) -> spaces.Dict:
+        """The sign of the velocity to reach; −1 or +1 are drawn."""
+        return spaces.Dict(direction=spaces.Box(-1.0, 1.0, (), np.float64))
+
+    def sample_task(self, generator: np.random.Generator, split: str) -> Task:
+        """−1 or +1 with equal probability."""
+        return {"direction": generator.choice([-1.0, 1.0])}
+
+    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+        """g v − .05 ‖a‖²."""
+        return task["direction"] * self.velocity(before, after) - self.control_cost(control)
+
+
+@dataclass(frozen=True)
+class HalfCheetahVel(HalfCheetah):
+    """Run at a given speed: r = −|v − g| − .05 ‖a‖²; g uniform over [0, maximum_velocity] m/s."""
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "test", "beyond")
+
+    maximum_velocity: float = 2.0
+    """m/s: 2 in Finn, Deleu and garage, 3 in ProMP, PEARL and VariBAD."""
+
+    @property
+    def task_space(self) -> spaces.Dict:
+        """The speed to reach, m/s; above the maximum of training it belongs to `beyond`."""
+        return spaces.Dict(velocity=spaces.Box(0.0, 1.5 * self.maximum_velocity, (), np.float64))
+
+    def sample_task(self, generator: np.random.Generator, split: str) -> Task:
+        """Uniform in the training range, or in the half as much again above it."""
+        low, high = (1.0, 1.5) if split == "beyond" else (0.0, 1.0)
+        return {"velocity": self.maximum_velocity * generator.uniform(low, high)}
+
+    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+        """−|v − g| − .05 ‖a‖²."""
+        distance = abs(self.velocity(before, after) - task["velocity"])
+        return -distance - self.control_cost(control)

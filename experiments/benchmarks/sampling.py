@@ -1,0 +1,134 @@
+"""Environment steps per second with the policy in the loop, beside what the physics allow.
+
+All in one run, on the same machine and the same trajectories: `collect` as training calls it
+(policy, noise, rewards, recording), the bare MuJoCo batch replaying the same controls from the
+same states, and Gymnasium's vector environments with the same policy. Held against 90 % of the
+bare batch.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import gymnasium
+import mujoco.batch
+import numpy as np
+import torch
+import tyro
+
+from metarl.parallel import Workers
+from metarl.policy import expand, make_policy
+from metarl.randomness import RandomKey, Use
+from metarl.rollout import Rollout, collect
+from metarl.simulation.gymnasium import make_simulation, make_simulations
+from metarl.tasks import make_family
+
+LIMIT = 0.9
+
+
+def main(
+    family: str = "envs:HalfCheetahDir-v0",
+    tasks: int = 40,
+    episodes: int = 20,
+    repeats: int = 7,
+    threads: int = 0,
+) -> None:
+    """Prints a table of speeds, and the ratio to the bare batch pair by pair."""
+    workers = Workers(threads)  # as in training: one core for each torch operation
+    made = make_family(family)
+    simulations = make_simulations(made, tasks, episodes, workers.threads)
+    simulation = make_simulation(made, tasks * episodes, threads)
+    policy = make_policy(simulation.single_observation_space, simulation.single_action_space)
+    key = RandomKey(1)
+    parameters = policy.initial_parameters(key.generator(Use.PARAMETERS))
+    drawn = made.sample_tasks(tasks, key)
+
+    def ours() -> Rollout:
+        together = expand(parameters, tasks)
+        return collect(
+            simulations, policy, together, drawn, episodes, made.horizon, key, 0, workers
+        )
+
+    rollout = ours()
+    replay = bare_batch(simulation, rollout, key, workers.threads)
+    replay()
+    speeds: dict[str, list[float]] = {
+        "bare batch, open loop": [],
+        "collect, policy in the loop": [],
+    }
+    for _ in range(repeats):
+        speeds["bare batch, open loop"].append(rollout.env_steps / timed(replay))
+        speeds["collect, policy in the loop"].append(rollout.env_steps / timed(ours))
+    for name, mode, number in (
+        ("SyncVectorEnv(16)", "sync", 16),
+        ("AsyncVectorEnv(8)", "async", 8),
+    ):
+        speeds[f"Gymnasium {name}, policy in the loop"] = [
+            gymnasium_speed(mode, number, policy, parameters) for _ in range(2)
+        ]
+
+    print(f"{family}, {tasks} x {episodes} episodes of {made.horizon}, {workers.threads} threads")
+    for name, values in speeds.items():
+        print(
+            f"{name:46s} {statistics.median(values):9,.0f} steps/s"
+            f"  ({min(values):,.0f} to {max(values):,.0f})"
+        )
+    limit, own = list(speeds.values())[:2]
+    ratios = [b / a for a, b in zip(limit, own, strict=True)]
+    print(
+        f"ratio to the bare batch, median of {repeats} pairs: {statistics.median(ratios):.3f} "
+        f"({min(ratios):.3f} to {max(ratios):.3f}); limit: at least {LIMIT}"
+    )
+
+
+def bare_batch(
+    simulation: gymnasium.vector.VectorEnv, rollout: Rollout, key: RandomKey, threads: int
+) -> Callable[[], None]:
+    """Replays the rollout's controls on a batch that does nothing else."""
+    physics = simulation.physics
+    actions = rollout.actions.flatten(0, 1).transpose(0, 1).numpy()
+    controls = [np.ascontiguousarray(physics.control(a)) for a in actions]
+    tasks, episodes = rollout.returns.shape
+    seeds = [s for i in range(tasks) for s in key.seeds(Use.RESET, i, 0, episodes)]
+    simulation.reset(seed=seeds)
+    start = physics.state()
+    batch = mujoco.batch.Batch(physics.model, simulation.num_envs, threads)
+    qpos, qvel, ctrl = batch.bind("qpos"), batch.bind("qvel"), batch.bind("ctrl")
+
+    def replay() -> None:
+        batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE)
+        qpos[:], qvel[:] = start.qpos, start.qvel
+        batch.forward()
+        for control in controls:
+            ctrl[:] = control
+            batch.step(nstep=physics.substeps)
+
+    return replay
+
+
+def gymnasium_speed(mode: str, number: int, policy, parameters, steps: int = 400) -> float:
+    """Steps per second of HalfCheetah-v5 in one of Gymnasium's vector environments."""
+    envs = gymnasium.make_vec("HalfCheetah-v5", number, vectorization_mode=mode)
+    one = expand(parameters, 1)
+    noise = torch.randn(steps, 1, number, 6)
+    observations, _ = envs.reset(seed=0)
+    start = time.perf_counter()
+    with torch.no_grad():
+        for t in range(steps):
+            x = torch.from_numpy(observations).float().unsqueeze(0)
+            actions = policy.distribution(one, x).sample(noise[t])[0].numpy()
+            observations, *_ = envs.step(np.clip(actions / 10, -1, 1))
+    seconds = time.perf_counter() - start
+    envs.close()
+    return number * steps / seconds
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

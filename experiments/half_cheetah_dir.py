@@ -1,0 +1,19 @@
+"""HalfCheetah, forwards or backwards: MAML-TRPO at the published sizes.
+
+Finn et al. 2017 (arXiv 1703.03400), section 5.3; sizes of tristandeleu/pytorch-maml-rl and ProMP.
+"""
+
+from metarl.cli import run_experiment
+from metarl.config import Config
+
+if __name__ == "__main__":
+    run_experiment(
+        Config(
+            family="envs:HalfCheetahDir-v0",
+            iterations=500,
+            meta_batch_size=40,
+            episodes=20,
+            inner_lr=0.1,
+        ),
+        __doc__,
+    )

@@ -1,0 +1,97 @@
+"""The command line: `metarl train` and `metarl families`, and the same for experiment scripts."""
+
+import contextlib
+import io
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import gymnasium
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from metarl.config import Config
+from metarl.errors import UsageError
+from metarl.tasks import import_family_module, make_family, registered_families
+from metarl.training import train
+
+
+def run_experiment(
+    default: Config | None = None,
+    description: str | None = None,
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """The main function of an experiment: options over `default`, then training.
+
+    Exits with status 2 and one line where the command line is at fault.
+    """
+    with _one_line_errors():
+        config = _parse(default, description, sys.argv[1:] if arguments is None else arguments)
+        train(config)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the console script."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    commands: dict[str, Callable[[Sequence[str]], None]] = {
+        "train": lambda rest: run_experiment(arguments=rest, description=Config.__doc__),
+        "families": _families,
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: metarl train --help | metarl families [MODULE ...]")
+        return
+    with _one_line_errors():
+        if arguments[0] not in commands:
+            raise UsageError(f"metarl has no command {arguments[0]}; it has {', '.join(commands)}")
+        commands[arguments[0]](arguments[1:])
+
+
+def _parse(default: Config | None, description: str | None, arguments: Sequence[str]) -> Config:
+    options = {} if default is None else {"default": default}
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(output):
+            return tyro.cli(Config, description=description, args=arguments, **options)  # type: ignore[call-overload,no-any-return]
+    except SystemExit as exit:
+        if exit.code:
+            raise UsageError(_unboxed(output.getvalue())) from None
+        raise
+
+
+def _unboxed(text: str) -> str:
+    """Tyro's boxed message as one line: what is wrong, and the option that was perhaps meant."""
+    lines = [line.strip("│╭╰╮╯ ") for line in text.splitlines()]
+    message: list[str] = []
+    for line in lines[1:-1]:
+        if set(line) == {"─"}:
+            if any(part.startswith("Perhaps you meant") for part in message):
+                break
+            message.append(";")
+        elif line.startswith(("For full helptext", "Argument helptext")):
+            break
+        else:
+            message.append(line)
+    return " ".join(message).replace(" ;", ";").strip("; ")
+
+
+def _families(modules: Sequence[str]) -> None:
+    """Lists the registered families, those of `modules` included."""
+    for module in modules:
+        import_family_module(module)
+    table = Table("family", "task parameters", "horizon", "splits", box=None)
+    for name in registered_families():
+        family = make_family(name, gymnasium.spec(name).max_episode_steps or 1)
+        parameters = ", ".join(f"{key} {space}" for key, space in family.task_space.items())
+        table.add_row(name, parameters, str(family.horizon), " ".join(family.splits))
+    Console().print(table)
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Iterator[None]:
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        yield
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

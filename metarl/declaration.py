@@ -1,0 +1,134 @@
+"""Declaring a task family once, as data and pure functions over arrays of any batch shape.
+
+`metarl.simulation` makes the single and the vector environment of a declaration. This module is
+all that a declared family imports:
+
+    gymnasium.register(
+        "HalfCheetahDir-v0",
+        entry_point="metarl.simulation.mujoco:MujocoEnv",
+        vector_entry_point="metarl.simulation.mujoco:MujocoVectorEnv",
+        max_episode_steps=100,
+        kwargs={"family": "envs.half_cheetah:HalfCheetahDir"},
+    )
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+from gymnasium import spaces
+
+from metarl.errors import UsageError
+from metarl.tasks import SPLITS, Task, uniform_task
+
+Array = Any
+"""A NumPy or torch array; `array_api_compat.array_namespace` gives the functions for either."""
+
+
+@dataclass(frozen=True)
+class DeclaredFamily:
+    """A task family as data and pure functions; fields of a subclass are its options.
+
+    Functions take arrays [..., n] of NumPy or torch and return arrays of the same kind [...].
+    They see states, never a simulator, so that the same lines serve one environment, a batch on
+    the CPU and a batch on a GPU.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = SPLITS
+
+    @property
+    def task_space(self) -> spaces.Dict:
+        """Names, ranges and shapes of the task parameters."""
+        raise NotImplementedError
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """Space of `observe`."""
+        raise NotImplementedError
+
+    def sample_task(self, generator: np.random.Generator, split: str) -> Task:
+        """One task of `split`; by default uniform over the task space."""
+        return uniform_task(self.task_space, generator, split)
+
+    def observe(self, state: Any) -> Array:
+        """What the policy sees, [..., observation]: never the task."""
+        raise NotImplementedError
+
+    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+        """Reward of the step from state `before` under `control` to state `after`: [...]."""
+        raise NotImplementedError
+
+    def terminated(self, state: Any, task: Mapping[str, Array]) -> Array | None:
+        """Whether the episode ends in `state`: [...]; None where it never does."""
+        return None
+
+
+@dataclass(frozen=True)
+class MujocoFamily(DeclaredFamily):
+    """A family on a MuJoCo model. States have the model's fields: `state.qpos` [..., nq], ..."""
+
+    xml: ClassVar[str]
+    """Path of the model; a bare name means Gymnasium's own assets."""
+    control_timestep: ClassVar[float]
+    """Seconds of one environment step; a multiple of the model's time step."""
+    fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
+    """The MjData fields that the functions read."""
+
+    action_scale: float = 1.0
+    """Actions from −scale to scale cover the actuators' range: the published codes use 10, so that
+    an initial σ of 1 explores with a tenth of the range."""
+
+    def initial(
+        self, generator: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """qpos and qvel at reset, from the model's own; by default unchanged."""
+        return qpos, qvel
+
+
+@dataclass(frozen=True)
+class DynamicsFamily(DeclaredFamily):
+    """A family with dynamics of its own. States are arrays [..., state]."""
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """Space of the actions that `transition` takes."""
+        raise NotImplementedError
+
+    def initial(self, generator: np.random.Generator) -> np.ndarray:
+        """The first state of an episode: [state]."""
+        raise NotImplementedError
+
+    def transition(self, state: Array, action: Array, task: Mapping[str, Array]) -> Array:
+        """The next state: [..., state]."""
+        raise NotImplementedError
+
+
+def load_declaration(reference: str | DeclaredFamily, options: Mapping[str, Any]) -> Any:
+    """The declaration at `module:Class`, made with `options`.
+
+    Raises:
+        UsageError: an option that the class does not have, or a value that it does not take.
+
+    """
+    if not isinstance(reference, str):
+        return dataclasses.replace(reference, **options)
+    module, name = reference.split(":")
+    family_class = getattr(importlib.import_module(module), name)
+    types = get_type_hints(family_class)
+    known = {field.name: types[field.name] for field in dataclasses.fields(family_class)}
+    for option, value in options.items():
+        if option not in known:
+            raise UsageError(f"{name} has no option {option}; it has {', '.join(known) or 'none'}")
+        kind = known[option]
+        if get_origin(kind) is Literal:
+            allowed = " or ".join(map(str, get_args(kind)))
+            right = value in get_args(kind)
+        else:
+            allowed = f"a {kind.__name__}"
+            right = isinstance(value, (int, float) if kind is float else kind)
+        if not right:
+            raise UsageError(f"{name}: {option} {value} must be {allowed}")
+    return family_class(**options)

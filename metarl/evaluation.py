@@ -1,0 +1,43 @@
+"""Returns on held-out tasks after 0..K inner steps, with intervals over tasks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+BOOTSTRAP_SAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean returns of an evaluation's tasks."""
+
+    split: str
+    tasks: dict[str, np.ndarray]  # [tasks, ...]
+    returns: np.ndarray  # [steps + 1, tasks], means over episodes
+    generator: np.random.Generator  # of the bootstrap
+
+    def metrics(self) -> dict[str, float]:
+        """`<split>/step_k/mean`, `iqm`, and `low`, `high`: the 95 % interval of the mean."""
+        number = self.returns.shape[1]
+        resampled = self.generator.integers(number, size=(BOOTSTRAP_SAMPLES, number))
+        metrics: dict[str, float] = {}
+        for k, returns in enumerate(self.returns):
+            tail = (1 - CONFIDENCE) / 2
+            low, high = np.quantile(returns[resampled].mean(axis=1), (tail, 1 - tail))
+            metrics |= {
+                f"{self.split}/step_{k}/mean": float(returns.mean()),
+                f"{self.split}/step_{k}/iqm": interquartile_mean(returns),
+                f"{self.split}/step_{k}/low": float(low),
+                f"{self.split}/step_{k}/high": float(high),
+            }
+        return metrics
+
+
+def interquartile_mean(values: np.ndarray) -> float:
+    """Mean of the middle half (Agarwal et al. 2021, arXiv 2108.13264): a quarter is cut each side.
+
+    The quarter is rounded down to whole values, as `scipy.stats.trim_mean(values, 0.25)` does.
+    """
+    cut = len(values) // 4
+    return float(np.sort(values)[cut : len(values) - cut].mean())

@@ -1,0 +1,243 @@
+"""The meta-learner: one meta-iteration as five statements, and what uses the policy it learns."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+
+from metarl.adaptation import InnerLoop, adapt, adapt_by_sampling
+from metarl.advantage import Batch, make_batch
+from metarl.config import Config
+from metarl.errors import UsageError
+from metarl.evaluation import Evaluation
+from metarl.objective import MetaObjective
+from metarl.outer.trpo import TRPO
+from metarl.parallel import Workers
+from metarl.policy import Parameters, expand, make_policy
+from metarl.randomness import Phase, RandomKey, Use
+from metarl.rollout import Rollout, collect
+from metarl.simulation.gymnasium import make_simulations
+from metarl.surrogate import lvc
+from metarl.tasks import Task, TaskFamily, Tasks, make_family, stack_tasks, validate_tasks
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` means here.
+
+    Raises:
+        UsageError: `cuda` where there is none.
+
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        build = "has" if torch.version.cuda else "is built without"
+        raise UsageError(
+            f"--device cuda: no GPU is available (torch {build} CUDA); use auto or cpu"
+        )
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A policy adapted to one task."""
+
+    parameters: Parameters  # without a task dimension
+    returns: list[float]  # mean return after 0..K inner steps
+
+
+class Learner:
+    """Meta-learns a policy for a task family: θ, and what changes and uses it."""
+
+    def __init__(self, config: Config, family: TaskFamily | None = None):
+        """`family` replaces the one that the configuration names."""
+        self.config = config
+        self.family = family or make_family(config.family, config.horizon, **config.family_options)
+        self.device = pick_device(config.device)
+        self.sampling_device = pick_device(config.sampling_device)
+        self.workers = Workers(config.threads)
+        self._simulations: dict[int, list[gymnasium.vector.VectorEnv]] = {}
+        self.policy = make_policy(
+            self.family.prototype.observation_space,
+            self.family.prototype.action_space,
+            config.hidden_sizes,
+            config.activation,
+        )
+        self.inner = InnerLoop(self.policy, lvc, config.inner_lr)
+        self.outer = TRPO(
+            max_kl=config.max_kl,
+            cg_iterations=config.cg_iterations,
+            cg_damping=config.cg_damping,
+            line_search_steps=config.line_search_steps,
+            line_search_ratio=config.line_search_ratio,
+            fisher_stride=round(1 / config.fisher_fraction),
+        )
+        initial = self.policy.initial_parameters(RandomKey(config.seed).generator(Use.PARAMETERS))
+        self.parameters: Parameters = {n: p.to(self.device) for n, p in initial.items()}
+        self.iteration = 0
+        self.env_steps = 0
+
+    def iterate(self) -> dict[str, float]:
+        """One meta-iteration; its metrics, by the names of metrics.jsonl."""
+        config, clock = self.config, Clock()
+        key = RandomKey(config.seed, Phase.TRAINING, self.iteration + 1)
+        rollouts: list[Rollout] = []
+
+        tasks = self.family.sample_tasks(config.meta_batch_size, key, "train")
+        sample = partial(self._sample, tasks, key, rollouts, clock)
+        with clock("adaptation"):
+            batches = adapt_by_sampling(
+                self.inner,
+                self.parameters,
+                config.meta_batch_size,
+                config.inner_steps,
+                sample,
+                self.workers,
+            )
+        with clock("meta_update"):
+            objective = MetaObjective(self.inner, batches, self.parameters, self.workers)
+            self.parameters, update = self.outer.step(objective, self.parameters)
+
+        self.iteration += 1
+        steps = sum(rollout.env_steps for rollout in rollouts)
+        self.env_steps += steps
+        returns = [float(rollout.returns.mean()) for rollout in rollouts]
+        return {
+            "iteration": self.iteration,
+            "env_steps": self.env_steps,
+            "return/before": returns[0],
+            "return/after": returns[-1],
+            "return/gain": returns[-1] - returns[0],
+            **{f"return/step_{k}": value for k, value in enumerate(returns)},
+            **update,
+            **self._policy_metrics(),
+            "simulation/unstable": sum(rollout.unstable for rollout in rollouts),
+            **{f"time/{name}": seconds for name, seconds in clock.seconds.items()},
+            "time/whole": (whole := clock.total),
+            "throughput/env_steps_per_second": steps / whole,
+        }
+
+    def learn(self, iterations: int) -> Iterator[dict[str, float]]:
+        """Iterates until `iterations` meta-updates are done in all, yielding each one's metrics."""
+        while self.iteration < iterations:
+            yield self.iterate()
+
+    def evaluate(
+        self, tasks: int | None = None, steps: int | None = None, split: str = "test"
+    ) -> Evaluation:
+        """Returns after 0..`steps` inner steps on held-out tasks, the same ones at every call."""
+        number = tasks or self.config.eval_tasks
+        steps = self.config.inner_steps if steps is None else steps
+        fixed = RandomKey(self.config.seed, Phase.EVALUATION)
+        key = dataclasses.replace(fixed, iteration=self.iteration)
+        drawn = self.family.sample_tasks(number, fixed, split)
+        rollouts: list[Rollout] = []
+        sample = partial(self._sample, drawn, key, rollouts, Clock())
+        adapt_by_sampling(self.inner, self.parameters, number, steps, sample, self.workers)
+        returns = np.stack([rollout.returns.mean(1).numpy() for rollout in rollouts])
+        return Evaluation(split, drawn, returns, key.generator(Use.INTERVAL))
+
+    def adapt(self, task: Task, steps: int | None = None) -> Adapted:
+        """The policy adapted to one task by `steps` inner steps, and its returns on the way.
+
+        Raises:
+            UsageError: a task outside the family's space.
+
+        """
+        checked = validate_tasks(self.family.task_space, task, None)
+        key = RandomKey(self.config.seed, Phase.ADAPTATION, self.iteration)
+        rollouts: list[Rollout] = []
+        sample = partial(self._sample, stack_tasks([checked]), key, rollouts, Clock())
+        adapted = expand(self.parameters, 1)
+        for stage in range(self.config.inner_steps if steps is None else steps):
+            adapted = adapt(self.inner, adapted, sample(adapted, stage), self.workers)
+        sample(adapted, len(rollouts))
+        returns = [float(rollout.returns.mean()) for rollout in rollouts]
+        return Adapted({name: p[0] for name, p in adapted.items()}, returns)
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs."""
+        return {
+            "parameters": {name: p.cpu() for name, p in self.parameters.items()},
+            "iteration": self.iteration,
+            "env_steps": self.env_steps,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on from `state()`."""
+        self.parameters = {n: p.to(self.device) for n, p in state["parameters"].items()}
+        self.iteration, self.env_steps = state["iteration"], state["env_steps"]
+
+    def _sample(
+        self,
+        tasks: Tasks,
+        key: RandomKey,
+        rollouts: list[Rollout],
+        clock: "Clock",
+        parameters: Parameters,
+        stage: int,
+    ) -> Batch:
+        """Rollouts of `tasks` under `parameters`, kept in `rollouts`; the batch to learn from."""
+        number = len(next(iter(tasks.values())))
+        parameters = {name: p.to(self.sampling_device) for name, p in parameters.items()}
+        with clock("sampling"):
+            rollout = collect(
+                self._simulations_of(number),
+                self.policy,
+                parameters,
+                tasks,
+                self.config.episodes,
+                self.family.horizon,
+                key,
+                stage,
+                self.workers,
+            )
+        rollouts.append(rollout)
+        return make_batch(rollout, self.config.discount, self.config.gae_lambda).to(self.device)
+
+    def _simulations_of(self, tasks: int) -> list[gymnasium.vector.VectorEnv]:
+        if tasks not in self._simulations:
+            self._simulations[tasks] = make_simulations(
+                self.family, tasks, self.config.episodes, self.workers.threads
+            )
+        return self._simulations[tasks]
+
+    def _policy_metrics(self) -> dict[str, float]:
+        log_std = self.parameters.get("log_std")
+        return {} if log_std is None else {"policy/std": float(log_std.exp().mean())}
+
+
+class Clock:
+    """Seconds by name; a time within another counts for the inner name only."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._running: list[str] = []
+        self._since = self._begin = time.perf_counter()
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._begin
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Counts the block's seconds under `name`."""
+        self._switch()
+        self._running.append(name)
+        yield
+        self._switch()
+        self._running.pop()
+
+    def _switch(self) -> None:
+        now = time.perf_counter()
+        if self._running:
+            name = self._running[-1]
+            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+        self._since = now

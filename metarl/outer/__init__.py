@@ -1,0 +1,1 @@
+"""Outer loops: each improves any objective it is given and knows no MAML."""

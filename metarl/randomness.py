@@ -1,0 +1,54 @@
+"""Random numbers as a function of what they are for, never of what was drawn before.
+
+Every generator derives by counter from (seed, phase, use, iteration, task, stage). A resumed run
+therefore needs only its iteration number, evaluation never disturbs training, and the number of
+threads or processes changes no draw.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+
+class Phase(IntEnum):
+    """What part of a run draws; phases never share a stream."""
+
+    TRAINING = 0
+    EVALUATION = 1
+    ADAPTATION = 2
+
+
+class Use(IntEnum):
+    """What a stream is drawn for."""
+
+    PARAMETERS = 0
+    TASK = 1
+    RESET = 2
+    ACTION = 3
+    INTERVAL = 4
+
+
+@dataclass(frozen=True)
+class RandomKey:
+    """Names all the streams of one meta-iteration (or of one evaluation)."""
+
+    seed: int
+    """Seed of the run, 0 or greater."""
+    phase: Phase = Phase.TRAINING
+    iteration: int = 0
+
+    def _sequence(self, use: Use, task: int, stage: int) -> np.random.SeedSequence:
+        # The spawn key is hashed apart from the entropy, so that no two keys can collide by
+        # concatenation of their words.
+        counters = (self.phase, use, self.iteration, task, stage)
+        return np.random.SeedSequence(self.seed, spawn_key=counters)
+
+    def generator(self, use: Use, task: int = 0, stage: int = 0) -> np.random.Generator:
+        """A generator for `use`; `stage` counts the inner steps taken before the draw."""
+        return np.random.Generator(np.random.Philox(self._sequence(use, task, stage)))
+
+    def seeds(self, use: Use, task: int, stage: int, number: int) -> list[int]:
+        """`number` 64-bit seeds, for interfaces that take integers (`Env.reset(seed=...)`)."""
+        words = self._sequence(use, task, stage).generate_state(number, np.uint64)
+        return [int(word) for word in words]

@@ -1,0 +1,179 @@
+"""What a run leaves behind (the run folder, TensorBoard) and what it shows while it runs."""
+
+import fcntl
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from metarl.checkpoint import load_newest, replace_durably, save_checkpoint
+from metarl.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+CONFIG = "config.json"
+
+
+class RunFolder:
+    """One run's folder: configuration, metrics, TensorBoard events, checkpoints and a lock.
+
+    metrics.jsonl is the source of truth; TensorBoard shows the same numbers under the same names.
+    """
+
+    def __init__(self, path: Path):
+        """Locks the folder, making it if need be.
+
+        Raises:
+            UsageError: it cannot be written, or another process uses it.
+
+        """
+        self.path = path
+        self._writer: SummaryWriter | None = None
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(path / "lock", "a+")  # noqa: SIM115 (held until close)
+        except OSError as error:
+            raise UsageError(f"run folder {path} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "another process"
+            self._lock.close()
+            raise UsageError(f"run folder {path} is in use by {owner}") from error
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()}\n")
+        self._lock.flush()
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / CONFIG).exists()
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration of the run that is here."""
+        config: dict[str, Any] = json.loads((self.path / CONFIG).read_text())
+        return config
+
+    def open(self, config: Mapping[str, Any], iteration: int, inner_steps: int) -> None:
+        """Writes the configuration and opens the metrics for what comes after `iteration`.
+
+        Metrics and events of later iterations, which a crash left behind, are dropped.
+        """
+        replace_durably(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        kept = [m for m in self.read_metrics() if m["iteration"] <= iteration]
+        text = "".join(json.dumps(metrics) + "\n" for metrics in kept)
+        replace_durably(self.path / METRICS, text.encode())
+        self._metrics = open(self.path / METRICS, "a")  # noqa: SIM115 (held until close)
+        self._writer = SummaryWriter(
+            str(self.path), purge_step=iteration + 1 if iteration else None
+        )
+        self._writer.add_custom_scalars(_layout(inner_steps))
+        if not iteration:
+            self._writer.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```")
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """The metrics so far; a last line that a crash cut off is left out."""
+        path = self.path / METRICS
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def write(self, metrics: Mapping[str, float]) -> None:
+        """Appends one iteration to metrics.jsonl and to TensorBoard."""
+        assert self._writer is not None, "open() comes first"
+        self._metrics.write(json.dumps(metrics) + "\n")
+        self._metrics.flush()
+        for name, value in metrics.items():
+            if name != "iteration":
+                self._writer.add_scalar(name, value, int(metrics["iteration"]))
+
+    def save(self, iteration: int, state: dict[str, Any]) -> None:
+        """Writes a checkpoint, the metrics up to it first."""
+        assert self._writer is not None, "open() comes first"
+        os.fsync(self._metrics.fileno())
+        self._writer.flush()
+        save_checkpoint(self.path / "checkpoints", iteration, state)
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint's state, or None."""
+        return load_newest(self.path / "checkpoints")
+
+    def close(self) -> None:
+        """Closes the files and lets go of the folder."""
+        if self._writer is not None:
+            self._writer.close()
+            self._metrics.close()
+        self._lock.close()
+
+
+def _layout(inner_steps: int) -> dict[str, Any]:
+    steps = [f"test/step_{k}" for k in range(inner_steps + 1)]
+    return {
+        "Adaptation": {
+            "return before and after adaptation": [
+                "Multiline",
+                ["return/before", "return/after"],
+            ],
+            "return on held-out tasks": ["Multiline", [f"{step}/mean" for step in steps]],
+            **{
+                f"held-out tasks after {k} steps, 95 % interval": [
+                    "Margin",
+                    [f"{step}/mean", f"{step}/low", f"{step}/high"],
+                ]
+                for k, step in enumerate(steps)
+            },
+        }
+    }
+
+
+class Display:
+    """Progress in the terminal: one live line, or one plain line an iteration elsewhere."""
+
+    def __init__(self, iterations: int, start: int = 0):
+        self._iterations = iterations
+        self._live: Progress | None = None
+        if sys.stdout.isatty():
+            columns = (
+                TextColumn("iteration"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=None),
+                TextColumn("before [bold]{task.fields[before]}"),
+                TextColumn("after [bold]{task.fields[after]}"),
+                TextColumn("{task.fields[speed]} steps/s"),
+                TimeRemainingColumn(elapsed_when_finished=True),
+            )
+            self._live = Progress(*columns, console=Console(), expand=True)
+            self._bar = self._live.add_task(
+                "", total=iterations, completed=start, before="-", after="-", speed="-"
+            )
+            self._live.start()
+
+    def update(self, metrics: Mapping[str, float], seconds_left: float) -> None:
+        """Shows an iteration."""
+        iteration = int(metrics["iteration"])
+        before, after = f"{metrics['return/before']:.1f}", f"{metrics['return/after']:.1f}"
+        speed = f"{metrics['throughput/env_steps_per_second']:,.0f}"
+        if self._live is not None:
+            self._live.update(
+                self._bar, completed=iteration, before=before, after=after, speed=speed
+            )
+            return
+        minutes, seconds = divmod(round(seconds_left), 60)
+        print(
+            f"iteration {iteration}/{self._iterations}  before {before}  after {after}  "
+            f"{speed} steps/s  left {minutes}:{seconds:02d}",
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Ends the live line."""
+        if self._live is not None:
+            self._live.stop()

@@ -1,0 +1,178 @@
+"""Rollouts: the one batch type, and how it is collected."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.errors import UsageError
+from metarl.parallel import Workers
+from metarl.policy import Policy
+from metarl.randomness import RandomKey, Use
+from metarl.tasks import Tasks, select_tasks
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Episodes of several tasks, one to a slot, padded with zeros to the longest."""
+
+    observations: Tensor  # [tasks, episodes, time, observation] float32
+    actions: Tensor  # [tasks, episodes, time, action] float32, or [tasks, episodes, time] int64
+    log_probs: Tensor  # [tasks, episodes, time] float32, of the actions when they were drawn
+    rewards: Tensor  # [tasks, episodes, time] float64
+    valid: Tensor  # [tasks, episodes, time] bool; False is padding
+    terminated: Tensor  # [tasks, episodes] bool; False: truncated, the episode could have gone on
+    final_observations: Tensor  # [tasks, episodes, observation] float32, after the last step
+    unstable: int = 0  # episodes cut short because the simulation failed
+
+    @property
+    def returns(self) -> Tensor:
+        """Undiscounted sums of rewards: [tasks, episodes]."""
+        return self.rewards.sum(-1)
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps taken."""
+        return int(self.valid.sum())
+
+
+def collect(
+    simulations: Sequence[gymnasium.vector.VectorEnv],
+    policy: Policy,
+    parameters: Mapping[str, Tensor],
+    tasks: Tasks,
+    episodes: int,
+    horizon: int,
+    key: RandomKey,
+    stage: int,
+    workers: Workers,
+) -> Rollout:
+    """`episodes` episodes of each task, one in each of the simulations' environments.
+
+    Each simulation has its share of the tasks, in order, and a thread of its own: while one
+    computes actions and rewards, another's physics keep the cores busy.
+
+    Args:
+        simulations: of tasks × episodes environments in all, which rest once their episode ended.
+        parameters: of the policy, [tasks, ...]; actions are computed where they lie.
+        tasks: arrays [tasks, ...].
+        horizon: most steps an episode can have.
+        key, stage: name the streams of resets and action noise.
+
+    Returns:
+        A rollout on the CPU.
+
+    Raises:
+        UsageError: an environment gave a reward or an observation that is not finite.
+    """
+    ends = np.cumsum([simulation.num_envs // episodes for simulation in simulations])
+    shares = [slice(*bounds) for bounds in pairwise([0, *ends.tolist()])]
+
+    def of_share(simulation: gymnasium.vector.VectorEnv, share: slice) -> Rollout:
+        own = {name: p[share] for name, p in parameters.items()}
+        indices = range(share.start, share.stop)
+        drawn = select_tasks(tasks, share)
+        return _collect(simulation, policy, own, drawn, indices, episodes, horizon, key, stage)
+
+    return _joined(workers.map(of_share, simulations, shares))
+
+
+@torch.no_grad()
+def _collect(
+    simulation: gymnasium.vector.VectorEnv,
+    policy: Policy,
+    parameters: Mapping[str, Tensor],
+    tasks: Tasks,
+    indices: range,
+    episodes: int,
+    horizon: int,
+    key: RandomKey,
+    stage: int,
+) -> Rollout:
+    """The rollout of one simulation; `indices` number its tasks among all."""
+    number = len(indices)
+    device = next(iter(parameters.values())).device
+    simulation.task = {name: np.repeat(v, episodes, axis=0) for name, v in tasks.items()}  # type: ignore[attr-defined]
+    seeds = [seed for i in indices for seed in key.seeds(Use.RESET, i, stage, episodes)]
+    # Time first, so that a longer horizon begins with the same noise.
+    drawn = [policy.noise(key.generator(Use.ACTION, i, stage), horizon, episodes) for i in indices]
+    noise = torch.from_numpy(np.stack(drawn, axis=1)).to(device)  # [time, tasks, episodes, action]
+    space = simulation.single_action_space
+    bounds = (space.low, space.high) if isinstance(space, gymnasium.spaces.Box) else None
+
+    def observed(observations: Any) -> Tensor:
+        x = torch.from_numpy(np.asarray(observations, np.float32))
+        return x.reshape(number, episodes, -1)
+
+    observations, _ = simulation.reset(seed=seeds)  # type: ignore[arg-type]
+    x = observed(observations)
+    seen, distributions, taken, paid, valid = [], [], [], [], []
+    ended, unstable = np.zeros(simulation.num_envs, bool), 0
+    for t in range(horizon):
+        distribution = policy.distribution(parameters, x.to(device))
+        actions = distribution.sample(noise[t])
+        flat = actions.cpu().flatten(0, 1).numpy()
+        # The environment gets clipped actions; the policy is trained on what it drew.
+        observations, rewards, terminated, truncated, info = simulation.step(
+            flat if bounds is None else np.clip(flat, *bounds)
+        )
+        seen.append(x)
+        distributions.append(distribution)
+        taken.append(actions)
+        paid.append(rewards)
+        valid.append(~ended)
+        unstable += int(np.sum(info.get("unstable", 0)))
+        ended = terminated | truncated
+        x = observed(observations)
+        if ended.all():
+            break
+    # [time, tasks × episodes] -> [tasks, episodes, time]
+    mask, rewards = (
+        torch.from_numpy(np.stack(steps, axis=-1)).reshape(number, episodes, -1)
+        for steps in (valid, paid)
+    )
+    together = type(distribution)(
+        *(torch.stack(part, 2) for part in zip(*distributions, strict=True))
+    )
+    log_probs = together.log_prob(torch.stack(taken, 2)).cpu()
+    rollout = Rollout(
+        # An ended episode rests in its last state; what it shows and draws there is no experience.
+        observations=torch.stack(seen, 2) * mask.unsqueeze(-1),
+        actions=_masked(torch.stack(taken, 2).cpu(), mask),
+        log_probs=log_probs * mask,
+        rewards=rewards.double() * mask,
+        valid=mask,
+        terminated=torch.from_numpy(terminated).reshape(number, episodes),
+        final_observations=x,
+        unstable=unstable,
+    )
+    for name in ("observations", "rewards", "final_observations"):
+        if not getattr(rollout, name).isfinite().all():
+            raise UsageError(f"the environment gave {name.replace('_', ' ')} that are not finite")
+    return rollout
+
+
+def _masked(actions: Tensor, mask: Tensor) -> Tensor:
+    return actions * (mask.unsqueeze(-1) if actions.dim() > mask.dim() else mask)
+
+
+def _joined(rollouts: list[Rollout]) -> Rollout:
+    """The rollouts of several simulations as one, padded to the longest."""
+    longest = max(rollout.valid.shape[2] for rollout in rollouts)
+
+    def padded(name: str, values: Tensor) -> Tensor:
+        if name in ("terminated", "final_observations") or values.shape[2] == longest:
+            return values
+        missing = (*values.shape[:2], longest - values.shape[2], *values.shape[3:])
+        return torch.cat([values, values.new_zeros(missing)], 2)
+
+    names = [field.name for field in fields(Rollout) if field.name != "unstable"]
+    return Rollout(
+        **{name: torch.cat([padded(name, getattr(r, name)) for r in rollouts]) for name in names},
+        unstable=sum(rollout.unstable for rollout in rollouts),
+    )

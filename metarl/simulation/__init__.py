@@ -1,0 +1,1 @@
+"""Backends: vector environments of task families whose ended episodes rest."""

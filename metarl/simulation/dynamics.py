@@ -1,0 +1,73 @@
+"""Families with dynamics of their own: the declared `transition` steps all states at once."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from metarl.declaration import DynamicsFamily, load_declaration
+from metarl.simulation.declared import DeclaredEnv, DeclaredVectorEnv, Ids
+from metarl.tasks import Tasks, select_tasks
+
+
+class DynamicsPhysics:
+    """States [n, state] in an array, stepped by the family's transition."""
+
+    def __init__(self, family: DynamicsFamily, number: int):
+        self.action_space = family.action_space
+        self._family = family
+        example = family.initial(np.random.default_rng(0))
+        self._states = np.zeros((number, *example.shape), example.dtype)
+        self._tasks: Tasks = {}
+
+    def reset(self, ids: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
+        """First states of the environments."""
+        for i, generator in zip(ids, generators, strict=True):
+            self._states[i] = self._family.initial(generator)
+
+    def configure(self, ids: np.ndarray, tasks: Tasks) -> None:
+        """Keeps the tasks for `transition`."""
+        for name, values in tasks.items():
+            if name not in self._tasks:
+                self._tasks[name] = np.zeros((len(self._states), *values.shape[1:]), values.dtype)
+            self._tasks[name][ids] = values
+
+    def control(self, actions: np.ndarray) -> np.ndarray:
+        """Actions as they are."""
+        return actions
+
+    def step(self, ids: Ids, controls: np.ndarray) -> np.ndarray:
+        """Applies the transition."""
+        index = slice(None) if ids is None else ids
+        tasks = select_tasks(self._tasks, index)
+        self._states[index] = self._family.transition(self._states[index], controls, tasks)
+        return np.zeros(len(controls), bool)
+
+    def state(self) -> np.ndarray:
+        """A copy of the states."""
+        return self._states.copy()
+
+
+class DynamicsEnv(DeclaredEnv):
+    """Entry point of a single environment; `options` are those of the family."""
+
+    def __init__(self, family: str | DynamicsFamily, **options: Any):
+        declaration = load_declaration(family, options)
+        super().__init__(declaration, DynamicsPhysics(declaration, 1))
+
+
+class DynamicsVectorEnv(DeclaredVectorEnv):
+    """Entry point of a vector environment; `options` are those of the family."""
+
+    def __init__(
+        self,
+        num_envs: int,
+        family: str | DynamicsFamily,
+        max_episode_steps: int | None = None,
+        threads: int = 0,
+        **options: Any,
+    ):
+        """`threads` is not used: one array operation steps all environments."""
+        declaration = load_declaration(family, options)
+        physics = DynamicsPhysics(declaration, num_envs)
+        super().__init__(declaration, physics, num_envs, max_episode_steps)

@@ -1,0 +1,54 @@
+"""Shared data: small batches that are cheap and have padding in them."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from metarl.advantage import Batch
+from metarl.parallel import Workers
+from metarl.policy import GaussianPolicy, Parameters, expand
+
+TASKS, EPISODES, TIME, OBSERVATION, ACTION = 3, 4, 5, 3, 2
+
+
+@pytest.fixture(scope="session")
+def workers() -> Workers:
+    return Workers(2)
+
+
+@pytest.fixture
+def policy() -> GaussianPolicy:
+    return GaussianPolicy(OBSERVATION, ACTION, hidden_sizes=(4,))
+
+
+@pytest.fixture
+def theta(policy: GaussianPolicy) -> Parameters:
+    generator = np.random.default_rng(0)
+    initial = policy.initial_parameters(generator)
+    return {
+        name: p.double() + torch.from_numpy(0.1 * generator.standard_normal(p.shape))
+        for name, p in initial.items()
+    }
+
+
+@pytest.fixture
+def make_random_batch(policy: GaussianPolicy, theta: Parameters) -> Callable[[int], Batch]:
+    """seed -> a batch whose actions have the log-probabilities of θ."""
+
+    def make(seed: int) -> Batch:
+        generator = torch.Generator().manual_seed(seed)
+        shape = (TASKS, EPISODES, TIME)
+        lengths = torch.randint(1, TIME + 1, (TASKS, EPISODES, 1), generator=generator)
+        valid = torch.arange(TIME) < lengths
+
+        def normal(*size: int) -> torch.Tensor:
+            return torch.randn(*size, generator=generator, dtype=torch.float64)
+
+        observations = normal(*shape, OBSERVATION) * valid.unsqueeze(-1)
+        actions = normal(*shape, ACTION) * valid.unsqueeze(-1)
+        log_probs = policy.distribution(expand(theta, TASKS), observations).log_prob(actions)
+        return Batch(observations, actions, log_probs * valid, normal(*shape) * valid, valid)
+
+    return make

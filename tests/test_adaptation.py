@@ -1,0 +1,139 @@
+"""The inner loop and the meta-gradient against finite differences and a plain loop over tasks."""
+
+import pytest
+import torch
+
+from metarl.adaptation import InnerLoop, adapt
+from metarl.objective import MetaObjective
+from metarl.parallel import Workers
+from metarl.policy import expand, flatten, unflatten
+from metarl.surrogate import lvc
+
+LEARNING_RATE = 0.3
+
+
+def log_density(parameters, x, actions):
+    hidden = torch.tanh(x @ parameters["layer_0.weight"] + parameters["layer_0.bias"])
+    mean = hidden @ parameters["layer_1.weight"] + parameters["layer_1.bias"]
+    normal = torch.distributions.Normal(mean, parameters["log_std"].exp())
+    return normal.log_prob(actions).sum(-1)
+
+
+def plain_surrogate(parameters, batch, task):
+    """mean π_θ / π_collected A over one task's valid steps, one step after the other."""
+    terms = []
+    for episode, time in torch.nonzero(batch.valid[task]).tolist():
+        at = (task, episode, time)
+        log_prob = log_density(parameters, batch.observations[at], batch.actions[at])
+        terms.append(torch.exp(log_prob - batch.log_probs[at]) * batch.advantages[at])
+    return torch.stack(terms).mean()
+
+
+def plain_adapted(parameters, batches, task):
+    """θ' of one task: θ + α ∇ Ĵ for each batch in turn, differentiable by θ."""
+    for batch in batches:
+        values = tuple(parameters.values())
+        surrogate = plain_surrogate(parameters, batch, task)
+        gradients = torch.autograd.grad(surrogate, values, create_graph=True)
+        parameters = {
+            name: value + LEARNING_RATE * gradient
+            for (name, value), gradient in zip(parameters.items(), gradients, strict=True)
+        }
+    return parameters
+
+
+@pytest.fixture
+def inner(policy):
+    return InnerLoop(policy, lvc, LEARNING_RATE)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_batched_tasks_agree_with_a_plain_loop(inner, theta, make_random_batch, workers, steps):
+    *before, last = batches = [make_random_batch(i) for i in range(steps + 1)]
+    leaves = {name: p.clone().requires_grad_() for name, p in theta.items()}
+    plain = [plain_adapted(leaves, before, task) for task in range(3)]
+    surrogates = [plain_surrogate(p, last, task) for task, p in enumerate(plain)]
+    mean = torch.stack(surrogates).mean()
+    gradient = torch.autograd.grad(mean, tuple(leaves.values()))
+
+    adapted = inner.run(expand(theta, 3), before)
+    for name in theta:
+        torch.testing.assert_close(adapted[name], torch.stack([p[name] for p in plain]))
+    objective = MetaObjective(inner, batches, theta, workers)
+    assert objective.value(theta)[0] == pytest.approx(mean.item(), rel=1e-10)
+    value, ours = objective.gradient(theta)
+    assert value == pytest.approx(mean.item(), rel=1e-10)
+    for name, expected in zip(theta, gradient, strict=True):
+        torch.testing.assert_close(ours[name], expected)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("shift", [0.0, 0.03], ids=["at θ₀", "away from θ₀"])
+def test_meta_gradient_agrees_with_finite_differences(
+    inner, theta, make_random_batch, workers, steps, shift
+):
+    batches = [make_random_batch(10 + i) for i in range(steps + 1)]
+    objective = MetaObjective(inner, batches, theta, workers)
+    point = {name: p + shift for name, p in theta.items()}
+    numeric = central_differences(
+        lambda vector: objective.value(unflatten(vector, point))[0], flatten(point)
+    )
+    torch.testing.assert_close(flatten(objective.gradient(point)[1]), numeric, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_kl_curvature_agrees_with_finite_differences(
+    inner, theta, make_random_batch, workers, steps
+):
+    """Second differences of KL along two directions, at θ₀, where KL and its gradient are 0."""
+    batches = [make_random_batch(20 + i) for i in range(steps + 1)]
+    objective = MetaObjective(inner, batches, theta, workers)
+    product = objective.kl_curvature(theta)
+    generator = torch.Generator().manual_seed(0)
+    u, v = torch.randn(2, len(flatten(theta)), generator=generator, dtype=torch.float64)
+
+    def kl(vector):
+        return objective.value(unflatten(flatten(theta) + vector, theta))[1]
+
+    assert kl(torch.zeros_like(u)) == pytest.approx(0, abs=1e-15)
+    h = 1e-4
+    numeric = (kl(h * (u + v)) - kl(h * (u - v)) - kl(h * (v - u)) + kl(-h * (u + v))) / (4 * h**2)
+    exact = (u @ flatten(product(unflatten(v, theta)))).item()
+    assert exact == pytest.approx(numeric, rel=1e-4)
+
+
+def test_subsampled_curvature_is_that_of_the_steps_it_sees(
+    inner, theta, make_random_batch, workers
+):
+    batches = [make_random_batch(30 + i) for i in range(2)]
+    vector = {name: torch.ones_like(p) for name, p in theta.items()}
+    ours = MetaObjective(inner, batches, theta, workers).kl_curvature(theta, stride=2)(vector)
+    seen = [batch.every(2) for batch in batches]
+    expected = MetaObjective(inner, seen, theta, workers).kl_curvature(theta)(vector)
+    for name in theta:
+        assert torch.equal(ours[name], expected[name])
+
+
+def test_threads_change_no_bit(inner, theta, make_random_batch):
+    batches = [make_random_batch(40 + i) for i in range(2)]
+    one, two = Workers(1), Workers(2)
+    adapted = [adapt(inner, expand(theta, 3), batches[0], w) for w in (one, two)]
+    gradients = [MetaObjective(inner, batches, theta, w).gradient(theta)[1] for w in (one, two)]
+    for a, b in (adapted, gradients):
+        assert all(torch.equal(a[name], b[name]) for name in theta)
+
+
+def test_adaptation_leaves_its_input_alone(inner, theta, make_random_batch, workers):
+    before = {name: p.clone() for name, p in theta.items()}
+    adapt(inner, expand(theta, 3), make_random_batch(0), workers)
+    assert all(torch.equal(before[name], theta[name]) for name in theta)
+    assert not any(p.requires_grad for p in theta.values())
+
+
+def central_differences(function, vector, step=1e-6):
+    rows = []
+    for k in range(len(vector)):
+        shift = torch.zeros_like(vector)
+        shift[k] = step
+        rows.append((function(vector + shift) - function(vector - shift)) / (2 * step))
+    return torch.tensor(rows, dtype=vector.dtype)

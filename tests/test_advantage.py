@@ -1,0 +1,141 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metarl.advantage import discounted_sums, generalised_advantages, make_batch, normalise
+from metarl.baseline import fit_values
+from metarl.rollout import Rollout
+
+
+def random_rollout(seed: int, time: int = 6) -> Rollout:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (2, 5, time)
+    lengths = torch.randint(1, time + 1, (2, 5, 1), generator=generator)
+    valid = torch.arange(time) < lengths
+    observations = torch.randn(*shape, 2, generator=generator) * valid.unsqueeze(-1)
+    rewards = torch.randn(*shape, generator=generator, dtype=torch.float64) * valid
+    terminated = torch.rand(2, 5, generator=generator) < 0.5
+    final = torch.randn(2, 5, 2, generator=generator)
+    actions, zeros = torch.zeros(*shape, 1), torch.zeros(shape)
+    return Rollout(observations, actions, zeros, rewards, valid, terminated, final)
+
+
+@given(st.integers(0, 1000), st.floats(0, 1), st.floats(0, 1))
+@settings(max_examples=30, deadline=None)
+def test_advantages_are_those_of_a_plain_loop(seed, discount, gae_lambda):
+    rollout = random_rollout(seed)
+    values = torch.randn(2, 5, 6, dtype=torch.float64) * rollout.valid
+    final = torch.randn(2, 5, dtype=torch.float64)
+    ours = generalised_advantages(
+        rollout.rewards, values, final, rollout.valid, discount, gae_lambda
+    )
+    expected = torch.zeros_like(ours)
+    for i in range(2):
+        for j in range(5):
+            length = int(rollout.valid[i, j].sum())
+            v = [*values[i, j, :length].tolist(), final[i, j].item()]
+            for t in range(length):
+                for k in range(t, length):
+                    delta = rollout.rewards[i, j, k].item() + discount * v[k + 1] - v[k]
+                    expected[i, j, t] += (discount * gae_lambda) ** (k - t) * delta
+    torch.testing.assert_close(ours, expected)
+
+
+def test_discounted_sums_by_hand():
+    sums = discounted_sums(torch.tensor([1.0, 2.0, 4.0]), 0.5)
+    assert sums.tolist() == [1 + 0.5 * (2 + 0.5 * 4), 2 + 0.5 * 4, 4]
+
+
+def constant_reward_rollout(terminated: bool) -> Rollout:
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, 20, 10)
+    return Rollout(
+        torch.randn(*shape, 1, generator=generator),
+        torch.zeros(*shape, 1),
+        torch.zeros(shape),
+        torch.ones(*shape, dtype=torch.float64),
+        torch.ones(shape, dtype=torch.bool),
+        torch.full((1, 20), terminated),
+        torch.randn(1, 20, 1, generator=generator),
+    )
+
+
+def test_a_truncated_episode_is_worth_what_it_would_have_earned():
+    # A reward of 1 for ever is worth 1 / (1 - γ) in every state, however short the episodes.
+    rollout = constant_reward_rollout(terminated=False)
+    sums = discounted_sums(rollout.rewards, 0.9)
+    values, final = fit_values(rollout, sums, 0.9)
+    torch.testing.assert_close(values, torch.full_like(values, 10), rtol=1e-4, atol=0)
+    torch.testing.assert_close(final, torch.full_like(final, 10), rtol=1e-4, atol=0)
+    advantages = generalised_advantages(rollout.rewards, values, final, rollout.valid, 0.9, 1.0)
+    assert advantages.abs().max() < 1e-3
+
+
+def test_a_terminated_episode_is_worth_nothing_more():
+    rollout = constant_reward_rollout(terminated=True)
+    sums = discounted_sums(rollout.rewards, 0.9)
+    values, final = fit_values(rollout, sums, 0.9)
+    assert torch.equal(final, torch.zeros_like(final))
+    # Without truncation the fit is a plain least-squares regression of the returns.
+    s = rollout.observations.flatten().double().numpy()
+    phi = np.stack([s, s**2, np.ones_like(s)], -1)
+    solution = np.linalg.lstsq(phi, sums.flatten().numpy(), rcond=None)[0]
+    torch.testing.assert_close(
+        values.flatten(), torch.from_numpy(phi @ solution), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("constant", [0.0, 1.0, 1e3, 1e8])
+def test_an_observation_that_never_changes_does_no_harm(constant):
+    rollout = constant_reward_rollout(terminated=False)
+    sums = discounted_sums(rollout.rewards, 0.9)
+    expected, _ = fit_values(rollout, sums, 0.9)
+    filled = torch.full_like(rollout.observations, constant)
+    wider = dataclasses.replace(
+        rollout,
+        observations=torch.cat([rollout.observations, filled], -1),
+        final_observations=torch.cat([rollout.final_observations, filled[:, :, 0]], -1),
+    )
+    values, _ = fit_values(wider, sums, 0.9)
+    torch.testing.assert_close(values, expected, rtol=1e-4, atol=0)
+
+
+def test_padding_does_not_change_the_batch():
+    short, long = random_rollout(3), random_rollout(3)
+
+    def padded(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, torch.zeros_like(x[:, :, :2])], 2)
+
+    long = Rollout(
+        padded(short.observations), padded(short.actions), padded(short.log_probs),
+        padded(short.rewards), padded(short.valid), short.terminated, short.final_observations,
+    )  # fmt: skip
+    one, other = make_batch(short, 0.99, 0.95), make_batch(long, 0.99, 0.95)
+    torch.testing.assert_close(one.advantages, other.advantages[:, :, :-2])
+    assert other.advantages[:, :, -2:].abs().max() == 0
+
+
+def test_tasks_do_not_share_a_baseline():
+    rollout = random_rollout(4)
+    louder = Rollout(
+        rollout.observations, rollout.actions, rollout.log_probs,
+        torch.cat([rollout.rewards[:1], 100 + rollout.rewards[1:]]) * rollout.valid,
+        rollout.valid, rollout.terminated, rollout.final_observations,
+    )  # fmt: skip
+    one, other = make_batch(rollout, 0.99, 1.0), make_batch(louder, 0.99, 1.0)
+    assert torch.equal(one.advantages[0], other.advantages[0])
+
+
+def test_advantages_are_normalised_per_task():
+    rollout = random_rollout(5)
+    scale = torch.tensor([1.0, 50.0]).reshape(2, 1, 1)
+    normalised = normalise(scale * rollout.rewards + 3 * rollout.valid, rollout.valid)
+    for i in range(2):
+        values = normalised[i][rollout.valid[i]]
+        assert values.mean().item() == pytest.approx(0, abs=1e-12)
+        assert values.std(correction=0).item() == pytest.approx(1)
+    assert normalised[~rollout.valid].abs().max() == 0

@@ -1,0 +1,155 @@
+"""The command line as a user meets it: exit codes, one clear line for each mistake."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from metarl.cli import main, run_experiment
+from metarl.config import Config
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+DIR = "envs:HalfCheetahDir-v0"
+TINY = [
+    *("--iterations", "1", "--meta-batch-size", "2", "--episodes", "2", "--horizon", "6"),
+    *("--eval-every", "0"),
+]
+
+
+def failure(capsys, *arguments):
+    """The one line that a mistake is answered with, after an exit with status 2."""
+    with pytest.raises(SystemExit) as exit:
+        run_experiment(arguments=arguments)
+    assert exit.value.code == 2
+    captured = capsys.readouterr()
+    assert not captured.out
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--family", "envs:HalfCheetahDri-v0"], ["did you mean envs:HalfCheetahDir-v0?"]),
+        (["--family", "nowhere:X-v0"], ["no module nowhere"]),
+        (["--family", "CartPole-v1"], ["CartPole-v1 is an environment without a task"]),
+        (["--family", DIR, "--iner-lr", "1"], ["Unrecognized options: --iner-lr", "--inner-lr"]),
+        (["--family", DIR, "--inner-lr", "nan"], ["--inner-lr nan must be a number above 0"]),
+        (["--family", DIR, "--inner-lr", "-1"], ["--inner-lr -1.0 must be"]),
+        (["--family", DIR, "--inner-lr", "much"], ["--inner-lr", "'much'"]),
+        (["--family", DIR, "--meta-batch-size", "0"], ["--meta-batch-size 0", "at least 1"]),
+        (["--family", DIR, "--discount", "1.5"], ["--discount 1.5 must be at most 1"]),
+        (["--family", DIR, "--device", "tpu"], ["'tpu'", "cuda"]),
+        (["--family", DIR, "--family-options", "speed", "2"], ["no option speed"]),
+        (["--family", DIR, "--run-dir", "/dev/null/run"], ["/dev/null/run cannot be written"]),
+        ([], ["Missing", "--family"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(capsys, arguments, parts):
+    line = failure(capsys, *arguments)
+    assert line.startswith("error: ")
+    for part in parts:
+        assert part in line
+
+
+def test_cuda_without_a_gpu_is_an_error(capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "no GPU is available" in failure(capsys, "--family", DIR, "--device", "cuda")
+
+
+def test_an_existing_run_and_a_run_in_use_are_errors(capsys, tmp_path):
+    from metarl.record import RunFolder
+
+    arguments = ["--family", "envs:Navigation2D-v0", "--run-dir", str(tmp_path), *TINY]
+    run_experiment(arguments=arguments)
+    capsys.readouterr()
+    assert "holds a run: --resume continues it" in failure(capsys, *arguments)
+    folder = RunFolder(tmp_path)
+    assert "is in use by process" in failure(capsys, *arguments, "--resume")
+    folder.close()
+
+
+def test_a_mistake_leaves_no_run_folder(capsys, tmp_path):
+    failure(capsys, "--family", "envs:Nothing-v0", "--run-dir", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_explains_every_option(capsys):
+    with pytest.raises(SystemExit) as exit:
+        run_experiment(Config(family=DIR), "What it is.", ["--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    assert "What it is." in text
+    for name in Config.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in text
+
+
+def test_metarl_lists_the_families(capsys):
+    main(["families"])
+    output = capsys.readouterr().out
+    for name in ("HalfCheetahDir-v0", "Navigation2D-v0", "direction", "goal"):
+        assert name in output
+
+
+@pytest.mark.parametrize("script", sorted(EXPERIMENTS.glob("*.py")), ids=lambda path: path.stem)
+def test_each_experiment_runs(script, tmp_path):
+    family = ["--family", "envs:PendulumParams-v0"] if script.stem == "train" else []
+    command = [sys.executable, str(script), *family, *TINY, "--run-dir", str(tmp_path / "run")]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_metarl_train_is_the_same_thing(tmp_path, capsys):
+    main(["train", "--family", "envs:Navigation2D-v0", "--run-dir", str(tmp_path), *TINY])
+    assert "iteration 1/1" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["trian"])
+    assert capsys.readouterr().err == "error: metarl has no command trian; it has train, families\n"
+
+
+OWN_FAMILY = '''
+import gymnasium
+import numpy as np
+from envs import HELPER
+
+
+class Reach(gymnasium.Env):
+    """A point on a line goes to a place that it does not see."""
+
+    def __init__(self):
+        self.observation_space = gymnasium.spaces.Box(-10, 10, (1,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+        self.task_space = gymnasium.spaces.Dict(place=gymnasium.spaces.Box(-1.0, 1.0, ()))
+        self.task = {"place": 0.0}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = np.zeros(1, np.float32)
+        return self.x, {}
+
+    def step(self, action):
+        self.x = self.x + HELPER * action
+        return self.x, -abs(float(self.x[0] - self.task["place"])), False, False, {}
+
+
+gymnasium.register("Reach-v0", entry_point=Reach, max_episode_steps=10)
+'''
+
+
+def test_a_family_of_ones_own_trains_from_its_folder_beside_a_package_called_envs(tmp_path):
+    (tmp_path / "my_tasks.py").write_text(textwrap.dedent(OWN_FAMILY))
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text("HELPER = 0.1\n")
+    options = ["--family", "my_tasks:Reach-v0", "--run-dir", "run", *TINY]
+    for command in ([str(EXPERIMENTS / "train.py")], ["-m", "metarl", "train"]):
+        result = subprocess.run(
+            [sys.executable, *command, *options], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        assert "iteration 1/1" in result.stdout
+        options[3] = "another"

@@ -1,0 +1,179 @@
+"""Declared MuJoCo families against Gymnasium's own environment, and the batch against one."""
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+
+import metarl.simulation.mujoco as backend
+from envs.half_cheetah import HalfCheetahDir
+from metarl.simulation.mujoco import MujocoEnv, MujocoVectorEnv
+from metarl.tasks import make_family
+
+
+def states(data):
+    return np.concatenate([data.qpos, data.qvel])
+
+
+def test_the_single_environment_is_gymnasiums_half_cheetah_bit_for_bit():
+    """The same seed and actions: observations, states and the velocity's reward, 1,000 steps."""
+    ours = gymnasium.make("envs:HalfCheetahDir-v0", action_scale=1.0, max_episode_steps=-1)
+    theirs = gymnasium.make("HalfCheetah-v5", ctrl_cost_weight=0.05)
+    ours.unwrapped.task = {"direction": 1.0}
+    x, _ = ours.reset(seed=7)
+    y, _ = theirs.reset(seed=7)
+    np.testing.assert_array_equal(x, y)
+    generator = np.random.default_rng(0)
+    for _ in range(1000):
+        action = generator.uniform(-1, 1, 6).astype(np.float32)
+        x, reward, terminated, _, _ = ours.step(action)
+        y, expected, _, _, _ = theirs.step(action)
+        np.testing.assert_array_equal(x, y)
+        np.testing.assert_array_equal(states(ours.unwrapped.data), states(theirs.unwrapped.data))
+        # Gymnasium sums the squared action in float32.
+        assert reward == pytest.approx(expected, abs=1e-6)
+        assert not terminated
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_batch_is_the_single_environment_bit_for_bit(threads):
+    family = make_family("envs:HalfCheetahVel-v0", horizon=60)
+    seeds, velocities = [3, 4, 5], [0.5, 1.0, 1.5]
+    batch = gymnasium.make_vec(family.spec, 3, max_episode_steps=60, threads=threads)
+    batch.task = {"velocity": np.array(velocities)}
+    observations, _ = batch.reset(seed=seeds)
+    actions = np.random.default_rng(0).normal(0, 5, (60, 3, 6)).astype(np.float32)
+    batched = [batch.step(a)[:4] for a in actions]
+    for i in range(3):
+        single = family.make()
+        single.unwrapped.task = {"velocity": velocities[i]}
+        first, _ = single.reset(seed=seeds[i])
+        np.testing.assert_array_equal(first, observations[i])
+        for t in range(60):
+            x, reward, terminated, truncated, _ = single.step(actions[t, i])
+            np.testing.assert_array_equal(x, batched[t][0][i])
+            assert (reward, terminated, truncated) == tuple(part[i] for part in batched[t][1:])
+
+
+def test_ended_episodes_are_not_stepped():
+    env = MujocoVectorEnv(3, "envs.half_cheetah:HalfCheetahDir", max_episode_steps=4)
+    env.reset(seed=0)
+    action = np.ones((3, 6), np.float32)
+    env.step(action)
+    # Two of three begin anew, so that they end later.
+    env.reset(seed=[0, 1, 2], options={"reset_mask": np.array([True, False, True])})
+    stepped = []
+    step, env.physics.step = (
+        env.physics.step,
+        lambda ids, controls: (stepped.append(ids), step(ids, controls))[1],
+    )
+    for t in range(4):
+        observations, rewards, _, truncated, _ = env.step(action)
+        if t == 2:
+            resting = observations[1].copy()
+    np.testing.assert_array_equal(stepped[3], [0, 2])
+    assert stepped[:3] == [None, None, None]
+    np.testing.assert_array_equal(observations[1], resting)
+    assert rewards[1] == 0
+    assert truncated.all()
+
+
+def test_a_partial_reset_leaves_the_others_alone():
+    env = MujocoVectorEnv(2, "envs.half_cheetah:HalfCheetahVel")
+    env.task = {"velocity": [1.0, 1.0]}
+    env.reset(seed=0)
+    before, *_ = env.step(np.ones((2, 6)))
+    env.task = {"velocity": [2.0, 2.0]}
+    after, _ = env.reset(seed=5, options={"reset_mask": np.array([True, False])})
+    np.testing.assert_array_equal(before[1], after[1])
+    assert not np.array_equal(before[0], after[0])
+    # The new task has taken effect in the first only.
+    reward = env.step(np.zeros((2, 6)))[1]
+    assert abs(reward[0]) > 1.5
+    assert abs(reward[1]) < 1.5
+
+
+@pytest.mark.parametrize("batch", [True, False])
+def test_an_unstable_simulation_ends_in_its_last_good_state(batch, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if not batch:
+        monkeypatch.setattr(backend, "Batch", None)
+    env = MujocoVectorEnv(2, "envs.half_cheetah:HalfCheetahDir")
+    env.reset(seed=0)
+    good, *_ = env.step(np.zeros((2, 6)))
+    physics = env.physics
+    qvel = physics._qvel[1] if batch else physics.data[1].qvel
+    qvel[:] = 1e12
+    observations, rewards, terminated, truncated, info = env.step(np.zeros((2, 6)))
+    np.testing.assert_array_equal(info["unstable"], [False, True])
+    np.testing.assert_array_equal(truncated, [False, True])
+    assert not terminated.any()
+    assert rewards[1] == 0
+    assert observations[0, 0] != good[0, 0]
+    np.testing.assert_array_equal(observations[1, :8], good[1, :8])
+    env.reset(seed=0)
+    _, _, _, truncated, info = env.step(np.zeros((2, 6)))
+    assert not truncated.any()
+    assert not info["unstable"].any()
+    assert not list(tmp_path.iterdir()), "MuJoCo wrote a log"
+
+
+def test_without_the_batch_engine_the_results_are_the_same(monkeypatch, caplog):
+    def rollout():
+        env = MujocoVectorEnv(3, "envs.half_cheetah:HalfCheetahDir", max_episode_steps=5)
+        env.reset(seed=0)
+        return np.stack([env.step(np.full((3, 6), 0.5))[0] for _ in range(5)])
+
+    with_batch = rollout()
+    backend._say_that_there_is_no_batch.cache_clear()
+    monkeypatch.setattr(backend, "Batch", None)
+    np.testing.assert_array_equal(rollout(), with_batch)
+    rollout()
+    assert [r.message for r in caplog.records] == [
+        f"MuJoCo {mujoco.__version__} has no batch engine (3.17 and later have): environments "
+        "are stepped one by one"
+    ]
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_actions_cover_the_actuators_range(scale):
+    env = MujocoEnv("envs.half_cheetah:HalfCheetahDir", action_scale=scale)
+    physics = env.physics
+    np.testing.assert_allclose(physics.control(np.full((1, 6), scale)), 1)
+    np.testing.assert_allclose(physics.control(np.full((1, 6), -3 * scale)), -1)
+    np.testing.assert_allclose(physics.control(np.full((1, 6), 0.1 * scale)), 0.1)
+
+
+def test_rewards_follow_the_published_formulas():
+    """On raw MjData of Gymnasium's environment, from FINN 2017: g v − .05‖a‖², −|v−g| − .05‖a‖²."""
+    theirs = gymnasium.make("HalfCheetah-v5").unwrapped
+    theirs.reset(seed=0)
+    action = np.random.default_rng(0).uniform(-1, 1, 6)
+    x = theirs.data.qpos[0]
+    theirs.step(action)
+    v = (theirs.data.qpos[0] - x) / 0.05
+    cost = 0.05 * np.square(action).sum()
+    for name, task, expected in [
+        ("Dir", {"direction": -1.0}, -v - cost),
+        ("Vel", {"velocity": 1.25}, -abs(v - 1.25) - cost),
+    ]:
+        env = gymnasium.make(f"envs:HalfCheetah{name}-v0")
+        env.unwrapped.task = task
+        env.reset(seed=0)
+        _, reward, *_ = env.step(10 * action)
+        assert reward == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_finn_observation_has_the_torsos_position():
+    env = gymnasium.make("envs:HalfCheetahDir-v0", observation="finn")
+    observation, _ = env.reset(seed=0)
+    assert observation.shape == env.observation_space.shape == (20,)
+    np.testing.assert_allclose(observation[17:], env.unwrapped.data.body("torso").xpos, atol=1e-12)
+
+
+def test_a_wrong_control_timestep_is_an_error():
+    class Wrong(HalfCheetahDir):
+        control_timestep = 0.033
+
+    with pytest.raises(backend.UsageError, match=r"control_timestep 0\.033 is not a multiple"):
+        MujocoEnv(Wrong())

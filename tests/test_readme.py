@@ -1,0 +1,80 @@
+"""Every code block of the README runs, and its files are there."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+PYTHON = [code for language, code in BLOCKS if language == "python"]
+SHELL = [line for language, code in BLOCKS if language == "bash" for line in code.splitlines()]
+
+
+def run(*command, cwd):
+    result = subprocess.run(
+        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_there_is_no_other_kind_of_block():
+    assert {language for language, _ in BLOCKS} == {"bash", "python"}
+    assert len(PYTHON) == 2
+    assert len(SHELL) == 5
+
+
+def test_the_own_family_trains_as_the_readme_says(tmp_path):
+    (code,) = [code for code in PYTHON if "gymnasium.register" in code]
+    (tmp_path / "my_tasks.py").write_text(code)
+    (command,) = re.findall(r"`metarl (train --family my_tasks:\S+)`", README)
+    small = "--iterations 2 --meta-batch-size 4 --episodes 4 --eval-every 2 --eval-tasks 4"
+    output = run(sys.executable, "-m", "metarl", *command.split(), *small.split(), cwd=tmp_path)
+    assert "iteration 2/2" in output
+    assert (tmp_path / "runs" / "Reach-v0" / "seed-1" / "metrics.jsonl").exists()
+
+
+def test_the_python_example_runs(tmp_path):
+    (code,) = [code for code in PYTHON if "metarl.Learner" in code]
+    lines = run(sys.executable, "-c", code, cwd=tmp_path).splitlines()
+    assert len(lines) == 5
+    assert len(eval(lines[3])) == 3
+    assert "test/step_1/mean" in lines[4]
+
+
+@pytest.mark.parametrize("line", SHELL)
+def test_each_command_runs(line, tmp_path):
+    """What follows the making of the virtual environment, with this one's programs."""
+    command = line.split("&&")[-1].split()
+    assert command[0].startswith(".venv/bin/")
+    program = Path(sys.executable).with_name(Path(command[0]).name)
+    if "pytest" in command:
+        return  # this is what runs
+    if "tensorboard" in command[0]:
+        run(program, "--version", cwd=tmp_path)
+        return
+    if "half_cheetah_dir.py" in line:
+        command[1] = str(ROOT / command[1])
+        command += ["--iterations", "1", "--meta-batch-size", "2", "--eval-every", "0"]
+    output = run(program, *command[1:], cwd=tmp_path)
+    assert "HalfCheetah" in output
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        if not target.startswith("https://"):
+            assert (ROOT / target).exists(), target
+
+
+def test_every_tag_is_explained():
+    from metarl import Config, Learner
+
+    tags = Learner(Config(family="envs:Navigation2D-v0", meta_batch_size=2, horizon=3)).iterate()
+    for tag in set(tags) - {"iteration", "env_steps"}:
+        group = tag.split("/")[0]
+        explained = tag in README or tag.startswith("return/step_")
+        assert explained or f"`{group}/...`" in README, tag

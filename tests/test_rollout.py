@@ -1,0 +1,188 @@
+"""Rollouts of an environment that says where it is: every number can be traced to its step."""
+
+import dataclasses
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from metarl.errors import UsageError
+from metarl.parallel import Workers
+from metarl.policy import CategoricalPolicy, GaussianPolicy, expand
+from metarl.randomness import RandomKey, Use
+from metarl.rollout import collect
+from metarl.simulation.gymnasium import SerialVectorEnv, make_simulation, make_simulations
+from metarl.tasks import make_family
+
+HORIZON = 5
+WORKERS = Workers(1)
+
+
+class Counter(gymnasium.Env):
+    """Shows (length, step); pays 100 × task + step; ends at its length, by `terminates` or not."""
+
+    def __init__(self, discrete=False):
+        self.task_space = spaces.Dict(number=spaces.Discrete(10))
+        self.task = {"number": 0}
+        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.action_space = spaces.Discrete(3) if discrete else spaces.Box(-1, 1, (1,), np.float32)
+        self.received = []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        self.length = int(self.np_random.integers(1, HORIZON + 2))
+        return self._observation(), {}
+
+    def step(self, action):
+        assert self.t < self.length, "stepped after its end"
+        self.received.append(action)
+        self.t += 1
+        terminated = self.t == self.length
+        return self._observation(), 100.0 * self.task["number"] + self.t, terminated, False, {}
+
+    def _observation(self):
+        return np.array([self.length, self.t], np.float32)
+
+
+def collected(episodes=4, discrete=False, stage=0, key=None, action_bias=0.0):
+    simulation = SerialVectorEnv(
+        lambda: gymnasium.wrappers.TimeLimit(Counter(discrete), HORIZON), 2 * episodes
+    )
+    policy = CategoricalPolicy(2, 3) if discrete else GaussianPolicy(2, 1)
+    parameters = policy.initial_parameters(np.random.default_rng(0))
+    parameters["layer_2.bias"] += action_bias
+    tasks = {"number": np.array([3, 7])}
+    key = key or RandomKey(1)
+    rollout = collect(
+        [simulation], policy, expand(parameters, 2), tasks, episodes, HORIZON, key, stage, WORKERS
+    )
+    return simulation, policy, parameters, rollout
+
+
+def test_every_number_stands_where_it_was_seen():
+    _, _, _, rollout = collected()
+    lengths = rollout.valid.sum(-1)
+    assert len(set(lengths.flatten().tolist())) > 1, "no padding to look at"
+    for task, number in enumerate([3, 7]):
+        for episode in range(4):
+            n = int(lengths[task, episode])
+            true_length = int(rollout.final_observations[task, episode, 0])
+            steps = torch.arange(n, dtype=torch.float32)
+            assert rollout.valid[task, episode, :n].all()
+            assert torch.equal(rollout.observations[task, episode, :n, 1], steps)
+            assert torch.equal(
+                rollout.rewards[task, episode, :n], 100 * number + 1 + steps.double()
+            )
+            assert rollout.final_observations[task, episode, 1] == n
+            assert bool(rollout.terminated[task, episode]) == (n == true_length)
+            for padded in (rollout.observations, rollout.actions, rollout.rewards):
+                assert padded[task, episode, n:].abs().sum() == 0
+    assert rollout.terminated.any()
+    assert not rollout.terminated.all(), "no truncated episode to look at"
+    assert rollout.env_steps == int(lengths.sum())
+    assert torch.equal(rollout.returns, rollout.rewards.sum(-1))
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_actions_and_log_probs_are_the_policys(discrete):
+    _, policy, parameters, rollout = collected(discrete=discrete)
+    distribution = policy.distribution(expand(parameters, 2), rollout.observations)
+    expected = distribution.log_prob(rollout.actions)
+    torch.testing.assert_close(rollout.log_probs[rollout.valid], expected[rollout.valid])
+    if discrete:
+        assert rollout.actions.dtype == torch.int64
+        assert set(rollout.actions[rollout.valid].tolist()) == {0, 1, 2}
+
+
+def test_the_environment_gets_clipped_actions_and_the_learner_those_that_were_drawn():
+    simulation, _, _, rollout = collected(action_bias=3.0)
+    received = np.concatenate([env.unwrapped.received for env in simulation.envs])
+    assert received.max() == 1
+    assert rollout.actions.max() > 2
+
+
+def test_the_noise_is_a_function_of_its_name():
+    key = RandomKey(1)
+    same = collected(key=key)[3]
+    again = collected(key=key)[3]
+    assert torch.equal(same.actions, again.actions)
+    assert not torch.equal(same.actions, collected(key=key, stage=1)[3].actions)
+    other = RandomKey(1, iteration=1)
+    assert not torch.equal(same.actions, collected(key=other)[3].actions)
+    # Tasks and episodes do not share noise either.
+    first = same.actions[:, :, 0].flatten().tolist()
+    assert len(set(first)) == len(first)
+
+
+def test_threads_change_no_task_no_reset_and_no_noise():
+    family = make_family("envs:HalfCheetahDir-v0", horizon=10)
+    key = RandomKey(5)
+    tasks = family.sample_tasks(2, key)
+    policy = GaussianPolicy(17, 6)
+    parameters = expand(policy.initial_parameters(key.generator(Use.PARAMETERS)), 2)
+    one, two, whole = (
+        collect(simulations, policy, parameters, tasks, 3, 10, key, 0, Workers(threads))
+        for threads, simulations in [
+            (1, make_simulations(family, 2, 3, 1)),
+            (2, make_simulations(family, 2, 3, 2)),
+            (2, [make_simulation(family, 6, 2)]),
+        ]
+    )
+    for name in (field.name for field in dataclasses.fields(one) if field.name != "unstable"):
+        assert torch.equal(getattr(one, name), getattr(two, name))
+    # A matrix product over more tasks may round otherwise; resets and noise are the same.
+    assert torch.equal(one.observations[:, :, 0], whole.observations[:, :, 0])
+    torch.testing.assert_close(one.actions[:, :, 0], whole.actions[:, :, 0])
+
+
+def test_a_batch_of_episodes_restarts_wholly_at_the_next_collection():
+    family = make_family("envs:Navigation2D-v0", horizon=8)
+    simulation = make_simulation(family, 6)
+    policy = GaussianPolicy(2, 2)
+    parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
+    tasks = family.sample_tasks(2, RandomKey(0))
+    one, two = (
+        collect([simulation], policy, parameters, tasks, 3, 8, RandomKey(0), 0, WORKERS)
+        for _ in range(2)
+    )
+    assert torch.equal(one.rewards, two.rewards)
+    assert one.valid.all()
+
+
+def test_shares_of_different_lengths_are_padded_to_one():
+    """Two simulations, one of which ends early, are the same as one."""
+    key, tasks = RandomKey(1), {"number": np.array([3, 7])}
+
+    def simulation(number):
+        return SerialVectorEnv(lambda: gymnasium.wrappers.TimeLimit(Counter(), HORIZON), number)
+
+    policy = GaussianPolicy(2, 1)
+    parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
+    lengths = set()
+    for stage in range(20):
+        one, two = (
+            collect(s, policy, parameters, tasks, 1, HORIZON, key, stage, WORKERS)
+            for s in ([simulation(2)], [simulation(1), simulation(1)])
+        )
+        lengths.add(tuple(one.valid.sum(-1).flatten().tolist()))
+        for name in ("observations", "actions", "log_probs", "rewards", "valid", "terminated"):
+            assert torch.equal(getattr(one, name), getattr(two, name))
+    assert any(a != b for a, b in lengths), "no different lengths to look at"
+
+
+class Broken(Counter):
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, np.nan, *rest
+
+
+def test_a_reward_that_is_not_a_number_is_an_error():
+    simulation = SerialVectorEnv(Broken, 2)
+    policy = GaussianPolicy(2, 1)
+    parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
+    tasks = {"number": np.array([3, 7])}
+    with pytest.raises(UsageError, match="gave rewards that are not finite"):
+        collect([simulation], policy, parameters, tasks, 1, 9, RandomKey(0), 0, WORKERS)

@@ -1,0 +1,230 @@
+"""Runs from end to end: what they record, how they resume, and how they stop."""
+
+import dataclasses
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from metarl import Config, Learner, UsageError, train
+from metarl.checkpoint import load_newest
+
+SMALL = Config(
+    family="envs:Navigation2D-v0",
+    iterations=4,
+    meta_batch_size=3,
+    episodes=4,
+    horizon=12,
+    hidden_sizes=(8,),
+    eval_every=2,
+    eval_tasks=5,
+    checkpoint_every=2,
+    device="cpu",
+)
+
+KEYS = {
+    *("iteration", "env_steps", "seconds", "return/before", "return/after", "return/gain"),
+    *("return/step_0", "return/step_1", "outer/kl", "outer/surrogate", "outer/accepted"),
+    *("time/sampling", "time/adaptation", "time/meta_update"),
+    "throughput/env_steps_per_second",
+}
+EVALUATION_KEYS = {f"test/step_{k}/{s}" for k in (0, 1) for s in ("mean", "iqm", "low", "high")}
+
+
+def small(path, **changes):
+    return dataclasses.replace(SMALL, run_dir=path, **changes)
+
+
+def metrics_of(path):
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(metrics):
+    timed = ("seconds", "time/", "throughput/")
+    return [{k: v for k, v in m.items() if not k.startswith(timed)} for m in metrics]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    return train(small(path)), path
+
+
+def test_the_metrics_have_the_documented_keys(finished):
+    _, path = finished
+    metrics = metrics_of(path)
+    assert [m["iteration"] for m in metrics] == [1, 2, 3, 4]
+    for m in metrics:
+        assert set(m) >= KEYS
+        assert (set(m) >= EVALUATION_KEYS) == (m["iteration"] % 2 == 0)
+        assert all(math.isfinite(value) for value in m.values())
+        assert m["return/gain"] == pytest.approx(m["return/after"] - m["return/before"])
+        assert m["return/before"] == m["return/step_0"]
+        assert m["return/after"] == m["return/step_1"]
+        assert 0 <= m["outer/kl"] <= SMALL.max_kl
+    # Episodes of at most 12 steps, before and after, in 4 episodes of 3 tasks.
+    assert 0 < metrics[-1]["env_steps"] <= 4 * 2 * 3 * 4 * 12
+
+
+def test_tensorboard_shows_the_same_numbers(finished):
+    _, path = finished
+    events = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
+    metrics = metrics_of(path)
+    for tag in set(metrics[-1]) - {"iteration"}:
+        ours = [(m["iteration"], m[tag]) for m in metrics if tag in m]
+        shown = [(event.step, event.value) for event in events.Scalars(tag)]
+        assert [step for step, _ in shown] == [step for step, _ in ours], tag
+        np.testing.assert_allclose([v for _, v in shown], [v for _, v in ours], rtol=1e-6)
+
+
+def test_the_configuration_says_what_ran(finished):
+    _, path = finished
+    config = json.loads((path / "config.json").read_text())
+    assert config["config"]["meta_batch_size"] == 3
+    assert config["config"]["horizon"] == 12
+    assert config["family"]["options"] == {"goal_range": 0.5}
+    assert config["versions"]["torch"] == torch.__version__
+    assert config["device"]["learner"] == "cpu"
+
+
+def test_a_resumed_run_is_the_same_run(finished, tmp_path):
+    learner, path = finished
+    train(small(tmp_path / "run", iterations=2))
+    resumed = train(small(tmp_path / "run", resume=True))
+    for name, value in learner.parameters.items():
+        assert torch.equal(value, resumed.parameters[name])
+    assert without_times(metrics_of(tmp_path / "run")) == without_times(metrics_of(path))
+    events = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0}).Reload()
+    assert [event.step for event in events.Scalars("return/after")] == [1, 2, 3, 4]
+
+
+def test_a_crash_between_checkpoints_loses_nothing_that_matters(finished, tmp_path, monkeypatch):
+    _, path = finished
+    iterate = Learner.iterate
+
+    def crash_in_the_fourth(learner):
+        if learner.iteration == 3:
+            raise RuntimeError("power cut")
+        return iterate(learner)
+
+    monkeypatch.setattr(Learner, "iterate", crash_in_the_fourth)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(small(tmp_path))
+    assert len(metrics_of(tmp_path)) == 3
+    monkeypatch.undo()
+    train(small(tmp_path, resume=True))
+    assert without_times(metrics_of(tmp_path)) == without_times(metrics_of(path))
+
+
+def test_evaluation_disturbs_no_training_number(finished, tmp_path):
+    _, path = finished
+    train(small(tmp_path, eval_every=0))
+    bare = [
+        {k: v for k, v in m.items() if not k.startswith("test/")}
+        for m in without_times(metrics_of(path))
+    ]
+    assert without_times(metrics_of(tmp_path)) == bare
+
+
+def test_threads_change_no_number(finished, tmp_path):
+    learner, _ = finished
+    other = train(small(tmp_path, threads=1))
+    for name, value in learner.parameters.items():
+        assert torch.equal(value, other.parameters[name])
+
+
+def test_an_existing_run_is_not_overwritten(finished):
+    _, path = finished
+    before = (path / "metrics.jsonl").read_bytes(), (path / "config.json").read_bytes()
+    with pytest.raises(UsageError, match="holds a run: --resume continues it"):
+        train(small(path))
+    with pytest.raises(UsageError, match=r"the run has --inner-lr 0\.1, not 0\.2"):
+        train(small(path, resume=True, inner_lr=0.2))
+    after = (path / "metrics.jsonl").read_bytes(), (path / "config.json").read_bytes()
+    assert before == after
+
+
+def test_a_finished_run_resumes_to_nothing(finished, tmp_path):
+    train(small(tmp_path, iterations=1))
+    before = metrics_of(tmp_path)
+    train(small(tmp_path, iterations=1, resume=True))
+    assert metrics_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number):
+    options = [
+        *("--family", SMALL.family, "--iterations", "100000", "--run-dir", str(tmp_path)),
+        *("--meta-batch-size", "2", "--episodes", "2", "--horizon", "5", "--eval-every", "0"),
+        *("--checkpoint-every", "100000"),
+    ]
+    command = [sys.executable, "-m", "metarl", "train", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (tmp_path / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "--resume goes on from there" in output
+    done = len(metrics_of(tmp_path))
+    assert load_newest(tmp_path / "checkpoints")["iteration"] == done
+
+
+def test_more_inner_steps_are_recorded(tmp_path):
+    train(small(tmp_path, iterations=1, inner_steps=3, eval_every=1))
+    metrics = metrics_of(tmp_path)[0]
+    assert {f"return/step_{k}" for k in range(4)} < set(metrics)
+    assert "return/step_4" not in metrics
+    assert {f"test/step_{k}/mean" for k in range(4)} < set(metrics)
+
+
+def test_a_learner_adapts_to_a_given_task():
+    learner = Learner(SMALL)
+    adapted = learner.adapt({"goal": [0.3, -0.2]}, steps=2)
+    assert len(adapted.returns) == 3
+    assert adapted.parameters["layer_0.weight"].shape == (2, 8)
+    changed = [not torch.equal(p, adapted.parameters[n]) for n, p in learner.parameters.items()]
+    assert all(changed)
+    with pytest.raises(UsageError, match="task parameter goal = 3 is outside"):
+        learner.adapt({"goal": [0.3, 3.0]})
+
+
+def test_held_out_tasks_stay_the_same_and_are_not_those_of_training():
+    learner = Learner(SMALL)
+    first = learner.evaluate()
+    metrics = learner.iterate()
+    second = learner.evaluate()
+    assert metrics["iteration"] == 1
+    np.testing.assert_array_equal(first.tasks["goal"], second.tasks["goal"])
+    assert not np.array_equal(first.returns, second.returns)
+    assert learner.evaluate(tasks=2, steps=3, split="beyond").returns.shape == (4, 2)
+
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
+    ),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_iteration_on_a_device_agrees_with_the_cpu(device):
+    one = Learner(SMALL)
+    other = Learner(dataclasses.replace(SMALL, device=device))
+    ours, theirs = one.iterate(), other.iterate()
+    assert next(iter(other.parameters.values())).device.type == device
+    assert theirs["return/before"] == ours["return/before"]
+    assert theirs["outer/surrogate"] == pytest.approx(ours["outer/surrogate"], rel=1e-2)
+    for name, value in one.parameters.items():
+        torch.testing.assert_close(other.parameters[name].cpu(), value, rtol=1e-2, atol=1e-4)
