@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from metarl.baseline import fit_values
+from metarl.parallel import Workers, chunk_slices
 from metarl.rollout import Rollout
 
 SMALLEST_STD = 1e-8
@@ -38,29 +39,35 @@ class Batch:
         return (values * self.valid).sum((1, 2)) / self.valid.sum((1, 2))
 
 
-def make_batch(rollout: Rollout, discount: float, gae_lambda: float) -> Batch:
+def make_batch(rollout: Rollout, discount: float, gae_lambda: float, workers: Workers) -> Batch:
     """The rollout with its advantages, normalised to mean 0 and deviation 1 for each task."""
-    discounted = discounted_sums(rollout.rewards, discount)
-    values, final_value = fit_values(rollout, discounted, discount)
-    advantages = generalised_advantages(
-        rollout.rewards, values, final_value, rollout.valid, discount, gae_lambda
-    )
+
+    def of_tasks(tasks: slice) -> Tensor:
+        part = rollout[tasks]
+        discounted = discounted_sums(part.rewards, discount)
+        values, final_value = fit_values(part, discounted, discount)
+        advantages = generalised_advantages(
+            part.rewards, values, final_value, part.valid, discount, gae_lambda
+        )
+        return normalise(advantages, part.valid).float()
+
+    tasks, episodes, time = rollout.valid.shape
+    slices = chunk_slices(tasks, episodes * time, rollout.valid.device)
     return Batch(
         rollout.observations,
         rollout.actions,
         rollout.log_probs,
-        normalise(advantages, rollout.valid).float(),
+        torch.cat(workers.map(of_tasks, slices)),
         rollout.valid,
     )
 
 
 def discounted_sums(rewards: Tensor, discount: float) -> Tensor:
-    """G_t = r_t + γ G_{t+1}, 0 after the last step: [..., time]."""
-    sums = torch.empty_like(rewards)
-    following = torch.zeros_like(rewards[..., 0])
-    for t in reversed(range(rewards.shape[-1])):
-        following = sums[..., t] = rewards[..., t] + discount * following
-    return sums
+    """G_t = Σ_{k ≥ t} γ^{k−t} r_k: [..., time]."""
+    t = torch.arange(rewards.shape[-1], device=rewards.device)
+    lag = (t.unsqueeze(-1) - t).clamp(min=0)  # [k, t]
+    # One product with the triangle of γ^{k−t} is many times faster than a loop over time.
+    return rewards @ torch.tril(torch.tensor(discount, dtype=rewards.dtype, device=t.device) ** lag)
 
 
 def generalised_advantages(

@@ -53,8 +53,8 @@ def fit_values(rollout: Rollout, discounted: Tensor, discount: float) -> tuple[T
     final = features(rollout.final_observations.double(), mean, std)
     final = final * ~rollout.terminated.unsqueeze(-1)  # [tasks, episodes, feature]
     n = rollout.valid.flip(-1).cumsum(-1).flip(-1)
-    ahead = (discount**n).unsqueeze(-1) * final.unsqueeze(2)
-    left = phi.flatten(1, 2).mT @ (phi - ahead).flatten(1, 2)
+    ahead = ((discount ** n.double()).unsqueeze(2) @ phi).squeeze(2)  # Σ_t γ^{n_t} φ_t
+    left = phi.flatten(1, 2).mT @ phi.flatten(1, 2) - ahead.mT @ final
     left += RIDGE * torch.eye(left.shape[-1], dtype=left.dtype, device=left.device)
     right = phi.flatten(1, 2).mT @ discounted.flatten(1, 2).unsqueeze(-1)
     w = torch.linalg.solve(left, right)  # [tasks, feature, 1]

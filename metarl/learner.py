@@ -199,7 +199,8 @@ class Learner:
                 self.workers,
             )
         rollouts.append(rollout)
-        return make_batch(rollout, self.config.discount, self.config.gae_lambda).to(self.device)
+        batch = make_batch(rollout, self.config.discount, self.config.gae_lambda, self.workers)
+        return batch.to(self.device)
 
     def _simulations_of(self, tasks: int) -> list[gymnasium.vector.VectorEnv]:
         if tasks not in self._simulations:

@@ -30,6 +30,10 @@ class Rollout:
     final_observations: Tensor  # [tasks, episodes, observation] float32, after the last step
     unstable: int = 0  # episodes cut short because the simulation failed
 
+    def __getitem__(self, tasks: slice) -> "Rollout":
+        """The episodes of some tasks; `unstable` counts those of all."""
+        return Rollout(*(getattr(self, name)[tasks] for name in _TENSORS), self.unstable)
+
     @property
     def returns(self) -> Tensor:
         """Undiscounted sums of rewards: [tasks, episodes]."""
@@ -39,6 +43,9 @@ class Rollout:
     def env_steps(self) -> int:
         """Environment steps taken."""
         return int(self.valid.sum())
+
+
+_TENSORS = [field.name for field in fields(Rollout) if field.name != "unstable"]
 
 
 def collect(
@@ -171,8 +178,7 @@ def _joined(rollouts: list[Rollout]) -> Rollout:
         missing = (*values.shape[:2], longest - values.shape[2], *values.shape[3:])
         return torch.cat([values, values.new_zeros(missing)], 2)
 
-    names = [field.name for field in fields(Rollout) if field.name != "unstable"]
     return Rollout(
-        **{name: torch.cat([padded(name, getattr(r, name)) for r in rollouts]) for name in names},
+        *(torch.cat([padded(name, getattr(r, name)) for r in rollouts]) for name in _TENSORS),
         unstable=sum(rollout.unstable for rollout in rollouts),
     )

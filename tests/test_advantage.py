@@ -104,7 +104,7 @@ def test_an_observation_that_never_changes_does_no_harm(constant):
     torch.testing.assert_close(values, expected, rtol=1e-4, atol=0)
 
 
-def test_padding_does_not_change_the_batch():
+def test_padding_does_not_change_the_batch(workers):
     short, long = random_rollout(3), random_rollout(3)
 
     def padded(x: torch.Tensor) -> torch.Tensor:
@@ -114,19 +114,19 @@ def test_padding_does_not_change_the_batch():
         padded(short.observations), padded(short.actions), padded(short.log_probs),
         padded(short.rewards), padded(short.valid), short.terminated, short.final_observations,
     )  # fmt: skip
-    one, other = make_batch(short, 0.99, 0.95), make_batch(long, 0.99, 0.95)
+    one, other = (make_batch(rollout, 0.99, 0.95, workers) for rollout in (short, long))
     torch.testing.assert_close(one.advantages, other.advantages[:, :, :-2])
     assert other.advantages[:, :, -2:].abs().max() == 0
 
 
-def test_tasks_do_not_share_a_baseline():
+def test_tasks_do_not_share_a_baseline(workers):
     rollout = random_rollout(4)
     louder = Rollout(
         rollout.observations, rollout.actions, rollout.log_probs,
         torch.cat([rollout.rewards[:1], 100 + rollout.rewards[1:]]) * rollout.valid,
         rollout.valid, rollout.terminated, rollout.final_observations,
     )  # fmt: skip
-    one, other = make_batch(rollout, 0.99, 1.0), make_batch(louder, 0.99, 1.0)
+    one, other = (make_batch(r, 0.99, 1.0, workers) for r in (rollout, louder))
     assert torch.equal(one.advantages[0], other.advantages[0])
 
 
