@@ -1,5 +1,6 @@
 """Rollouts: the one batch type, and how it is collected."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -32,7 +33,7 @@ class Rollout:
 
     def __getitem__(self, tasks: slice) -> "Rollout":
         """The episodes of some tasks; `unstable` counts those of all."""
-        return Rollout(*(getattr(self, name)[tasks] for name in _TENSORS), self.unstable)
+        return dataclasses.replace(self, **{name: getattr(self, name)[tasks] for name in _TENSORS})
 
     @property
     def returns(self) -> Tensor:
@@ -179,6 +180,6 @@ def _joined(rollouts: list[Rollout]) -> Rollout:
         return torch.cat([values, values.new_zeros(missing)], 2)
 
     return Rollout(
-        *(torch.cat([padded(name, getattr(r, name)) for r in rollouts]) for name in _TENSORS),
+        **{n: torch.cat([padded(n, getattr(r, n)) for r in rollouts]) for n in _TENSORS},
         unstable=sum(rollout.unstable for rollout in rollouts),
     )
