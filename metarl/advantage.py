@@ -14,17 +14,38 @@ SMALLEST_STD = 1e-8
 
 @dataclass(frozen=True)
 class Batch:
-    """What the learner sees of a rollout."""
+    """What the learner sees of a rollout.
+
+    Rewards and values are discounted from the start of the episode and scaled as the advantages
+    are: with λ = 1, γ^t A_t = Σ_{k ≥ t} rewards_k − values_t.
+    """
 
     observations: Tensor  # [tasks, episodes, time, observation] float32
     actions: Tensor  # [tasks, episodes, time, action] float32, or [tasks, episodes, time] int64
     log_probs: Tensor  # [tasks, episodes, time] float32, of the actions when they were drawn
     advantages: Tensor  # [tasks, episodes, time] float32, 0 on padding
-    valid: Tensor  # [tasks, episodes, time] bool; False is padding
+    rewards: Tensor  # [tasks, episodes, time] float32, 0 on padding
+    values: Tensor  # [tasks, episodes, time] float32, 0 on padding: a baseline
+    weight: Tensor  # [tasks, episodes, time] float32; 0 is padding, a probability if enumerated
 
     def __getitem__(self, tasks: slice) -> "Batch":
         """The batch of some tasks."""
         return Batch(*(getattr(self, f.name)[tasks] for f in fields(self)))
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.weight)
+
+    @property
+    def rows(self) -> int:
+        """Steps of a task, padding included."""
+        return self.weight[0].numel()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batch lies."""
+        return self.weight.device
 
     def every(self, stride: int) -> "Batch":
         """Every `stride`-th time step."""
@@ -35,30 +56,39 @@ class Batch:
         return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over the valid steps of each task: [tasks, episodes, time] -> [tasks]."""
-        return (values * self.valid).sum((1, 2)) / self.valid.sum((1, 2))
+        """Weighted mean over the steps of each task: [tasks, episodes, time] -> [tasks]."""
+        return (values * self.weight).sum((1, 2)) / self.weight.sum((1, 2))
 
 
 def make_batch(rollout: Rollout, discount: float, gae_lambda: float, workers: Workers) -> Batch:
     """The rollout with its advantages, normalised to mean 0 and deviation 1 for each task."""
 
-    def of_tasks(tasks: slice) -> Tensor:
+    def of_tasks(tasks: slice) -> tuple[Tensor, Tensor, Tensor]:
         part = rollout[tasks]
         discounted = discounted_sums(part.rewards, discount)
         values, final_value = fit_values(part, discounted, discount)
         advantages = generalised_advantages(
             part.rewards, values, final_value, part.valid, discount, gae_lambda
         )
-        return normalise(advantages, part.valid).float()
+        mean, std = moments(advantages, part.valid)
+        is_last = last_steps(part.valid)
+        rewards = part.rewards + discount * final_value.unsqueeze(-1) * is_last
+        powers = discount ** torch.arange(rewards.shape[-1], dtype=rewards.dtype) * part.valid
+        # The mean that advantages lose is a constant baseline.
+        scaled = (advantages - mean) * part.valid, rewards * powers, (values + mean) * powers
+        return tuple((x / std).float() for x in scaled)  # type: ignore[return-value]
 
     tasks, episodes, time = rollout.valid.shape
     slices = chunk_slices(tasks, episodes * time, rollout.valid.device)
+    advantages, rewards, values = map(torch.cat, zip(*workers.map(of_tasks, slices), strict=True))
     return Batch(
         rollout.observations,
         rollout.actions,
         rollout.log_probs,
-        torch.cat(workers.map(of_tasks, slices)),
-        rollout.valid,
+        advantages,
+        rewards,
+        values,
+        rollout.valid.float(),
     )
 
 
@@ -90,17 +120,22 @@ def generalised_advantages(
         [tasks, episodes, time], 0 on padding.
 
     """
-    is_last = valid.clone()
-    is_last[..., :-1] &= ~valid[..., 1:]
+    is_last = last_steps(valid)
     next_values = values.roll(-1, -1).masked_fill(is_last, 0) + final_value.unsqueeze(-1) * is_last
     deltas = (rewards + discount * next_values - values) * valid
     return discounted_sums(deltas, discount * gae_lambda)
 
 
-def normalise(advantages: Tensor, valid: Tensor) -> Tensor:
-    """(A − mean) / deviation over the valid steps of each task: [tasks, episodes, time]."""
+def last_steps(valid: Tensor) -> Tensor:
+    """Where episodes have their last step: [tasks, episodes, time] bool."""
+    is_last = valid.clone()
+    is_last[..., :-1] &= ~valid[..., 1:]
+    return is_last
+
+
+def moments(advantages: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation over the valid steps of each task: [tasks, 1, 1]."""
     number = valid.sum((1, 2), keepdim=True)
     mean = (advantages * valid).sum((1, 2), keepdim=True) / number
     centred = (advantages - mean) * valid
-    std = (centred.square().sum((1, 2), keepdim=True) / number).sqrt()
-    return centred / (std + SMALLEST_STD)
+    return mean, (centred.square().sum((1, 2), keepdim=True) / number).sqrt() + SMALLEST_STD

@@ -1,16 +1,19 @@
-"""The command line: `metarl train` and `metarl families`, and the same for experiment scripts."""
+"""The command line: `metarl train`, also that of experiment scripts, and lists of what there is."""
 
 import contextlib
+import dataclasses
 import io
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import gymnasium
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+from metarl.algorithms import ALGORITHMS, find_algorithm
 from metarl.config import Config
 from metarl.errors import UsageError
 from metarl.tasks import import_family_module, make_family, registered_families
@@ -37,9 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     commands: dict[str, Callable[[Sequence[str]], None]] = {
         "train": lambda rest: run_experiment(arguments=rest, description=Config.__doc__),
         "families": _families,
+        "algorithms": _algorithms,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: metarl train --help | metarl families [MODULE ...]")
+        print("usage: metarl train --help | families [MODULE ...] | algorithms")
         return
     with _one_line_errors():
         if arguments[0] not in commands:
@@ -48,15 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parse(default: Config | None, description: str | None, arguments: Sequence[str]) -> Config:
-    options = {} if default is None else {"default": default}
+    preset = _preset(arguments)
+    default = dataclasses.replace(default or Config(family=tyro.MISSING), **preset)
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
-            return tyro.cli(Config, description=description, args=arguments, **options)  # type: ignore[call-overload,no-any-return]
+            return tyro.cli(Config, description=description, args=arguments, default=default)
     except SystemExit as exit:
         if exit.code:
             raise UsageError(_unboxed(output.getvalue())) from None
         raise
+
+
+def _preset(arguments: Sequence[str]) -> dict[str, Any]:
+    """What the algorithm named among the arguments puts in the place of the defaults."""
+    for i, argument in enumerate(arguments):
+        option, _, name = argument.partition("=")
+        if option == "--algorithm":
+            name = name or " ".join(arguments[i + 1 : i + 2])
+            return {"algorithm": name, **find_algorithm(name).options}
+    return {}
 
 
 def _unboxed(text: str) -> str:
@@ -84,6 +99,14 @@ def _families(modules: Sequence[str]) -> None:
         family = make_family(name, gymnasium.spec(name).max_episode_steps or 1)
         parameters = ", ".join(f"{key} {space}" for key, space in family.task_space.items())
         table.add_row(name, parameters, str(family.horizon), " ".join(family.splits))
+    Console().print(table)
+
+
+def _algorithms(_: Sequence[str]) -> None:
+    """Lists the named algorithms."""
+    table = Table("algorithm", "what it is", "source", box=None)
+    for name, algorithm in ALGORITHMS.items():
+        table.add_row(name, algorithm.summary, algorithm.source)
     Console().print(table)
 
 

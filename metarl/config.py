@@ -3,20 +3,24 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
+from metarl.algorithms import find_algorithm
 from metarl.errors import UsageError
 from metarl.policy import Activation
 
 
 @dataclass(frozen=True)
 class Config:
-    """A meta-training run with MAML-TRPO (Finn et al. 2017; defaults: ProMP's and Deleu's)."""
+    """A meta-training run (defaults: MAML-TRPO at the sizes of ProMP's and Deleu's codes)."""
 
     family: str
     """Task family, MODULE:ID; the module is imported first, from the working folder too."""
     family_options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """The family's variant, name and value in turn: `observation finn action_scale 1`."""
+    algorithm: str = "maml-trpo"
+    """A named preset of the options below, which still can be set one by one; `metarl algorithms`
+    lists them."""
     iterations: int = 500
     """Meta-updates."""
     run_dir: Path | None = None
@@ -53,6 +57,38 @@ class Config:
     activation: Activation = "tanh"
     """Activation of the hidden layers."""
 
+    estimator: Literal["naive", "lvc", "dice", "loaded_dice", "taypo2", "first_order"] = "lvc"
+    """Surrogate that the inner loop follows: all have the same gradient, and differ in what the
+    meta-gradient makes of its derivative; first_order leaves that out."""
+    sampling_correction: bool = False
+    """Credit what was sampled before adaptation with the return after it (E-MAML); meant for the
+    naive estimator, as dice, loaded_dice and taypo2 hold the effect already."""
+    adapts: Literal["all", "head", "context"] = "all"
+    """What the inner loop changes: all parameters, the last layer and σ (ANIL), or a context that
+    is an input of the policy (CAVIA)."""
+    context_size: int = 5
+    """Length of the context, where that is what adapts."""
+    step_sizes: Literal["fixed", "per_layer", "per_parameter"] = "fixed"
+    """Whether the inner step size is a number, or learned: one for each tensor of parameters, or
+    one for each of their elements (Meta-SGD)."""
+    test_later_lr: float = 1.0
+    """At evaluation, steps after the first have this times the step size; Finn et al. have 0.5."""
+
+    outer: Literal["trpo", "ppo", "gradient", "reptile", "evolution"] = "trpo"
+    """How θ is updated: trust region, clipped surrogate, gradient, Reptile or evolution."""
+    outer_lr: float = 1e-3
+    """Step size of Adam in ppo, gradient and evolution, and ε of reptile."""
+    ppo_epochs: int = 5
+    """Steps of Adam on the same rollouts."""
+    clip: float = 0.3
+    """The ratio of probabilities in ppo is clipped to 1 ± this."""
+    inner_kl_penalty: float = 0.0
+    """Weight in ppo of the KL between the policies before adaptation (ProMP)."""
+    inner_kl_target: float = 0.0
+    """Above 0, the penalty is adapted so that this KL stays near it."""
+    sigma: float = 0.05
+    """Standard deviation of evolution's perturbations of θ."""
+
     max_kl: float = 0.01
     """Trust region: mean KL divergence between adapted policies."""
     cg_iterations: int = 10
@@ -81,11 +117,12 @@ class Config:
             UsageError: names the option, its value and what would be right.
 
         """
+        find_algorithm(self.algorithm)
         for name, lowest in _LOWEST.items():
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= lowest):
                 raise UsageError(f"{option(name)} {value} must be a number of at least {lowest}")
-        for name in ("inner_lr", "max_kl", "fisher_fraction", "line_search_ratio"):
+        for name in _POSITIVE:
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{option(name)} {value} must be a number above 0")
@@ -94,6 +131,48 @@ class Config:
                 raise UsageError(f"{option(name)} {getattr(self, name)} must be at most 1")
         if min(self.hidden_sizes, default=1) < 1:
             raise UsageError(f"--hidden-sizes {self.hidden_sizes} must be at least 1 each")
+        for wrong, reason in self._contradictions():
+            if wrong:
+                raise UsageError(reason)
+
+    def _contradictions(self) -> list[tuple[bool, str]]:
+        """Combinations of parts that make no sense, each with the reason."""
+        blind = self.outer in ("reptile", "evolution")
+        outer = f"--outer {self.outer}"
+        return [
+            (
+                blind and self.estimator != "first_order",
+                f"{outer} takes no derivative of the inner loop: --estimator must be first_order, "
+                f"not {self.estimator}",
+            ),
+            (
+                blind and self.sampling_correction,
+                f"{outer} has no surrogate for --sampling-correction to correct",
+            ),
+            (
+                self.outer == "reptile" and self.step_sizes != "fixed",
+                f"{outer} has no gradient for --step-sizes {self.step_sizes}",
+            ),
+            (
+                self.outer == "reptile" and self.adapts != "all",
+                f"{outer} moves only what the inner loop changes: --adapts must be all, not "
+                f"{self.adapts}",
+            ),
+            (
+                self.outer == "evolution" and self.meta_batch_size % 2 == 1,
+                f"{outer} needs pairs: --meta-batch-size {self.meta_batch_size} must be even",
+            ),
+        ]
+
+    @classmethod
+    def of(cls, algorithm: str, **options: Any) -> Self:
+        """The configuration of a named algorithm, with `options` over its preset.
+
+        Raises:
+            UsageError: there is no such algorithm, or an option is out of range.
+
+        """
+        return cls(algorithm=algorithm, **{**find_algorithm(algorithm).options, **options})
 
     @property
     def run_folder(self) -> Path:
@@ -111,6 +190,11 @@ _LOWEST: dict[str, float] = {
     "inner_steps": 1,
     "discount": 0,
     "gae_lambda": 0,
+    "context_size": 1,
+    "test_later_lr": 0,
+    "ppo_epochs": 1,
+    "inner_kl_penalty": 0,
+    "inner_kl_target": 0,
     "cg_iterations": 1,
     "cg_damping": 0,
     "line_search_steps": 1,
@@ -119,9 +203,14 @@ _LOWEST: dict[str, float] = {
     "checkpoint_every": 1,
 }
 
+_POSITIVE = (
+    *("inner_lr", "outer_lr", "clip", "sigma"),
+    *("max_kl", "fisher_fraction", "line_search_ratio"),
+)
+
 RESUMABLE = {
     *("iterations", "run_dir", "resume", "device", "sampling_device", "threads"),
-    *("eval_every", "eval_tasks", "checkpoint_every"),
+    *("eval_every", "eval_tasks", "test_later_lr", "checkpoint_every"),
 }
 """Options that a resumed run may change: they change no number of training."""
 

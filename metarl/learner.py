@@ -12,19 +12,19 @@ import gymnasium
 import numpy as np
 import torch
 
-from metarl.adaptation import InnerLoop, adapt, adapt_by_sampling
+from metarl.adaptation import adapt_by_sampling, initial_step_sizes
 from metarl.advantage import Batch, make_batch
 from metarl.config import Config
 from metarl.errors import UsageError
 from metarl.evaluation import Evaluation
 from metarl.objective import MetaObjective
-from metarl.outer.trpo import TRPO
+from metarl.outer.evolution import EvolutionStrategies, PerturbedReturns
 from metarl.parallel import Workers
+from metarl.parts import OUTER_LOOPS, make_inner_loop
 from metarl.policy import Parameters, expand, make_policy
 from metarl.randomness import Phase, RandomKey, Use
 from metarl.rollout import Rollout, collect
 from metarl.simulation.gymnasium import make_simulations
-from metarl.surrogate import lvc
 from metarl.tasks import Task, TaskFamily, Tasks, make_family, stack_tasks, validate_tasks
 
 
@@ -68,17 +68,16 @@ class Learner:
             self.family.prototype.action_space,
             config.hidden_sizes,
             config.activation,
+            config.context_size if config.adapts == "context" else 0,
         )
-        self.inner = InnerLoop(self.policy, lvc, config.inner_lr)
-        self.outer = TRPO(
-            max_kl=config.max_kl,
-            cg_iterations=config.cg_iterations,
-            cg_damping=config.cg_damping,
-            line_search_steps=config.line_search_steps,
-            line_search_ratio=config.line_search_ratio,
-            fisher_stride=round(1 / config.fisher_fraction),
-        )
+        self.inner = make_inner_loop(config, self.policy, self.device)
+        self.outer = OUTER_LOOPS[config.outer](config)
         initial = self.policy.initial_parameters(RandomKey(config.seed).generator(Use.PARAMETERS))
+        initial |= initial_step_sizes(
+            {n: p for n, p in {**initial, **self.inner.fresh}.items() if self.inner.adapts(n)},
+            config.step_sizes,
+            config.inner_lr,
+        )
         self.parameters: Parameters = {n: p.to(self.device) for n, p in initial.items()}
         self.iteration = 0
         self.env_steps = 0
@@ -89,19 +88,26 @@ class Learner:
         key = RandomKey(config.seed, Phase.TRAINING, self.iteration + 1)
         rollouts: list[Rollout] = []
 
-        tasks = self.family.sample_tasks(config.meta_batch_size, key, "train")
+        tasks, begin, noise = self._begin(key)
         sample = partial(self._sample, tasks, key, rollouts, clock)
         with clock("adaptation"):
-            batches = adapt_by_sampling(
-                self.inner,
-                self.parameters,
-                config.meta_batch_size,
-                config.inner_steps,
-                sample,
-                self.workers,
+            adapted, batches = adapt_by_sampling(
+                self.inner, begin, config.inner_steps, sample, self.workers
             )
         with clock("meta_update"):
-            objective = MetaObjective(self.inner, batches, self.parameters, self.workers)
+            objective: Any
+            if noise is None:
+                objective = MetaObjective(
+                    self.policy,
+                    self.inner,
+                    batches,
+                    self.parameters,
+                    adapted,
+                    self.workers,
+                    config.sampling_correction,
+                )
+            else:
+                objective = PerturbedReturns(noise, rollouts[-1].returns.mean(1))
             self.parameters, update = self.outer.step(objective, self.parameters)
 
         self.iteration += 1
@@ -139,7 +145,9 @@ class Learner:
         drawn = self.family.sample_tasks(number, fixed, split)
         rollouts: list[Rollout] = []
         sample = partial(self._sample, drawn, key, rollouts, Clock())
-        adapt_by_sampling(self.inner, self.parameters, number, steps, sample, self.workers)
+        inner = dataclasses.replace(self.inner, later_factor=self.config.test_later_lr)
+        begin = inner.begin(self.parameters, number)
+        adapt_by_sampling(inner, begin, steps, sample, self.workers)
         returns = np.stack([rollout.returns.mean(1).numpy() for rollout in rollouts])
         return Evaluation(split, drawn, returns, key.generator(Use.INTERVAL))
 
@@ -154,10 +162,11 @@ class Learner:
         key = RandomKey(self.config.seed, Phase.ADAPTATION, self.iteration)
         rollouts: list[Rollout] = []
         sample = partial(self._sample, stack_tasks([checked]), key, rollouts, Clock())
-        adapted = expand(self.parameters, 1)
-        for stage in range(self.config.inner_steps if steps is None else steps):
-            adapted = adapt(self.inner, adapted, sample(adapted, stage), self.workers)
-        sample(adapted, len(rollouts))
+        number = self.config.inner_steps if steps is None else steps
+        inner = dataclasses.replace(self.inner, later_factor=self.config.test_later_lr)
+        adapted, _ = adapt_by_sampling(
+            inner, inner.begin(self.parameters, 1), number, sample, self.workers
+        )
         returns = [float(rollout.returns.mean()) for rollout in rollouts]
         return Adapted({name: p[0] for name, p in adapted.items()}, returns)
 
@@ -167,12 +176,29 @@ class Learner:
             "parameters": {name: p.cpu() for name, p in self.parameters.items()},
             "iteration": self.iteration,
             "env_steps": self.env_steps,
+            "outer": self.outer.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on from `state()`."""
         self.parameters = {n: p.to(self.device) for n, p in state["parameters"].items()}
         self.iteration, self.env_steps = state["iteration"], state["env_steps"]
+        self.outer.load_state(state["outer"])
+
+    def _begin(self, key: RandomKey) -> tuple[Tasks, Parameters, Parameters | None]:
+        """An iteration's tasks, the parameters [tasks, ...] that each begins with, and the noise
+        in these, if the outer loop learns from perturbations.
+        """
+        number = self.config.meta_batch_size
+        if not isinstance(self.outer, EvolutionStrategies):
+            tasks = self.family.sample_tasks(number, key, "train")
+            return tasks, self.inner.begin(self.parameters, number), None
+        # Both signs of a perturbation meet the same task.
+        tasks = self.family.sample_tasks(number // 2, key, "train")
+        generator = key.generator(Use.PERTURBATION)
+        noise, perturbed = self.outer.perturb(self.parameters, number // 2, generator)
+        twice = {name: np.concatenate([values, values]) for name, values in tasks.items()}
+        return twice, perturbed | expand(self.inner.fresh, number), noise
 
     def _sample(
         self,

@@ -1,16 +1,27 @@
 """The meta-objective of MAML for policy gradients, as a function of θ alone."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from metarl.adaptation import InnerLoop
+from metarl.adaptation import InnerLoop, Objective
 from metarl.advantage import Batch
 from metarl.parallel import Workers, chunk_slices
-from metarl.policy import Distribution, Parameters, expand
-from metarl.surrogate import lvc
+from metarl.policy import Distribution, Parameters, Policy
+from metarl.surrogate import Surrogate
+
+
+def policy_objective(policy: Policy, surrogate: Surrogate) -> Objective:
+    """What the inner loop maximises: the surrogate of a policy on a batch of rollouts."""
+
+    def objective(parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        distribution = policy.distribution(parameters, batch.observations)
+        return surrogate(distribution.log_prob(batch.actions), batch)
+
+    return objective
 
 
 @dataclass(frozen=True)
@@ -20,6 +31,7 @@ class _Chunk:
     inner_batches: list[Batch]
     batch: Batch
     collected_by: Distribution
+    gain: Tensor  # [tasks]: of the sampling correction
 
 
 class MetaObjective:
@@ -31,30 +43,48 @@ class MetaObjective:
         surrogate(θ) = mean_i mean_t π_{θ'_i(θ)}(a_t|s_t) / π_{θ'_i(θ_0)}(a_t|s_t) · A_t
         KL(θ)        = mean_i mean_t KL(π_{θ'_i(θ_0)}(·|s_t) ‖ π_{θ'_i(θ)}(·|s_t))
 
-    over the batch collected after adaptation. Tasks are summed in a fixed order, so that the
-    number of threads changes no bit.
+    over the batch collected after adaptation. The experience of the inner steps depends on θ too:
+    with `sampling_correction` the surrogate has the term that accounts for it (E-MAML: Stadie et
+    al. 2018, arXiv 1803.01118; Al-Shedivat et al. 2018, arXiv 1710.03641),
+
+        mean_i (R'_i − b_i) Σ_k Σ_{τ in batch k} log π_{θ_k}(τ),
+
+    where R' is the return after adaptation, not normalised to mean 0, per step as the surrogate
+    is, and b_i its mean over the other tasks. It is exact, for any number of episodes, with the
+    naive inner surrogate; dice, loaded_dice and taypo2 hold its effect on the mean already.
+
+    Tasks are summed in a fixed order, so that the number of threads changes no bit.
     """
 
     def __init__(
         self,
+        policy: Policy,
         inner: InnerLoop,
         batches: Sequence[Batch],
         parameters: Mapping[str, Tensor],
+        adapted: Mapping[str, Tensor],
         workers: Workers,
+        sampling_correction: bool = False,
     ):
-        """`batches`: of stages 0 to K, the last one after all inner steps; `parameters`: θ_0."""
+        """`batches`: of stages 0 to K; `parameters`: θ_0; `adapted`: θ'(θ_0), [tasks, ...]."""
+        self._policy = policy
         self._inner = inner
         self._batches = list(batches)
         self._parameters = dict(parameters)
+        self._adapted = dict(adapted)
         self._workers = workers
-        self.tasks = len(batches[0].valid)
-        self._chunks = self._split(self._batches)
+        self._sampling_correction = sampling_correction
+        self.tasks = batches[0].tasks
+        self._chunks = self._split(self._batches, adapted)
 
     def value(self, parameters: Mapping[str, Tensor]) -> tuple[float, float]:
         """(surrogate, KL) at θ."""
 
         def of_chunk(chunk: _Chunk) -> tuple[Tensor, ...]:
-            return self._terms(parameters, chunk, create_graph=False)
+            path = self._inner.path(self._begin(parameters, chunk), chunk.inner_batches)
+            with torch.no_grad():
+                new = self._policy.distribution(path[-1], chunk.batch.observations)
+                return self._surrogate(path, new, chunk), self._kl(new, chunk)
 
         surrogate, kl = _summed(self._workers.map(of_chunk, self._chunks))
         return surrogate.item(), kl.item()
@@ -63,14 +93,39 @@ class MetaObjective:
         """(surrogate, ∇_θ surrogate) at θ, through the inner loop."""
 
         def of_chunk(chunk: _Chunk) -> tuple[Tensor, ...]:
-            theta = _leaves(parameters)
+            theta, path, new = self._replay(parameters, chunk)
             with torch.enable_grad():
-                surrogate, _ = self._terms(theta, chunk, create_graph=True)
-            gradients = torch.autograd.grad(surrogate, tuple(theta.values()))
-            return (surrogate.detach(), *gradients)
+                surrogate = self._surrogate(path, new, chunk)
+            return (surrogate.detach(), *_gradients(surrogate, theta))
 
         surrogate, *gradients = _summed(self._workers.map(of_chunk, self._chunks))
         return surrogate.item(), dict(zip(parameters, gradients, strict=True))
+
+    def clipped_gradient(
+        self, parameters: Mapping[str, Tensor], clip: float, penalty: float
+    ) -> tuple[float, float, Parameters]:
+        """(clipped surrogate, inner KL, ∇_θ (surrogate − penalty · inner KL)) at θ.
+
+        The ratio of the surrogate is clipped to 1 ± `clip` where that makes it smaller. The inner
+        KL is the mean, over the steps of the inner batches, of the KL from the policies at θ_0 that
+        collected them to those at θ.
+        """
+
+        def of_chunk(chunk: _Chunk) -> tuple[Tensor, ...]:
+            theta, path, new = self._replay(parameters, chunk)
+            with torch.enable_grad():
+                surrogate = self._surrogate(path, new, chunk, clip)
+                inner_kl = self._inner_kl(path, chunk)
+                gradients = _gradients(surrogate - penalty * inner_kl, theta)
+            return (surrogate.detach(), inner_kl.detach(), *gradients)
+
+        surrogate, kl, *gradients = _summed(self._workers.map(of_chunk, self._chunks))
+        named = dict(zip(parameters, gradients, strict=True))
+        return surrogate.item(), kl.item(), named
+
+    def displacement(self) -> Parameters:
+        """mean_i θ'_i(θ_0) − θ_0."""
+        return {name: self._adapted[name].mean(0) - p for name, p in self._parameters.items()}
 
     def kl_curvature(
         self, parameters: Mapping[str, Tensor], stride: int = 1
@@ -80,59 +135,113 @@ class MetaObjective:
         With a `stride` above 1 both the inner loop and the mean over steps see every `stride`-th
         time step only: neighbouring steps say nearly the same, and a product costs that much less.
         """
-        batches = self._batches if stride == 1 else [b.every(stride) for b in self._batches]
-        chunks = self._chunks if stride == 1 else self._split(batches)
+        chunks = self._chunks
+        if stride > 1:
+            chunks = self._split([batch.every(stride) for batch in self._batches], None)
 
-        def linearise(chunk: _Chunk) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-            theta = _leaves(parameters)
+        def linearise(chunk: _Chunk) -> tuple[Parameters, tuple[Tensor, ...]]:
+            theta, _, new = self._replay(parameters, chunk)
             with torch.enable_grad():
-                _, kl = self._terms(theta, chunk, create_graph=True)
-                leaves = tuple(theta.values())
-                return leaves, torch.autograd.grad(kl, leaves, create_graph=True)
+                return theta, _gradients(self._kl(new, chunk), theta, create_graph=True)
 
         graphs = self._workers.map(linearise, chunks)
 
         def product(vector: Parameters) -> Parameters:
             v = tuple(vector[name] for name in parameters)
 
-            def of_chunk(
-                graph: tuple[tuple[Tensor, ...], tuple[Tensor, ...]],
-            ) -> tuple[Tensor, ...]:
-                leaves, gradient = graph
-                return torch.autograd.grad(gradient, leaves, v, retain_graph=True)
+            def of_chunk(graph: tuple[Parameters, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+                theta, gradient = graph
+                return _gradients(gradient, theta, along=v, retain_graph=True)
 
             totals = _summed(self._workers.map(of_chunk, graphs))
             return dict(zip(parameters, totals, strict=True))
 
         return product
 
-    def _split(self, batches: Sequence[Batch]) -> list[_Chunk]:
-        tasks, episodes, time = batches[-1].valid.shape
-        slices = chunk_slices(tasks, episodes * time, batches[-1].observations.device)
+    def _split(
+        self, batches: Sequence[Batch], adapted: Mapping[str, Tensor] | None
+    ) -> list[_Chunk]:
+        """Chunks of tasks; θ'(θ_0) is computed from the batches where it is not given."""
+        last = batches[-1]
+        rewards = last.mean(last.rewards)
+        others = (rewards.sum() - rewards) / (self.tasks - 1) if self.tasks > 1 else 0.0
+        gains = rewards - others
 
         def of_slice(tasks: slice) -> _Chunk:
             *inner_batches, batch = [b[tasks] for b in batches]
-            adapted = self._inner.run(expand(self._parameters, len(batch.valid)), inner_batches)
+            if adapted is None:
+                begin = self._inner.begin(self._parameters, batch.tasks)
+                own = self._inner.path(begin, inner_batches)[-1]
+            else:
+                own = {name: p[tasks] for name, p in adapted.items()}
             with torch.no_grad():
-                collected_by = self._inner.policy.distribution(adapted, batch.observations)
-            return _Chunk(inner_batches, batch, collected_by)
+                collected_by = self._policy.distribution(own, batch.observations)
+            return _Chunk(inner_batches, batch, collected_by, gains[tasks])
 
-        return self._workers.map(of_slice, slices)
+        return self._workers.map(of_slice, chunk_slices(last.tasks, last.rows, last.device))
 
-    def _terms(
-        self, parameters: Mapping[str, Tensor], chunk: _Chunk, create_graph: bool
-    ) -> tuple[Tensor, Tensor]:
-        batch, old = chunk.batch, chunk.collected_by
-        theta = expand(parameters, len(batch.valid))
-        adapted = self._inner.run(theta, chunk.inner_batches, create_graph)
-        with torch.set_grad_enabled(create_graph):
-            new = self._inner.policy.distribution(adapted, batch.observations)
-            surrogate = lvc(new, batch).sum() / self.tasks
-            return surrogate, batch.mean(old.kl(new)).sum() / self.tasks
+    def _begin(self, parameters: Mapping[str, Tensor], chunk: _Chunk) -> Parameters:
+        return self._inner.begin(parameters, chunk.batch.tasks)
+
+    def _replay(
+        self, parameters: Mapping[str, Tensor], chunk: _Chunk
+    ) -> tuple[Parameters, list[Parameters], Distribution]:
+        """θ as leaves, the path from it with its graph, and the policy at its end."""
+        theta = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
+        with torch.enable_grad():
+            path = self._inner.path(self._begin(theta, chunk), chunk.inner_batches, True)
+            return theta, path, self._policy.distribution(path[-1], chunk.batch.observations)
+
+    def _surrogate(
+        self, path: list[Parameters], new: Distribution, chunk: _Chunk, clip: float = math.inf
+    ) -> Tensor:
+        """The chunk's part of the surrogate: a scalar."""
+        batch = chunk.batch
+        ratio = torch.exp(new.log_prob(batch.actions) - batch.log_probs)
+        terms = ratio * batch.advantages
+        if clip < math.inf:
+            terms = torch.minimum(terms, ratio.clamp(1 - clip, 1 + clip) * batch.advantages)
+        surrogate = batch.mean(terms)
+        if self._sampling_correction:
+            for parameters, before in zip(path, chunk.inner_batches, strict=False):
+                then = self._policy.distribution(parameters, before.observations)
+                log_ratio = (then.log_prob(before.actions) - before.log_probs) * before.weight
+                surrogate = surrogate + chunk.gain * log_ratio.sum((1, 2))
+        return surrogate.sum() / self.tasks
+
+    def _inner_kl(self, path: list[Parameters], chunk: _Chunk) -> Tensor:
+        """The chunk's part of the KL of the policies that collected the inner batches: a scalar."""
+        old_path = self._inner.path(self._begin(self._parameters, chunk), chunk.inner_batches)
+        total = torch.zeros((), device=chunk.batch.device)
+        for old, new, before in zip(old_path, path, chunk.inner_batches, strict=False):
+            with torch.no_grad():
+                collected_by = self._policy.distribution(old, before.observations)
+            now = self._policy.distribution(new, before.observations)
+            total = total + before.mean(collected_by.kl(now)).sum()
+        return total / (self.tasks * max(1, len(chunk.inner_batches)))
+
+    def _kl(self, new: Distribution, chunk: _Chunk) -> Tensor:
+        """The chunk's part of the KL: a scalar."""
+        return chunk.batch.mean(chunk.collected_by.kl(new)).sum() / self.tasks
 
 
-def _leaves(parameters: Mapping[str, Tensor]) -> Parameters:
-    return {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
+def _gradients(
+    of: Tensor | tuple[Tensor, ...],
+    by: Parameters,
+    along: tuple[Tensor, ...] | None = None,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+) -> tuple[Tensor, ...]:
+    """Gradients by each parameter, 0 for one that has no part in it."""
+    return torch.autograd.grad(
+        of,
+        tuple(by.values()),
+        along,
+        create_graph=create_graph,
+        retain_graph=retain_graph,
+        allow_unused=True,
+        materialize_grads=True,
+    )
 
 
 def _summed(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:

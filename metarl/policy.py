@@ -21,6 +21,7 @@ Parameters = dict[str, Tensor]
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 Activation = Literal["tanh", "relu"]
+CONTEXT = "context"
 MINIMUM_LOG_STD = math.log(1e-6)
 
 
@@ -99,10 +100,19 @@ class _Network:
     action_size: int
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: Activation = "tanh"
+    context_size: int = 0
+    """Inputs beside the observation: the parameter `context`, by which CAVIA adapts."""
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Names of the parameters behind the last hidden layer."""
+        last = f"layer_{len(self.hidden_sizes)}"
+        return (f"{last}.weight", f"{last}.bias")
 
     def initial_parameters(self, generator: np.random.Generator) -> Parameters:
-        """Glorot-uniform weights [in, out] and zero biases [out], float32."""
-        sizes = (self.observation_size, *self.hidden_sizes, self.action_size)
+        """Glorot-uniform weights [in, out] and zero biases [out], float32; no context."""
+        inputs = self.observation_size + self.context_size
+        sizes = (inputs, *self.hidden_sizes, self.action_size)
         parameters = {}
         for i, (n_in, n_out) in enumerate(pairwise(sizes)):
             bound = math.sqrt(6 / (n_in + n_out))
@@ -116,6 +126,9 @@ class _Network:
         activation = ACTIVATIONS[self.activation]
         last = len(self.hidden_sizes)
         x = observations.flatten(1, -2)  # [tasks, rows, observation]
+        if self.context_size:
+            context = parameters[CONTEXT].unsqueeze(1).expand(-1, x.shape[1], -1)
+            x = torch.cat([x, context], -1)
         for i in range(last + 1):
             bias = parameters[f"layer_{i}.bias"].unsqueeze(1)
             x = torch.baddbmm(bias, x, parameters[f"layer_{i}.weight"])
@@ -131,6 +144,11 @@ class GaussianPolicy(_Network):
         """The network's parameters and `log_std` [action], 0 at first."""
         network = super().initial_parameters(generator)
         return {**network, "log_std": torch.zeros(self.action_size)}
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """The last layer's parameters and log σ."""
+        return (*super().head, "log_std")
 
     def distribution(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Gaussian:
         """The normal distribution of actions; log σ is kept above log 1e-6."""
@@ -162,6 +180,7 @@ def make_policy(
     action_space: gymnasium.Space[Any],
     hidden_sizes: tuple[int, ...] = (64, 64),
     activation: Activation = "tanh",
+    context_size: int = 0,
 ) -> GaussianPolicy | CategoricalPolicy:
     """The policy that fits the spaces: Gaussian for a Box of actions, categorical for Discrete."""
     if not isinstance(observation_space, gymnasium.spaces.Box):
@@ -172,9 +191,11 @@ def make_policy(
     observation_size = math.prod(observation_space.shape)
     if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1:
         size = action_space.shape[0]
-        return GaussianPolicy(observation_size, size, hidden_sizes, activation)
+        return GaussianPolicy(observation_size, size, hidden_sizes, activation, context_size)
     if isinstance(action_space, gymnasium.spaces.Discrete) and action_space.start == 0:
-        return CategoricalPolicy(observation_size, int(action_space.n), hidden_sizes, activation)
+        return CategoricalPolicy(
+            observation_size, int(action_space.n), hidden_sizes, activation, context_size
+        )
     raise UsageError(
         f"action space {action_space} is not supported; a Box of one dimension and Discrete are"
     )

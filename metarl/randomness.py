@@ -27,6 +27,7 @@ class Use(IntEnum):
     RESET = 2
     ACTION = 3
     INTERVAL = 4
+    PERTURBATION = 5
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,9 @@ def make_random_batch(policy: GaussianPolicy, theta: Parameters) -> Callable[[in
         observations = normal(*shape, OBSERVATION) * valid.unsqueeze(-1)
         actions = normal(*shape, ACTION) * valid.unsqueeze(-1)
         log_probs = policy.distribution(expand(theta, TASKS), observations).log_prob(actions)
-        return Batch(observations, actions, log_probs * valid, normal(*shape) * valid, valid)
+        advantages, rewards, values = (normal(*shape) * valid for _ in range(3))
+        return Batch(
+            observations, actions, log_probs * valid, advantages, rewards, values, valid.double()
+        )
 
     return make

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metarl.adaptation import InnerLoop, adapt
-from metarl.objective import MetaObjective
+from metarl.objective import MetaObjective, policy_objective
 from metarl.parallel import Workers
 from metarl.policy import expand, flatten, unflatten
 from metarl.surrogate import lvc
@@ -22,7 +22,7 @@ def log_density(parameters, x, actions):
 def plain_surrogate(parameters, batch, task):
     """mean π_θ / π_collected A over one task's valid steps, one step after the other."""
     terms = []
-    for episode, time in torch.nonzero(batch.valid[task]).tolist():
+    for episode, time in torch.nonzero(batch.weight[task]).tolist():
         at = (task, episode, time)
         log_prob = log_density(parameters, batch.observations[at], batch.actions[at])
         terms.append(torch.exp(log_prob - batch.log_probs[at]) * batch.advantages[at])
@@ -44,11 +44,24 @@ def plain_adapted(parameters, batches, task):
 
 @pytest.fixture
 def inner(policy):
-    return InnerLoop(policy, lvc, LEARNING_RATE)
+    return InnerLoop(policy_objective(policy, lvc), LEARNING_RATE)
+
+
+@pytest.fixture
+def objective_of(policy, inner, theta, workers):
+    """batches -> the meta-objective of rollouts that θ collected."""
+
+    def make(batches, inner=inner, workers=workers, **options):
+        adapted = inner.path(inner.begin(theta, 3), batches[:-1])[-1]
+        return MetaObjective(policy, inner, batches, theta, adapted, workers, **options)
+
+    return make
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
-def test_batched_tasks_agree_with_a_plain_loop(inner, theta, make_random_batch, workers, steps):
+def test_batched_tasks_agree_with_a_plain_loop(
+    inner, theta, make_random_batch, objective_of, steps
+):
     *before, last = batches = [make_random_batch(i) for i in range(steps + 1)]
     leaves = {name: p.clone().requires_grad_() for name, p in theta.items()}
     plain = [plain_adapted(leaves, before, task) for task in range(3)]
@@ -56,10 +69,10 @@ def test_batched_tasks_agree_with_a_plain_loop(inner, theta, make_random_batch, 
     mean = torch.stack(surrogates).mean()
     gradient = torch.autograd.grad(mean, tuple(leaves.values()))
 
-    adapted = inner.run(expand(theta, 3), before)
+    adapted = inner.path(expand(theta, 3), before)[-1]
     for name in theta:
         torch.testing.assert_close(adapted[name], torch.stack([p[name] for p in plain]))
-    objective = MetaObjective(inner, batches, theta, workers)
+    objective = objective_of(batches)
     assert objective.value(theta)[0] == pytest.approx(mean.item(), rel=1e-10)
     value, ours = objective.gradient(theta)
     assert value == pytest.approx(mean.item(), rel=1e-10)
@@ -70,10 +83,10 @@ def test_batched_tasks_agree_with_a_plain_loop(inner, theta, make_random_batch, 
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize("shift", [0.0, 0.03], ids=["at θ₀", "away from θ₀"])
 def test_meta_gradient_agrees_with_finite_differences(
-    inner, theta, make_random_batch, workers, steps, shift
+    inner, theta, make_random_batch, objective_of, steps, shift
 ):
     batches = [make_random_batch(10 + i) for i in range(steps + 1)]
-    objective = MetaObjective(inner, batches, theta, workers)
+    objective = objective_of(batches)
     point = {name: p + shift for name, p in theta.items()}
     numeric = central_differences(
         lambda vector: objective.value(unflatten(vector, point))[0], flatten(point)
@@ -83,11 +96,11 @@ def test_meta_gradient_agrees_with_finite_differences(
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_kl_curvature_agrees_with_finite_differences(
-    inner, theta, make_random_batch, workers, steps
+    inner, theta, make_random_batch, objective_of, steps
 ):
     """Second differences of KL along two directions, at θ₀, where KL and its gradient are 0."""
     batches = [make_random_batch(20 + i) for i in range(steps + 1)]
-    objective = MetaObjective(inner, batches, theta, workers)
+    objective = objective_of(batches)
     product = objective.kl_curvature(theta)
     generator = torch.Generator().manual_seed(0)
     u, v = torch.randn(2, len(flatten(theta)), generator=generator, dtype=torch.float64)
@@ -103,29 +116,29 @@ def test_kl_curvature_agrees_with_finite_differences(
 
 
 def test_subsampled_curvature_is_that_of_the_steps_it_sees(
-    inner, theta, make_random_batch, workers
+    inner, theta, make_random_batch, objective_of
 ):
     batches = [make_random_batch(30 + i) for i in range(2)]
     vector = {name: torch.ones_like(p) for name, p in theta.items()}
-    ours = MetaObjective(inner, batches, theta, workers).kl_curvature(theta, stride=2)(vector)
+    ours = objective_of(batches).kl_curvature(theta, stride=2)(vector)
     seen = [batch.every(2) for batch in batches]
-    expected = MetaObjective(inner, seen, theta, workers).kl_curvature(theta)(vector)
+    expected = objective_of(seen).kl_curvature(theta)(vector)
     for name in theta:
         assert torch.equal(ours[name], expected[name])
 
 
-def test_threads_change_no_bit(inner, theta, make_random_batch):
+def test_threads_change_no_bit(inner, theta, make_random_batch, objective_of):
     batches = [make_random_batch(40 + i) for i in range(2)]
     one, two = Workers(1), Workers(2)
-    adapted = [adapt(inner, expand(theta, 3), batches[0], w) for w in (one, two)]
-    gradients = [MetaObjective(inner, batches, theta, w).gradient(theta)[1] for w in (one, two)]
+    adapted = [adapt(inner, expand(theta, 3), batches[0], 0, w) for w in (one, two)]
+    gradients = [objective_of(batches, workers=w).gradient(theta)[1] for w in (one, two)]
     for a, b in (adapted, gradients):
         assert all(torch.equal(a[name], b[name]) for name in theta)
 
 
 def test_adaptation_leaves_its_input_alone(inner, theta, make_random_batch, workers):
     before = {name: p.clone() for name, p in theta.items()}
-    adapt(inner, expand(theta, 3), make_random_batch(0), workers)
+    adapt(inner, expand(theta, 3), make_random_batch(0), 0, workers)
     assert all(torch.equal(before[name], theta[name]) for name in theta)
     assert not any(p.requires_grad for p in theta.values())
 

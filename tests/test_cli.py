@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, one clear line for each mistake."""
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from metarl.algorithms import ALGORITHMS
 from metarl.cli import main, run_experiment
 from metarl.config import Config
 
@@ -46,6 +48,28 @@ def failure(capsys, *arguments):
         (["--family", DIR, "--family-options", "speed", "2"], ["no option speed"]),
         (["--family", DIR, "--run-dir", "/dev/null/run"], ["/dev/null/run cannot be written"]),
         ([], ["Missing", "--family"]),
+        (
+            ["--family", DIR, "--algorithm", "mamltrpo"],
+            ["mamltrpo must be one of maml-trpo, promp"],
+        ),
+        (["--family", DIR, "--algorithm"], ["must be one of maml-trpo"]),
+        (
+            ["--family", DIR, "--algorithm", "reptile", "--estimator", "lvc"],
+            ["--outer reptile takes no derivative of the inner loop", "not lvc"],
+        ),
+        (
+            ["--family", DIR, "--algorithm", "reptile", "--sampling-correction"],
+            ["--outer reptile has no surrogate"],
+        ),
+        (["--family", DIR, "--algorithm", "reptile", "--adapts", "head"], ["--adapts must be all"]),
+        (
+            ["--family", DIR, "--algorithm", "es-maml", "--meta-batch-size", "5"],
+            ["--outer evolution needs pairs", "5 must be even"],
+        ),
+        (
+            ["--family", DIR, "--algorithm", "reptile", "--step-sizes", "per_layer"],
+            ["no gradient for --step-sizes per_layer"],
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(capsys, arguments, parts):
@@ -104,12 +128,35 @@ def test_each_experiment_runs(script, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
+def test_metarl_lists_the_algorithms(capsys):
+    main(["algorithms"])
+    output = capsys.readouterr().out
+    for name, algorithm in ALGORITHMS.items():
+        assert name in output
+        assert algorithm.source.split(",")[0] in output
+
+
+def test_an_algorithm_is_a_preset_that_options_override(tmp_path):
+    """The preset stands over the script's own defaults, what is typed over the preset."""
+    script = Config(family="envs:Navigation2D-v0", inner_lr=0.1)
+    typed = ["--algorithm", "cavia", "--context-size", "3", "--run-dir", str(tmp_path), *TINY]
+    run_experiment(script, arguments=typed)
+    config = json.loads((tmp_path / "config.json").read_text())["config"]
+    assert config["algorithm"] == "cavia"
+    assert config["adapts"] == "context"
+    assert config["inner_lr"] == 1
+    assert config["context_size"] == 3
+
+
 def test_metarl_train_is_the_same_thing(tmp_path, capsys):
     main(["train", "--family", "envs:Navigation2D-v0", "--run-dir", str(tmp_path), *TINY])
     assert "iteration 1/1" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["trian"])
-    assert capsys.readouterr().err == "error: metarl has no command trian; it has train, families\n"
+    assert (
+        capsys.readouterr().err
+        == "error: metarl has no command trian; it has train, families, algorithms\n"
+    )
 
 
 OWN_FAMILY = '''

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -81,6 +81,13 @@ class TRPO:
             "outer/line_search_steps": float(tries),
             "outer/gradient_norm": float(gradient.norm()),
         }
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: each step stands for itself."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Nothing to go on from."""
 
     def _ratio(self, improvement: float, kl: float) -> float:
         """Next length over this one: KL grows with the square of the length, roughly."""

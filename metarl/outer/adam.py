@@ -1,0 +1,41 @@
+"""Gradient ascent with Adam on a parameter dict; the state fits in a checkpoint."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.policy import Parameters
+
+
+class Adam:
+    """Kingma and Ba 2015 (arXiv 1412.6980), by torch, from step to step and run to run."""
+
+    def __init__(self, learning_rate: float):
+        self._learning_rate = learning_rate
+        self._state: dict[str, Any] | None = None
+
+    def ascend(
+        self, parameters: Mapping[str, Tensor], gradient: Mapping[str, Tensor]
+    ) -> Parameters:
+        """The parameters after one step along the gradient."""
+        leaves = {name: p.detach().clone() for name, p in parameters.items()}
+        for name, leaf in leaves.items():
+            leaf.grad = gradient[name]
+        optimiser = torch.optim.Adam(
+            list(leaves.values()), self._learning_rate, maximize=True, foreach=False
+        )
+        if self._state is not None:
+            optimiser.load_state_dict(self._state)
+        optimiser.step()
+        self._state = optimiser.state_dict()
+        return {name: leaf.detach() for name, leaf in leaves.items()}
+
+    def state(self) -> dict[str, Any]:
+        """The moments so far, as tensors and plain types."""
+        return {} if self._state is None else {"adam": self._state}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on from `state()`."""
+        self._state = state.get("adam")

@@ -1,0 +1,190 @@
+"""Every named algorithm, and the parts that only some have."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from metarl import Config, Learner, UsageError
+from metarl.adaptation import InnerLoop
+from metarl.algorithms import ALGORITHMS
+from metarl.objective import MetaObjective, policy_objective
+from metarl.outer.evolution import EvolutionStrategies, PerturbedReturns
+from metarl.outer.policy_gradient import PolicyGradient
+from metarl.outer.ppo import PPO
+from metarl.outer.reptile import Reptile
+from metarl.policy import expand, flatten, unflatten
+from metarl.surrogate import lvc
+
+SMALL = {
+    "family": "envs:Navigation2D-v0",
+    "meta_batch_size": 4,
+    "episodes": 3,
+    "horizon": 8,
+    "hidden_sizes": (6,),
+    "device": "cpu",
+}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_each_algorithm_updates_and_resumes_bit_for_bit(name):
+    whole = Learner(Config.of(name, **SMALL))
+    initial = {n: p.clone() for n, p in whole.parameters.items()}
+    metrics = list(whole.learn(3))
+    assert all(math.isfinite(value) for m in metrics for value in m.values())
+    assert any(not torch.equal(initial[n], p) for n, p in whole.parameters.items())
+
+    first = Learner(Config.of(name, **SMALL))
+    list(first.learn(2))
+    second = Learner(Config.of(name, **SMALL))
+    second.load_state(first.state())
+    list(second.learn(3))
+    for n, p in whole.parameters.items():
+        assert torch.equal(p, second.parameters[n]), n
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_inner_loop_changes_what_it_should(name):
+    learner = Learner(Config.of(name, **SMALL, inner_steps=2))
+    before = {n: p.clone() for n, p in {**learner.parameters, **learner.inner.fresh}.items()}
+    adapted = learner.adapt({"goal": [0.3, 0.3]}).parameters
+    changed = {n for n in before if not torch.equal(before[n], adapted[n])}
+    network = {n for n in learner.parameters if not n.startswith("step_size.")}
+    head = {"layer_1.weight", "layer_1.bias", "log_std"}
+    assert changed == {"anil": head, "cavia": {"context"}}.get(name, network)
+
+
+def test_learned_step_sizes_are_those_of_the_step(inner_parts):
+    policy, theta, make_batch = inner_parts
+    objective = policy_objective(policy, lvc)
+    batch = make_batch(0)
+    unit = InnerLoop(objective, 1.0).step(expand(theta, 3), batch)
+    sizes = {name: torch.rand_like(p) for name, p in theta.items()}
+    learned = theta | {f"step_size.{name}": size for name, size in sizes.items()}
+    adapted = InnerLoop(objective, 7.0).step(expand(learned, 3), batch)
+    for name, p in theta.items():
+        torch.testing.assert_close(adapted[name], p + sizes[name] * (unit[name] - p))
+    scalars = theta | {f"step_size.{name}": torch.tensor(0.25).double() for name in theta}
+    adapted = InnerLoop(objective, 7.0, later_factor=0.5).step(expand(scalars, 3), batch, 1)
+    for name, p in theta.items():
+        torch.testing.assert_close(adapted[name], p + 0.125 * (unit[name] - p))
+
+
+@pytest.fixture
+def inner_parts(policy, theta, make_random_batch):
+    return policy, theta, make_random_batch
+
+
+@pytest.mark.parametrize("kind", ["step_sizes", "context", "head", "correction", "clipped"])
+def test_the_meta_gradient_of_every_part_agrees_with_finite_differences(
+    policy, theta, make_random_batch, workers, kind
+):
+    inner = InnerLoop(policy_objective(policy, lvc), 0.3)
+    if kind == "step_sizes":
+        theta = theta | {f"step_size.{n}": torch.full_like(p, 0.2) for n, p in theta.items()}
+    elif kind == "context":
+        policy = dataclasses.replace(policy, observation_size=1, context_size=2)
+        inner = InnerLoop(
+            policy_objective(policy, lvc),
+            0.3,
+            adapts="context".__eq__,
+            fresh={"context": torch.zeros(2, dtype=torch.float64)},
+        )
+    elif kind == "head":
+        inner = dataclasses.replace(inner, adapts=policy.head.__contains__)
+    batches = [make_random_batch(i) for i in range(3)]
+    if kind == "context":
+        batches = [
+            dataclasses.replace(b, observations=b.observations[..., :1].contiguous())
+            for b in batches
+        ]
+    adapted = inner.path(inner.begin(theta, 3), batches[:-1])[-1]
+    objective = MetaObjective(policy, inner, batches, theta, adapted, workers, kind == "correction")
+    point = {name: p + 0.01 for name, p in theta.items()}
+
+    def value(vector):
+        parameters = unflatten(vector, point)
+        if kind != "clipped":
+            return objective.value(parameters)[0]
+        surrogate, inner_kl, _ = objective.clipped_gradient(parameters, 0.2, 0.7)
+        return surrogate - 0.7 * inner_kl
+
+    if kind == "clipped":
+        ours = objective.clipped_gradient(point, 0.2, 0.7)[2]
+    else:
+        ours = objective.gradient(point)[1]
+    vector, h = flatten(point), 1e-6
+    numeric = [
+        (value(vector + h * unit) - value(vector - h * unit)) / (2 * h)
+        for unit in torch.eye(len(vector), dtype=torch.float64)
+    ]
+    torch.testing.assert_close(
+        flatten(ours), torch.tensor(numeric, dtype=torch.float64), rtol=1e-5, atol=1e-8
+    )
+
+
+class Parabola:
+    """surrogate = −½ ‖x − 3‖², to be climbed by anything."""
+
+    def value(self, parameters):
+        return -0.5 * (parameters["x"] - 3).square().sum().item(), 0.0
+
+    def gradient(self, parameters):
+        return self.value(parameters)[0], {"x": 3 - parameters["x"]}
+
+    def clipped_gradient(self, parameters, clip, penalty):
+        return self.value(parameters)[0], 0.04, self.gradient(parameters)[1]
+
+    def displacement(self):
+        return {"x": torch.full((2,), 0.5)}
+
+
+ORIGIN = {"x": torch.zeros(2)}
+
+
+def test_adam_climbs_as_torchs_own_does():
+    outer, theta = PolicyGradient(0.1), ORIGIN
+    leaf = torch.zeros(2, requires_grad=True)
+    optimiser = torch.optim.Adam([leaf], 0.1)
+    for _ in range(5):
+        theta, metrics = outer.step(Parabola(), theta)
+        optimiser.zero_grad()
+        (0.5 * (leaf - 3).square().sum()).backward()
+        optimiser.step()
+        assert metrics["outer/surrogate"] > 0
+    torch.testing.assert_close(theta["x"], leaf.detach())
+
+
+def test_ppo_takes_its_epochs_and_adapts_its_penalty():
+    for target, factor in ((0.0, 1), (0.01, 2), (0.2, 0.5), (0.04, 1)):
+        outer = PPO(0.1, epochs=3, penalty=0.8, target_kl=target)
+        theta, metrics = outer.step(Parabola(), ORIGIN)
+        torch.testing.assert_close(theta["x"], torch.full((2,), 0.3), rtol=0.1, atol=0)
+        assert metrics["outer/inner_kl_penalty"] == 0.8
+        assert outer.penalty == pytest.approx(0.8 * factor)
+
+
+def test_reptile_moves_a_part_of_the_way():
+    theta, _ = Reptile(0.2).step(Parabola(), ORIGIN)
+    assert theta["x"].tolist() == pytest.approx([0.1, 0.1])
+
+
+def test_evolution_finds_the_gradient_of_a_linear_return():
+    """F(θ) = gᵀθ: the estimate is g σ / std(F), up to the noise of 20,000 pairs."""
+    outer = EvolutionStrategies(sigma=0.1)
+    slope = torch.tensor([1.0, -2.0])
+    noise, perturbed = outer.perturb(ORIGIN, 20_000, np.random.default_rng(0))
+    torch.testing.assert_close(perturbed["x"][:5], 0.1 * noise["x"][:5])
+    torch.testing.assert_close(perturbed["x"][20_000:20_005], -0.1 * noise["x"][:5])
+    theta, metrics = outer.step(PerturbedReturns(noise, perturbed["x"] @ slope), ORIGIN)
+    assert metrics["outer/gradient_norm"] == pytest.approx(1 / 0.1, rel=0.03)
+    assert theta["x"][0] > 0 > theta["x"][1]
+
+
+def test_a_contradiction_is_refused_in_python_too():
+    with pytest.raises(UsageError, match="needs pairs"):
+        Config.of("es-maml", family="x", meta_batch_size=3)
+    with pytest.raises(UsageError, match="must be one of maml-trpo"):
+        Config.of("maml", family="x")
