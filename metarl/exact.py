@@ -41,17 +41,17 @@ class TabularMDP:
 
 
 def random_mdp(generator: np.random.Generator, states: int = 3, actions: int = 2) -> TabularMDP:
-    """P(·|s, a) and p(s_0) ~ Dirichlet(1), r(s, a) ~ N(0, 1)."""
+    """P(·|s, a) and p(s_0) ~ Dirichlet(1), r(s, a) ~ N(0, ½²)."""
     return TabularMDP(
         torch.from_numpy(generator.dirichlet(np.ones(states))),
         torch.from_numpy(generator.dirichlet(np.ones(states), (states, actions))),
-        torch.from_numpy(generator.standard_normal((states, actions))),
+        torch.from_numpy(generator.normal(0, 0.5, (states, actions))),
     )
 
 
 def random_parameters(mdp: TabularMDP, generator: np.random.Generator) -> Parameters:
-    """Logits ~ N(0, 1), as parameters of `mdp.policy` without a task dimension."""
-    logits = torch.from_numpy(generator.standard_normal(mdp.reward.shape))
+    """Logits ~ N(0, ¾²), as parameters of `mdp.policy` without a task dimension."""
+    logits = torch.from_numpy(generator.normal(0, 0.75, mdp.reward.shape))
     return {"layer_0.weight": logits, "layer_0.bias": torch.zeros_like(logits[0])}
 
 
@@ -158,6 +158,25 @@ def enumerated_batch(
     states, actions, dynamics = trajectories(mdp, horizon)
     probability = dynamics * mdp.log_policy(parameters)[states, actions].sum(-1).exp()
     return tabular_batch(mdp, parameters, states, actions, probability.detach(), baseline)
+
+
+def sampler(
+    mdp: TabularMDP,
+    horizon: int,
+    episodes: int,
+    generator: np.random.Generator,
+    baseline: bool = True,
+) -> Callable[[Parameters], Batch]:
+    """Parameters -> a batch of `episodes` trajectories drawn under them."""
+    states, actions, dynamics = trajectories(mdp, horizon)
+
+    def collect(parameters: Parameters) -> Batch:
+        probability = dynamics * mdp.log_policy(parameters)[states, actions].sum(-1).exp()
+        p = probability.detach().numpy()
+        drawn = generator.choice(len(states), episodes, p=p / p.sum())
+        return tabular_batch(mdp, parameters, states[drawn], actions[drawn], baseline=baseline)
+
+    return collect
 
 
 def estimated_meta_gradient(

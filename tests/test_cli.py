@@ -118,7 +118,12 @@ def test_metarl_lists_the_families(capsys):
         assert name in output
 
 
-@pytest.mark.parametrize("script", sorted(EXPERIMENTS.glob("*.py")), ids=lambda path: path.stem)
+SCRIPTS = [
+    path for path in sorted(EXPERIMENTS.glob("*.py")) if "run_experiment" in path.read_text()
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_each_experiment_runs(script, tmp_path):
     family = ["--family", "envs:PendulumParams-v0"] if script.stem == "train" else []
     command = [sys.executable, str(script), *family, *TINY, "--run-dir", str(tmp_path / "run")]
@@ -126,6 +131,19 @@ def test_each_experiment_runs(script, tmp_path):
     assert result.returncode == 0, result.stderr
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_the_bias_of_the_estimators_is_recorded(tmp_path):
+    sizes = "--mdps 3 --sampled-mdps 1 --repeats 3 --batch-sizes 10 20 --horizon 3"
+    command = [sys.executable, str(EXPERIMENTS / "meta_gradient_bias.py"), *sizes.split()]
+    result = subprocess.run([*command, "--run-dir", str(tmp_path)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    estimators = json.loads((tmp_path / "results.json").read_text())["estimators"]
+    assert estimators["dice"]["expected"]["max"] < 1e-8
+    assert estimators["lvc"]["expected"]["median"] < estimators["naive"]["expected"]["median"]
+    assert estimators["lvc"]["sampled"]["20"]["rms"] > 0
+    assert (tmp_path / "meta_gradient_bias.png").exists()
+    assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
 def test_metarl_lists_the_algorithms(capsys):
