@@ -29,7 +29,7 @@ def run_experiment(
 
     Exits with status 2 and one line where the command line is at fault.
     """
-    with _one_line_errors():
+    with one_line_errors():
         config = _parse(default, description, sys.argv[1:] if arguments is None else arguments)
         train(config)
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: metarl train --help | families [MODULE ...] | algorithms")
         return
-    with _one_line_errors():
+    with one_line_errors():
         if arguments[0] not in commands:
             raise UsageError(f"metarl has no command {arguments[0]}; it has {', '.join(commands)}")
         commands[arguments[0]](arguments[1:])
@@ -111,7 +111,8 @@ def _algorithms(_: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
+    """In the block a `UsageError` is one line on standard error and an exit with status 2."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         yield

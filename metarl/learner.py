@@ -81,6 +81,9 @@ class Learner:
         self.parameters: Parameters = {n: p.to(self.device) for n, p in initial.items()}
         self.iteration = 0
         self.env_steps = 0
+        self.name = f"{self.family.id} on {self.device}"
+        self.measure = "return"
+        self.test_steps = config.inner_steps
 
     def iterate(self) -> dict[str, float]:
         """One meta-iteration; its metrics, by the names of metrics.jsonl."""
@@ -169,6 +172,27 @@ class Learner:
         )
         returns = [float(rollout.returns.mean()) for rollout in rollouts]
         return Adapted({name: p[0] for name, p in adapted.items()}, returns)
+
+    def describe(self) -> dict[str, Any]:
+        """What config.json holds of the family, its variant and the device."""
+        family = self.family
+        declaration = getattr(family.prototype.unwrapped, "family", None)
+        return {
+            "config": {"horizon": family.horizon},
+            "family": {
+                "id": family.id,
+                "options": dataclasses.asdict(declaration) if declaration else family.options,
+                "task_space": {name: str(space) for name, space in family.task_space.items()},
+                "splits": family.splits,
+                "observation_space": str(family.prototype.observation_space),
+                "action_space": str(family.prototype.action_space),
+            },
+            "device": {
+                "learner": str(self.device),
+                "name": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+                "threads": self.workers.threads,
+            },
+        }
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs."""

@@ -1,5 +1,6 @@
 """The meta-objective of MAML for policy gradients, as a function of θ alone."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,25 +104,34 @@ class MetaObjective:
 
     def clipped_gradient(
         self, parameters: Mapping[str, Tensor], clip: float, penalty: float
-    ) -> tuple[float, float, Parameters]:
-        """(clipped surrogate, inner KL, ∇_θ (surrogate − penalty · inner KL)) at θ.
+    ) -> tuple[float, Parameters]:
+        """(clipped surrogate − penalty · inner KL, its gradient by θ) at θ.
 
-        The ratio of the surrogate is clipped to 1 ± `clip` where that makes it smaller. The inner
-        KL is the mean, over the steps of the inner batches, of the KL from the policies at θ_0 that
-        collected them to those at θ.
+        The ratio of the surrogate is clipped to 1 ± `clip` where that makes it smaller.
         """
 
-        def of_chunk(chunk: _Chunk) -> tuple[Tensor, ...]:
+        def of_chunk(chunk: _Chunk, policies: list[Distribution]) -> tuple[Tensor, ...]:
             theta, path, new = self._replay(parameters, chunk)
             with torch.enable_grad():
-                surrogate = self._surrogate(path, new, chunk, clip)
-                inner_kl = self._inner_kl(path, chunk)
-                gradients = _gradients(surrogate - penalty * inner_kl, theta)
-            return (surrogate.detach(), inner_kl.detach(), *gradients)
+                value = self._surrogate(path, new, chunk, clip)
+                if penalty:
+                    value = value - penalty * self._inner_kl(path, chunk, policies)
+            return (value.detach(), *_gradients(value, theta))
 
-        surrogate, kl, *gradients = _summed(self._workers.map(of_chunk, self._chunks))
-        named = dict(zip(parameters, gradients, strict=True))
-        return surrogate.item(), kl.item(), named
+        parts = self._workers.map(of_chunk, self._chunks, self._inner_policies)
+        value, *gradients = _summed(parts)
+        return value.item(), dict(zip(parameters, gradients, strict=True))
+
+    def inner_kl(self, parameters: Mapping[str, Tensor]) -> float:
+        """Mean, over the inner batches, of the KL from the policies at θ_0 that collected them."""
+
+        def of_chunk(chunk: _Chunk, policies: list[Distribution]) -> tuple[Tensor, ...]:
+            path = self._inner.path(self._begin(parameters, chunk), chunk.inner_batches[:-1])
+            with torch.no_grad():
+                return (self._inner_kl(path, chunk, policies),)
+
+        (kl,) = _summed(self._workers.map(of_chunk, self._chunks, self._inner_policies))
+        return kl.item()
 
     def displacement(self) -> Parameters:
         """mean_i θ'_i(θ_0) − θ_0."""
@@ -209,16 +219,30 @@ class MetaObjective:
                 surrogate = surrogate + chunk.gain * log_ratio.sum((1, 2))
         return surrogate.sum() / self.tasks
 
-    def _inner_kl(self, path: list[Parameters], chunk: _Chunk) -> Tensor:
-        """The chunk's part of the KL of the policies that collected the inner batches: a scalar."""
-        old_path = self._inner.path(self._begin(self._parameters, chunk), chunk.inner_batches)
-        total = torch.zeros((), device=chunk.batch.device)
-        for old, new, before in zip(old_path, path, chunk.inner_batches, strict=False):
+    @functools.cached_property
+    def _inner_policies(self) -> list[list[Distribution]]:
+        """For each chunk, the policies at θ_0 that collected its inner batches."""
+
+        def of_chunk(chunk: _Chunk) -> list[Distribution]:
+            begin, batches = self._begin(self._parameters, chunk), chunk.inner_batches
+            path = self._inner.path(begin, batches[:-1])[: len(batches)]
             with torch.no_grad():
-                collected_by = self._policy.distribution(old, before.observations)
-            now = self._policy.distribution(new, before.observations)
-            total = total + before.mean(collected_by.kl(now)).sum()
-        return total / (self.tasks * max(1, len(chunk.inner_batches)))
+                return [
+                    self._policy.distribution(parameters, batch.observations)
+                    for parameters, batch in zip(path, batches, strict=True)
+                ]
+
+        return self._workers.map(of_chunk, self._chunks)
+
+    def _inner_kl(
+        self, path: list[Parameters], chunk: _Chunk, policies: list[Distribution]
+    ) -> Tensor:
+        """The chunk's part of the inner KL: a scalar."""
+        total = torch.zeros(chunk.batch.tasks, device=chunk.batch.device)
+        for parameters, batch, old in zip(path, chunk.inner_batches, policies, strict=False):
+            new = self._policy.distribution(parameters, batch.observations)
+            total = total + batch.mean(old.kl(new))
+        return total.sum() / (self.tasks * max(1, len(policies)))
 
     def _kl(self, new: Distribution, chunk: _Chunk) -> Tensor:
         """The chunk's part of the KL: a scalar."""

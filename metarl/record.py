@@ -63,10 +63,14 @@ class RunFolder:
         config: dict[str, Any] = json.loads((self.path / CONFIG).read_text())
         return config
 
-    def open(self, config: Mapping[str, Any], iteration: int, inner_steps: int) -> None:
+    def open(
+        self, config: Mapping[str, Any], iteration: int, measure: str, inner_steps: int
+    ) -> None:
         """Writes the configuration and opens the metrics for what comes after `iteration`.
 
-        Metrics and events of later iterations, which a crash left behind, are dropped.
+        The page of custom scalars shows `measure` before and after adaptation, and after each of
+        `inner_steps` steps on held-out tasks. Metrics and events of later iterations, which a crash
+        left behind, are dropped.
         """
         replace_durably(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
         kept = [m for m in self.read_metrics() if m["iteration"] <= iteration]
@@ -76,7 +80,7 @@ class RunFolder:
         self._writer = SummaryWriter(
             str(self.path), purge_step=iteration + 1 if iteration else None
         )
-        self._writer.add_custom_scalars(_layout(inner_steps))
+        self._writer.add_custom_scalars(_layout(measure, inner_steps))
         if not iteration:
             self._writer.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```")
 
@@ -114,17 +118,17 @@ class RunFolder:
         self._lock.close()
 
 
-def _layout(inner_steps: int) -> dict[str, Any]:
+def _layout(measure: str, inner_steps: int) -> dict[str, Any]:
     steps = [f"test/step_{k}" for k in range(inner_steps + 1)]
     return {
         "Adaptation": {
-            "return before and after adaptation": [
+            f"{measure} before and after adaptation": [
                 "Multiline",
-                ["return/before", "return/after"],
+                [f"{measure}/before", f"{measure}/after"],
             ],
-            "return on held-out tasks": ["Multiline", [f"{step}/mean" for step in steps]],
+            f"{measure} on held-out tasks": ["Multiline", [f"{step}/mean" for step in steps]],
             **{
-                f"held-out tasks after {k} steps, 95 % interval": [
+                f"held-out tasks, step {k}, 95 % interval": [
                     "Margin",
                     [f"{step}/mean", f"{step}/low", f"{step}/high"],
                 ]
@@ -137,8 +141,9 @@ def _layout(inner_steps: int) -> dict[str, Any]:
 class Display:
     """Progress in the terminal: one live line, or one plain line an iteration elsewhere."""
 
-    def __init__(self, iterations: int, start: int = 0):
+    def __init__(self, iterations: int, start: int = 0, measure: str = "return"):
         self._iterations = iterations
+        self._measure = measure
         self._live: Progress | None = None
         if sys.stdout.isatty():
             columns = (
@@ -147,7 +152,7 @@ class Display:
                 BarColumn(bar_width=None),
                 TextColumn("before [bold]{task.fields[before]}"),
                 TextColumn("after [bold]{task.fields[after]}"),
-                TextColumn("{task.fields[speed]} steps/s"),
+                TextColumn("{task.fields[speed]}"),
                 TimeRemainingColumn(elapsed_when_finished=True),
             )
             self._live = Progress(*columns, console=Console(), expand=True)
@@ -159,17 +164,18 @@ class Display:
     def update(self, metrics: Mapping[str, float], seconds_left: float) -> None:
         """Shows an iteration."""
         iteration = int(metrics["iteration"])
-        before, after = f"{metrics['return/before']:.1f}", f"{metrics['return/after']:.1f}"
-        speed = f"{metrics['throughput/env_steps_per_second']:,.0f}"
+        before, after = (f"{metrics[f'{self._measure}/{x}']:.4g}" for x in ("before", "after"))
+        speed = metrics.get("throughput/env_steps_per_second")
+        shown = "" if speed is None else f"{speed:,.0f} steps/s"
         if self._live is not None:
             self._live.update(
-                self._bar, completed=iteration, before=before, after=after, speed=speed
+                self._bar, completed=iteration, before=before, after=after, speed=shown
             )
             return
         minutes, seconds = divmod(round(seconds_left), 60)
         print(
             f"iteration {iteration}/{self._iterations}  before {before}  after {after}  "
-            f"{speed} steps/s  left {minutes}:{seconds:02d}",
+            f"{shown}  left {minutes}:{seconds:02d}",
             flush=True,
         )
 

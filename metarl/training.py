@@ -9,20 +9,55 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, Protocol
 
 from metarl.config import RESUMABLE, Config, option
 from metarl.errors import UsageError
+from metarl.evaluation import Evaluation
 from metarl.learner import Learner
 from metarl.record import Display, RunFolder
 
 logger = logging.getLogger(__name__)
 
 
+class Trainable(Protocol):
+    """A learner that a run can train, record and resume."""
+
+    config: Any
+    """A frozen dataclass with the options of a run."""
+    iteration: int
+    name: str
+    """What is learned, and where."""
+    measure: str
+    """What the curves show: `<measure>/before` and `<measure>/after` are among the metrics."""
+    test_steps: int
+    """Inner steps of an evaluation."""
+
+    def iterate(self) -> dict[str, float]:
+        """One meta-iteration; its metrics."""
+
+    def evaluate(self) -> Evaluation:
+        """Held-out tasks after 0, 1, ... inner steps."""
+
+    def describe(self) -> dict[str, Any]:
+        """What config.json holds beside the options."""
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs."""
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Goes on from `state()`."""
+
+
 def train(config: Config) -> Learner:
-    """Runs the configuration to its last iteration, in its run folder.
+    """Runs the configuration to its last iteration, in its run folder: see `run`."""
+    learner = Learner(config)
+    run(learner)
+    return learner
+
+
+def run(learner: Trainable) -> None:
+    """Trains a learner to its last iteration, in its run folder.
 
     The first SIGINT or SIGTERM ends the run after the iteration under way, with a checkpoint; the
     process then exits with 128 + the signal's number. A second one ends it at once.
@@ -31,22 +66,20 @@ def train(config: Config) -> Learner:
         UsageError: the run cannot be begun; nothing of an existing run is changed.
 
     """
-    learner = Learner(config)
-    folder = RunFolder(config.run_folder)
+    folder = RunFolder(learner.config.run_folder)
     try:
         seconds = _begin(learner, folder)
         with _interruptible() as interrupted:
             _loop(learner, folder, seconds, interrupted)
     finally:
         folder.close()
-    if interrupted() and learner.iteration < config.iterations:
+    if interrupted() and learner.iteration < learner.config.iterations:
         number = interrupted()
         print(f"stopped after iteration {learner.iteration}; --resume goes on from there")
         raise SystemExit(128 + number)
-    return learner
 
 
-def _begin(learner: Learner, folder: RunFolder) -> float:
+def _begin(learner: Trainable, folder: RunFolder) -> float:
     """Restores or begins the run; the seconds it has taken before."""
     config = learner.config
     described = describe(learner)
@@ -64,20 +97,20 @@ def _begin(learner: Learner, folder: RunFolder) -> float:
             seconds = state["seconds"]
     elif config.resume:
         print(f"no run in {folder.path} to resume: beginning one")
-    folder.open(described, learner.iteration, config.inner_steps)
+    folder.open(described, learner.iteration, learner.measure, learner.test_steps)
     print(
-        f"{learner.family.id} on {learner.device}, iterations {learner.iteration + 1} to "
-        f"{config.iterations}, in {folder.path}",
+        f"{learner.name}, iterations {learner.iteration + 1} to {config.iterations}, in "
+        f"{folder.path}",
         flush=True,
     )
     return seconds
 
 
 def _loop(
-    learner: Learner, folder: RunFolder, seconds: float, interrupted: Callable[[], int]
+    learner: Trainable, folder: RunFolder, seconds: float, interrupted: Callable[[], int]
 ) -> None:
     config = learner.config
-    display = Display(config.iterations, learner.iteration)
+    display = Display(config.iterations, learner.iteration, learner.measure)
     start, first = time.perf_counter() - seconds, learner.iteration
     try:
         while learner.iteration < config.iterations and not interrupted():
@@ -98,33 +131,16 @@ def _loop(
         display.close()
 
 
-def describe(learner: Learner) -> dict[str, Any]:
+def describe(learner: Trainable) -> dict[str, Any]:
     """What config.json holds: the resolved configuration and what it ran on."""
-    config, family = learner.config, learner.family
-    resolved = dataclasses.asdict(config) | {
-        "run_dir": str(config.run_folder),
-        "horizon": family.horizon,
-    }
-    declaration = getattr(family.prototype.unwrapped, "family", None)
+    own = learner.describe()
+    resolved = dataclasses.asdict(learner.config) | {"run_dir": str(learner.config.run_folder)}
+    packages = ("metarl", "torch", "numpy", "gymnasium", "mujoco")
     return {
-        "config": resolved,
-        "family": {
-            "id": family.id,
-            "options": dataclasses.asdict(declaration) if declaration else family.options,
-            "task_space": {name: str(space) for name, space in family.task_space.items()},
-            "splits": family.splits,
-            "observation_space": str(family.prototype.observation_space),
-            "action_space": str(family.prototype.action_space),
-        },
-        "versions": {
-            name: version(name) for name in ("metarl", "torch", "numpy", "gymnasium", "mujoco")
-        },
+        "config": resolved | own.pop("config", {}),
+        **own,
+        "versions": {name: version(name) for name in packages},
         "git_commit": _git_commit(),
-        "device": {
-            "learner": str(learner.device),
-            "name": torch.cuda.get_device_name() if learner.device.type == "cuda" else "cpu",
-            "threads": learner.workers.threads,
-        },
     }
 
 

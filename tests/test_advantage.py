@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metarl.advantage import discounted_sums, generalised_advantages, make_batch, normalise
+from metarl.advantage import discounted_sums, generalised_advantages, make_batch, moments
 from metarl.baseline import fit_values
 from metarl.rollout import Rollout
 
@@ -130,12 +130,29 @@ def test_tasks_do_not_share_a_baseline(workers):
     assert torch.equal(one.advantages[0], other.advantages[0])
 
 
-def test_advantages_are_normalised_per_task():
+def test_advantages_are_normalised_per_task(workers):
     rollout = random_rollout(5)
-    scale = torch.tensor([1.0, 50.0]).reshape(2, 1, 1)
-    normalised = normalise(scale * rollout.rewards + 3 * rollout.valid, rollout.valid)
+    advantages = make_batch(rollout, 0.99, 0.95, workers).advantages
     for i in range(2):
-        values = normalised[i][rollout.valid[i]]
-        assert values.mean().item() == pytest.approx(0, abs=1e-12)
-        assert values.std(correction=0).item() == pytest.approx(1)
-    assert normalised[~rollout.valid].abs().max() == 0
+        values = advantages[i][rollout.valid[i]]
+        assert values.mean().item() == pytest.approx(0, abs=1e-6)
+        assert values.std(correction=0).item() == pytest.approx(1, rel=1e-6)
+    assert advantages[~rollout.valid].abs().max() == 0
+
+
+def test_moments_are_those_of_the_valid_steps():
+    rollout = random_rollout(6)
+    mean, std = moments(rollout.rewards, rollout.valid)
+    for i in range(2):
+        values = rollout.rewards[i][rollout.valid[i]]
+        assert mean[i].item() == pytest.approx(values.mean().item())
+        assert std[i].item() == pytest.approx(values.std(correction=0).item())
+
+
+def test_rewards_and_values_of_a_batch_are_its_advantages_taken_apart(workers):
+    """γ^t A_t = Σ_{k ≥ t} rewards_k − values_t with λ = 1, whatever ends the episode."""
+    rollout = random_rollout(7)
+    batch = make_batch(rollout, 0.9, 1.0, workers)
+    powers = 0.9 ** torch.arange(6)
+    apart = (discounted_sums(batch.rewards, 1.0) - batch.values) * rollout.valid
+    torch.testing.assert_close(apart, powers * batch.advantages, rtol=1e-4, atol=1e-5)

@@ -108,11 +108,10 @@ def test_the_meta_gradient_of_every_part_agrees_with_finite_differences(
         parameters = unflatten(vector, point)
         if kind != "clipped":
             return objective.value(parameters)[0]
-        surrogate, inner_kl, _ = objective.clipped_gradient(parameters, 0.2, 0.7)
-        return surrogate - 0.7 * inner_kl
+        return objective.clipped_gradient(parameters, 0.2, 0.7)[0]
 
     if kind == "clipped":
-        ours = objective.clipped_gradient(point, 0.2, 0.7)[2]
+        ours = objective.clipped_gradient(point, 0.2, 0.7)[1]
     else:
         ours = objective.gradient(point)[1]
     vector, h = flatten(point), 1e-6
@@ -135,13 +134,37 @@ class Parabola:
         return self.value(parameters)[0], {"x": 3 - parameters["x"]}
 
     def clipped_gradient(self, parameters, clip, penalty):
-        return self.value(parameters)[0], 0.04, self.gradient(parameters)[1]
+        return self.gradient(parameters)
+
+    def inner_kl(self, parameters):
+        return 0.04
 
     def displacement(self):
         return {"x": torch.full((2,), 0.5)}
 
 
 ORIGIN = {"x": torch.zeros(2)}
+
+
+def test_the_clipped_surrogate_and_the_inner_kl_are_those_of_their_definition(
+    policy, theta, make_random_batch, workers
+):
+    inner = InnerLoop(policy_objective(policy, lvc), 0.3)
+    before, after = make_random_batch(0), make_random_batch(1)
+    adapted = inner.step(expand(theta, 3), before)
+    objective = MetaObjective(policy, inner, [before, after], theta, adapted, workers)
+    assert objective.inner_kl(theta) == pytest.approx(0, abs=1e-12)
+    point = {name: p + 0.05 for name, p in theta.items()}
+    moved = inner.step(expand(point, 3), before)
+    log_probs = policy.distribution(moved, after.observations).log_prob(after.actions)
+    ratio = torch.exp(log_probs - after.log_probs)
+    clipped = torch.minimum(ratio * after.advantages, ratio.clamp(0.8, 1.2) * after.advantages)
+    old, new = (policy.distribution(expand(p, 3), before.observations) for p in (theta, point))
+    kl = before.mean(old.kl(new)).mean().item()
+    assert objective.inner_kl(point) == pytest.approx(kl)
+    assert objective.clipped_gradient(point, 0.2, 0.7)[0] == pytest.approx(
+        after.mean(clipped).mean().item() - 0.7 * kl
+    )
 
 
 def test_adam_climbs_as_torchs_own_does():

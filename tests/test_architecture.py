@@ -11,8 +11,8 @@ FLOORS = [
     {"metarl.__main__"},
     {"metarl.cli"},
     {"metarl.training"},
-    {"metarl.record", "metarl.learner"},
-    {"metarl.exact", "metarl.parts"},
+    {"metarl.record", "metarl.learner", "metarl.few_shot"},
+    {"metarl.exact", "metarl.parts", "metarl.supervised"},
     {
         "metarl.outer.trpo",
         "metarl.outer.ppo",

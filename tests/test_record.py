@@ -74,7 +74,7 @@ def lines(folder):
 
 def test_metrics_after_the_checkpoint_are_dropped_and_a_cut_line_too(tmp_path):
     folder = RunFolder(tmp_path)
-    folder.open({"config": {}}, 0, 1)
+    folder.open({"config": {}}, 0, "return", 1)
     for i in range(1, 4):
         folder.write({"iteration": i, "return/before": float(i)})
     folder.close()
@@ -82,7 +82,7 @@ def test_metrics_after_the_checkpoint_are_dropped_and_a_cut_line_too(tmp_path):
         file.write('{"iteration": 4, "ret')
     folder = RunFolder(tmp_path)
     assert folder.has_run
-    folder.open({"config": {}}, 2, 1)
+    folder.open({"config": {}}, 2, "return", 1)
     folder.write({"iteration": 3, "return/before": 30.0})
     folder.close()
     assert [m["return/before"] for m in lines(tmp_path)] == [1, 2, 30]
@@ -129,7 +129,7 @@ def test_outside_a_terminal_an_iteration_is_one_plain_line(capsys):
     display.update(METRICS, 125)
     display.close()
     assert capsys.readouterr().out == (
-        "iteration 3/10  before -1.0  after 25.2  41,234 steps/s  left 2:05\n"
+        "iteration 3/10  before -1  after 25.25  41,234 steps/s  left 2:05\n"
     )
 
 

@@ -14,8 +14,11 @@ class ClippedObjective(Protocol):
 
     def clipped_gradient(
         self, parameters: Mapping[str, Tensor], clip: float, penalty: float
-    ) -> tuple[float, float, Parameters]:
-        """At θ: clipped surrogate, inner KL, and ∇_θ (surrogate − penalty · inner KL)."""
+    ) -> tuple[float, Parameters]:
+        """(clipped surrogate − penalty · inner KL, its gradient by θ) at θ."""
+
+    def inner_kl(self, parameters: Mapping[str, Tensor]) -> float:
+        """KL of the policies before adaptation from those at the start."""
 
     def value(self, parameters: Mapping[str, Tensor]) -> tuple[float, float]:
         """(surrogate, KL) at θ."""
@@ -51,12 +54,12 @@ class PPO:
         """θ after one update, and `outer/...` metrics."""
         theta, surrogates, norms = parameters, [], []
         for _ in range(self.epochs):
-            surrogate, _, gradient = objective.clipped_gradient(theta, self.clip, self.penalty)
+            surrogate, gradient = objective.clipped_gradient(theta, self.clip, self.penalty)
             surrogates.append(surrogate)
             norms.append(float(flatten(gradient).norm()))
             theta = self._adam.ascend(theta, gradient)
         surrogate, kl = objective.value(theta)
-        _, inner_kl, _ = objective.clipped_gradient(theta, self.clip, self.penalty)
+        inner_kl = objective.inner_kl(theta)
         metrics = {
             "outer/kl": kl,
             "outer/surrogate": surrogate - surrogates[0],
