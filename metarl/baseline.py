@@ -13,8 +13,7 @@ def features(observations: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """φ(s) = (z, z², 1) of the standardised observation z, float64: [tasks, ..., feature].
 
     After Duan et al. 2016 (arXiv 1604.06778). Their powers of time are left out: they tell how far
-    the cut of a truncated episode is, which is not a property of the state, and with them the
-    bootstrapped fit below is singular, as V = γ^(−t) satisfies it whatever the rewards.
+    the cut of a truncated episode is, which is not a property of the state.
 
     Args:
         observations: [tasks, ..., observation].
@@ -26,14 +25,15 @@ def features(observations: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def fit_values(rollout: Rollout, discounted: Tensor, discount: float) -> tuple[Tensor, Tensor]:
-    """Linear state values by least-squares temporal differences, LSTD(1) (Boyan 1999).
+    """Linear state values V(s) = wᵀφ(s) by ridge regression, for each task.
 
-    With V(s) = wᵀφ(s) and n_t the steps from t to the end at T, w of each task solves
+        min_w Σ_t (c_t wᵀφ_t − G_t)² + ε ‖w‖²,   c_t = 1 − γ^{n_t} if truncated, 1 if terminated
 
-        Σ_t φ_t (φ_t − γ^{n_t} φ_T)ᵀ w + ε w = Σ_t φ_t G_t
-
-    where φ_T is 0 if the episode terminated. Without truncation this is the ridge regression of
-    the return; with it, the value of the last state stands for what was cut off.
+    where n_t is the number of steps from t to the end. What a truncation cuts off, γ^{n_t} of the
+    value, is taken to be worth as much as what came before it. Temporal differences, which would
+    ask V(s_T) for it, are all but singular where the state moves on like a clock: then γ^{−t} can
+    be added to any solution, and the fit of a point that drifts away says that far is good. Without
+    discount a cut has no finite value, and nothing is put in its place.
 
     Args:
         discounted: G_t, discounted rewards from t to the last step: [tasks, episodes, time].
@@ -51,11 +51,11 @@ def fit_values(rollout: Rollout, discounted: Tensor, discount: float) -> tuple[T
 
     phi = features(s, mean, std) * mask  # [tasks, episodes, time, feature]
     final = features(rollout.final_observations.double(), mean, std)
-    final = final * ~rollout.terminated.unsqueeze(-1)  # [tasks, episodes, feature]
-    n = rollout.valid.flip(-1).cumsum(-1).flip(-1)
-    ahead = ((discount ** n.double()).unsqueeze(2) @ phi).squeeze(2)  # Σ_t γ^{n_t} φ_t
-    left = phi.flatten(1, 2).mT @ phi.flatten(1, 2) - ahead.mT @ final
+    n = rollout.valid.flip(-1).cumsum(-1).flip(-1).double()
+    cut = ~rollout.terminated.unsqueeze(-1) & (discount < 1)
+    c = 1 - cut * discount**n
+    x = (c.unsqueeze(-1) * phi).flatten(1, 2)
+    left = x.mT @ x
     left += RIDGE * torch.eye(left.shape[-1], dtype=left.dtype, device=left.device)
-    right = phi.flatten(1, 2).mT @ discounted.flatten(1, 2).unsqueeze(-1)
-    w = torch.linalg.solve(left, right)  # [tasks, feature, 1]
-    return (phi @ w.unsqueeze(1)).squeeze(-1), (final @ w).squeeze(-1)
+    w = torch.linalg.solve(left, x.mT @ discounted.flatten(1, 2).unsqueeze(-1))
+    return (phi @ w.unsqueeze(1)).squeeze(-1), (final @ w).squeeze(-1) * cut.squeeze(-1)

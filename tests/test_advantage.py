@@ -89,6 +89,31 @@ def test_a_terminated_episode_is_worth_nothing_more():
     )
 
 
+def test_a_point_that_drifts_away_from_its_goal_is_worth_less():
+    """The place tells the time, as when an unstable policy leaves: far must not look good."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cumsum(torch.rand(1, 20, 31, generator=generator), -1).unsqueeze(-1)
+    rewards = -x[:, :, 1:, 0].double()
+    zeros, valid = torch.zeros(1, 20, 30), torch.ones(1, 20, 30, dtype=torch.bool)
+    rollout = Rollout(
+        x[:, :, :-1], zeros.unsqueeze(-1), zeros, rewards, valid,
+        torch.zeros(1, 20, dtype=torch.bool), x[:, :, -1],
+    )  # fmt: skip
+    values, final = fit_values(rollout, discounted_sums(rewards, 0.99), 0.99)
+    assert (values[..., 1:] < values[..., :-1]).all()
+    assert (final < values[..., -1]).all()
+
+
+def test_without_discount_a_truncation_is_an_end():
+    rollout = constant_reward_rollout(terminated=False)
+    ended = constant_reward_rollout(terminated=True)
+    sums = discounted_sums(rollout.rewards, 1.0)
+    for ours, expected in zip(
+        fit_values(rollout, sums, 1.0), fit_values(ended, sums, 1.0), strict=True
+    ):
+        assert torch.equal(ours, expected)
+
+
 @pytest.mark.parametrize("constant", [0.0, 1.0, 1e3, 1e8])
 def test_an_observation_that_never_changes_does_no_harm(constant):
     rollout = constant_reward_rollout(terminated=False)

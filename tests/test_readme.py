@@ -25,7 +25,7 @@ def run(*command, cwd):
 def test_there_is_no_other_kind_of_block():
     assert {language for language, _ in BLOCKS} == {"bash", "python"}
     assert len(PYTHON) == 2
-    assert len(SHELL) == 5
+    assert len(SHELL) == 6
 
 
 def test_the_own_family_trains_as_the_readme_says(tmp_path):
