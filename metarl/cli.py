@@ -16,6 +16,7 @@ from rich.table import Table
 from metarl.algorithms import ALGORITHMS, find_algorithm
 from metarl.config import Config
 from metarl.errors import UsageError
+from metarl.evaluation import Evaluation
 from metarl.tasks import import_family_module, make_family, registered_families
 from metarl.training import train
 
@@ -107,6 +108,17 @@ def _algorithms(_: Sequence[str]) -> None:
     table = Table("algorithm", "what it is", "source", box=None)
     for name, algorithm in ALGORITHMS.items():
         table.add_row(name, algorithm.summary, algorithm.source)
+    Console().print(table)
+
+
+def print_evaluation(evaluation: Evaluation, title: str = "") -> None:
+    """A table of means and intervals after each inner step, for each group of tasks."""
+    metrics = evaluation.metrics()
+    names = [name.removesuffix("/step_0/mean") for name in metrics if name.endswith("step_0/mean")]
+    table = Table("step", *names, box=None, title=title, title_justify="left")
+    for k in range(len(evaluation.returns)):
+        rows = [[metrics[f"{n}/step_{k}/{x}"] for x in ("mean", "low", "high")] for n in names]
+        table.add_row(str(k), *(f"{mean:.4g} [{low:.4g}, {high:.4g}]" for mean, low, high in rows))
     Console().print(table)
 
 

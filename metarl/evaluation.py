@@ -16,20 +16,32 @@ class Evaluation:
     tasks: dict[str, np.ndarray]  # [tasks, ...]
     returns: np.ndarray  # [steps + 1, tasks], means over episodes
     generator: np.random.Generator  # of the bootstrap
+    groups: tuple[str, ...] = ()  # task i belongs to group i modulo their number
 
     def metrics(self) -> dict[str, float]:
-        """`<split>/step_k/mean`, `iqm`, and `low`, `high`: the 95 % interval of the mean."""
-        number = self.returns.shape[1]
+        """`<split>/step_k/mean`, `iqm`, and `low`, `high`: the 95 % interval of the mean.
+
+        With several groups also `<split>/<group>/step_k/mean` and the interval of each.
+        """
+        metrics = self._interval(self.split, self.returns)
+        for i, group in enumerate(self.groups):
+            if len(self.groups) > 1:
+                own = self.returns[:, i :: len(self.groups)]
+                metrics |= self._interval(f"{self.split}/{group}", own)
+        return metrics
+
+    def _interval(self, name: str, returns_by_step: np.ndarray) -> dict[str, float]:
+        number = returns_by_step.shape[1]
         resampled = self.generator.integers(number, size=(BOOTSTRAP_SAMPLES, number))
         metrics: dict[str, float] = {}
-        for k, returns in enumerate(self.returns):
+        for k, returns in enumerate(returns_by_step):
             tail = (1 - CONFIDENCE) / 2
             low, high = np.quantile(returns[resampled].mean(axis=1), (tail, 1 - tail))
             metrics |= {
-                f"{self.split}/step_{k}/mean": float(returns.mean()),
-                f"{self.split}/step_{k}/iqm": interquartile_mean(returns),
-                f"{self.split}/step_{k}/low": float(low),
-                f"{self.split}/step_{k}/high": float(high),
+                f"{name}/step_{k}/mean": float(returns.mean()),
+                f"{name}/step_{k}/iqm": interquartile_mean(returns),
+                f"{name}/step_{k}/low": float(low),
+                f"{name}/step_{k}/high": float(high),
             }
         return metrics
 

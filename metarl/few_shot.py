@@ -110,6 +110,8 @@ class Problem(Protocol):
     """Names of the parameters that `--adapts head` adapts."""
     measure: str
     """What `score` measures: the name of the curves."""
+    groups: tuple[str, ...]
+    """Names of several domains; task i is of domain i modulo their number. Empty: one domain."""
 
     def sample(
         self, number: int, generator: Callable[[int], np.random.Generator], split: str
@@ -180,7 +182,7 @@ class FewShotLearner:
         support, query = self._sample(tasks or self.config.eval_tasks, key, split)
         scores = self._scores(support, query, self.config.test_steps).numpy()
         later = dataclasses.replace(key, iteration=self.iteration)
-        return Evaluation(split, {}, scores, later.generator(Use.INTERVAL))
+        return Evaluation(split, {}, scores, later.generator(Use.INTERVAL), self.problem.groups)
 
     def describe(self) -> dict[str, Any]:
         """What config.json holds of the problem."""

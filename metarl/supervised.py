@@ -56,6 +56,8 @@ def module_outputs(module: nn.Module, parameters: Mapping[str, Tensor], inputs: 
     """The module's outputs for every task under its own parameters: [tasks, samples, ...].
 
     A module with state (running statistics) must not change it: use `track_running_stats=False`.
+    Torch's recurrent layers cannot be batched over their weights; with them it is one task after
+    the other.
     """
     own = {name: parameters[name] for name, _ in module.named_parameters()}
 
@@ -63,6 +65,9 @@ def module_outputs(module: nn.Module, parameters: Mapping[str, Tensor], inputs: 
         outputs: Tensor = functional_call(module, of_own, (of_inputs,))
         return outputs
 
+    if any(isinstance(part, (nn.RNNBase, nn.RNNCellBase)) for part in module.modules()):
+        each = zip(*own.values(), inputs, strict=True)
+        return torch.stack([of_task(dict(zip(own, ps, strict=True)), x) for *ps, x in each])
     outputs: Tensor = torch.vmap(of_task, randomness="different")(own, inputs)
     return outputs
 

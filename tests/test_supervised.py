@@ -1,0 +1,300 @@
+"""The inner loop on any module: against closed forms, plain loops and finite differences."""
+
+import copy
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from envs.classification import (
+    FewShotClassification,
+    GraphNet,
+    GraphProperties,
+    convolutional_net,
+    digits,
+    graph_properties,
+    photographs,
+)
+from envs.sinusoid import Sinusoid
+from metarl import UsageError
+from metarl.adaptation import InnerLoop
+from metarl.few_shot import FewShotConfig, FewShotLearner
+from metarl.parallel import Workers
+from metarl.policy import flatten, unflatten
+from metarl.supervised import (
+    FewShotObjective,
+    Samples,
+    initial_parameters,
+    module_objective,
+    query_outputs,
+)
+from metarl.training import run
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+TASKS, RATE = 3, 0.1
+
+
+class Recurrent(nn.Module):
+    """Reads a sequence [n, time, 2] with an LSTM, and predicts one number."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(2, 3, batch_first=True)
+        self.head = nn.Linear(3, 1)
+
+    def forward(self, x):
+        states, _ = self.lstm(x)
+        return self.head(states[:, -1])
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+
+
+def small_convolutional_net():
+    return convolutional_net(3, 2)[0]
+
+
+KINDS = {
+    "mlp": (mlp, (2,), 1, nn.functional.mse_loss),
+    "convolutional": (small_convolutional_net, (1, 8, 8), 3, nn.functional.cross_entropy),
+    "recurrent": (Recurrent, (4, 2), 1, nn.functional.mse_loss),
+    "graph": (lambda: GraphNet(3), (5, 5), 2, nn.functional.cross_entropy),
+}  # fmt: skip
+
+
+@pytest.fixture(params=KINDS)
+def problem(request):
+    make, shape, outputs, loss = KINDS[request.param]
+    torch.manual_seed(0)
+    module = make().double()
+
+    def samples(number):
+        x = torch.randn(TASKS, number, *shape, dtype=torch.float64)
+        if loss is nn.functional.mse_loss:
+            return Samples(x, torch.randn(TASKS, number, outputs, dtype=torch.float64))
+        return Samples(x, torch.randint(outputs, (TASKS, number)))
+
+    return module, loss, samples(4), samples(6)
+
+
+def plainly_adapted(module, loss, support, task, steps):
+    """A copy of the module after steps of gradient descent written out with torch's own tools."""
+    own = copy.deepcopy(module)
+    for _ in range(steps):
+        value = loss(own(support.inputs[task]), support.targets[task])
+        for p, g in zip(
+            own.parameters(), torch.autograd.grad(value, own.parameters()), strict=True
+        ):
+            p.data -= RATE * g
+    return own
+
+
+def test_all_tasks_at_once_agree_with_a_plain_loop(problem):
+    module, loss, support, query = problem
+    inner = InnerLoop(module_objective(module, loss), RATE)
+    theta = initial_parameters(module)
+    outputs = query_outputs(inner, module, theta, support, query, 2)
+    for steps in range(3):
+        for task in range(TASKS):
+            own = plainly_adapted(module, loss, support, task, steps)
+            torch.testing.assert_close(outputs[steps][task], own(query.inputs[task]))
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_the_meta_gradient_agrees_with_the_truth(problem, first_order):
+    """Finite differences; at first order the mean gradient of the adapted copies."""
+    module, loss, support, query = problem
+    inner = InnerLoop(module_objective(module, loss), RATE, first_order=first_order)
+    theta = initial_parameters(module)
+    objective = FewShotObjective(inner, support, query, 2, theta, Workers(2))
+    value, gradient = objective.gradient(theta)
+    assert objective.value(theta)[0] == pytest.approx(value)
+    vector, h = flatten(theta), 1e-6
+    if first_order:
+        total = torch.zeros_like(vector)
+        for task in range(TASKS):
+            own = plainly_adapted(module, loss, support, task, 2)
+            after = loss(own(query.inputs[task]), query.targets[task])
+            parts = torch.autograd.grad(after, own.parameters())
+            total -= torch.cat([part.flatten() for part in parts]) / TASKS
+        expected = total
+    else:
+        generator = np.random.default_rng(0)
+        chosen = generator.choice(len(vector), min(20, len(vector)), replace=False)
+        units = torch.eye(len(vector), dtype=torch.float64)[chosen]
+        expected = torch.tensor(
+            [
+                (
+                    objective.value(unflatten(vector + h * unit, theta))[0]
+                    - objective.value(unflatten(vector - h * unit, theta))[0]
+                )
+                / (2 * h)
+                for unit in units
+            ],
+            dtype=torch.float64,
+        )
+        gradient = {"chosen": flatten(gradient)[torch.from_numpy(chosen)]}
+    torch.testing.assert_close(flatten(gradient), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_linear_regression_has_its_closed_form():
+    """θ' = θ − 2α/n Xᵀ(Xθ − y); the meta-gradient goes back through I − 2α/n XᵀX."""
+    torch.manual_seed(1)
+    module = nn.Linear(3, 1, bias=False).double()
+    x, y, u, v = (torch.randn(1, 5, k, dtype=torch.float64) for k in (3, 1, 3, 1))
+    inner = InnerLoop(module_objective(module, nn.functional.mse_loss), RATE)
+    theta = initial_parameters(module)
+    objective = FewShotObjective(inner, Samples(x, y), Samples(u, v), 1, theta, Workers(1))
+    w = theta["weight"].T
+    adapted = w - 2 * RATE / 5 * x[0].T @ (x[0] @ w - y[0])
+    jacobian = torch.eye(3, dtype=torch.float64) - 2 * RATE / 5 * x[0].T @ x[0]
+    expected = -jacobian @ (2 / 5 * u[0].T @ (u[0] @ adapted - v[0]))
+    value, gradient = objective.gradient(theta)
+    assert value == pytest.approx(-(u[0] @ adapted - v[0]).square().mean().item())
+    torch.testing.assert_close(gradient["weight"].T, expected)
+    torch.testing.assert_close(objective.displacement()["weight"].T, adapted - w)
+
+
+def small(path, **changes):
+    options = {"iterations": 4, "meta_batch_size": 4, "test_steps": 2, "eval_tasks": 6}
+    return FewShotConfig(run_dir=path, eval_every=2, checkpoint_every=2, **(options | changes))
+
+
+def make_learner(config):
+    torch.manual_seed(0)
+    return FewShotLearner(config, Sinusoid(shots=5, hidden=8))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"outer": "reptile"}, {"step_sizes": "per_parameter"}, {"adapts": "head"}]
+)
+def test_a_supervised_run_is_recorded_and_resumes_bit_for_bit(tmp_path, options):
+    whole = make_learner(small(tmp_path / "whole", **options))
+    run(whole)
+    run(make_learner(small(tmp_path / "parts", **options, **{"iterations": 2})))
+    resumed = make_learner(small(tmp_path / "parts", **options, resume=True))
+    run(resumed)
+    for name, value in whole.parameters.items():
+        assert torch.equal(value, resumed.parameters[name])
+    lines = (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
+    last = json.loads(lines[-1])
+    assert len(lines) == 4
+    assert {"mse/before", "mse/after", "test/step_2/mean", "test/step_2/low"} < set(last)
+    assert ("inner/step_size" in last) == ("step_sizes" in options)
+
+
+def test_classes_of_the_test_split_are_held_out():
+    problem = FewShotClassification(
+        {"digits": digits(), "photographs": photographs()}, *convolutional_net(3), ways=3, shots=2
+    )
+
+    def images(split):
+        support, query = problem.sample(40, np.random.default_rng, split)
+        assert support.inputs.shape == (40, 6, 1, 8, 8)
+        assert query.inputs.shape == (40, 45, 1, 8, 8)
+        assert support.targets[0].tolist() == [0, 0, 1, 1, 2, 2]
+        both = torch.cat([support.inputs, query.inputs], 1)
+        for task in both:
+            assert len({image.numpy().tobytes() for image in task}) > 45
+        return {image.numpy().tobytes() for image in both.flatten(0, 1)}
+
+    assert not images("train") & images("test")
+
+
+def test_graph_properties_by_hand():
+    triangle = np.zeros((4, 4))
+    triangle[:3, :3] = 1 - np.eye(3)
+    path = np.diag(np.ones(3), 1) + np.diag(np.ones(3), -1)
+    found = graph_properties(np.stack([triangle, path]))
+    expected = {
+        "edges": [3, 3],
+        "largest degree": [2, 2],
+        "leaves": [0, 2],
+        "isolated nodes": [1, 0],
+        "triangles": [1, 0],
+        "clustering": [1, 0],
+        "components": [2, 1],
+        "spectral radius": [2, (1 + math.sqrt(5)) / 2],
+        "smallest eigenvalue": [-1, -(1 + math.sqrt(5)) / 2],
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, err_msg=name)
+
+
+def test_graph_tasks_have_both_kinds_in_turn():
+    problem = GraphProperties(shots=3, queries=4, graphs=300)
+    support, query = problem.sample(5, np.random.default_rng, "test")
+    assert support.inputs.shape == (5, 6, 12, 12)
+    assert support.targets[0].tolist() == [0, 1] * 3
+    assert query.targets.shape == (5, 8)
+    assert torch.equal(support.inputs, support.inputs.mT)
+
+
+def test_groups_have_their_own_results():
+    torch.manual_seed(0)
+    problem = FewShotClassification(
+        {"digits": digits(), "photographs": photographs()}, *convolutional_net(2), ways=2
+    )
+    config = FewShotConfig(meta_batch_size=4, test_steps=1)
+    metrics = FewShotLearner(config, problem).evaluate(6).metrics()
+    of_groups = [metrics[f"test/{g}/step_1/mean"] for g in ("digits", "photographs")]
+    assert metrics["test/step_1/mean"] == pytest.approx(np.mean(of_groups))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inner_lr": float("nan")}, "--inner-lr nan must be above 0"),
+        ({"meta_batch_size": 0}, "--meta-batch-size 0 must be at least 1"),
+        ({"seed": -1}, "--seed -1 must be at least 0"),
+        ({"outer": "reptile", "adapts": "head"}, "--adapts all"),
+    ],
+)
+def test_a_wrong_option_is_an_error(options, message):
+    with pytest.raises(UsageError, match=message):
+        FewShotConfig(**options)
+
+
+TINY = (
+    *("--iterations", "2", "--meta-batch-size", "2", "--test-steps", "1"),
+    *("--eval-every", "2", "--eval-tasks", "4"),
+)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sinusoid.py --shots 5",
+        "few_shot.py --domains digits photographs --ways 2",
+        "few_shot.py --domains graphs --shots 3",
+        "fine_tune.py --adapts head",
+    ],
+)
+def test_each_experiment_runs(command, tmp_path):
+    script, *options = command.split()
+    result = subprocess.run(
+        [sys.executable, str(EXPERIMENTS / script), *options, *TINY, "--run-dir", "run"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "iteration 2/2" in result.stdout
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert "test/step_1/mean" in last
+
+
+def test_a_backbone_that_does_not_fit_is_one_line(tmp_path):
+    torch.save({"0.weight": torch.zeros(3, 3)}, tmp_path / "other.pt")
+    for name, message in (("other.pt", "does not fit"), ("nothing.pt", "cannot be read")):
+        command = [sys.executable, str(EXPERIMENTS / "fine_tune.py"), "--backbone", name, *TINY]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 2
+        (line,) = result.stderr.splitlines()
+        assert message in line
+    assert not (tmp_path / "runs").exists()
