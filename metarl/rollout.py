@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.errors import UsageError
 from metarl.parallel import Workers
-from metarl.policy import Policy
+from metarl.policy import Distribution, Policy
 from metarl.randomness import RandomKey, Use
 from metarl.tasks import Tasks, select_tasks
 
@@ -139,24 +139,39 @@ def _collect(
         x = observed(observations)
         if ended.all():
             break
+    return _assembled(seen, distributions, taken, paid, valid, terminated, x, unstable)
+
+
+def _assembled(
+    seen: list[Tensor],
+    distributions: list[Distribution],
+    taken: list[Tensor],
+    paid: list[np.ndarray],
+    valid: list[np.ndarray],
+    terminated: np.ndarray,
+    final: Tensor,
+    unstable: int,
+) -> Rollout:
+    """The rollout of what was kept step by step; checks that all of it is finite."""
+    number, episodes = final.shape[:2]
     # [time, tasks × episodes] -> [tasks, episodes, time]
     mask, rewards = (
         torch.from_numpy(np.stack(steps, axis=-1)).reshape(number, episodes, -1)
         for steps in (valid, paid)
     )
-    together = type(distribution)(
+    together = type(distributions[0])(
         *(torch.stack(part, 2) for part in zip(*distributions, strict=True))
     )
-    log_probs = together.log_prob(torch.stack(taken, 2)).cpu()
+    actions = torch.stack(taken, 2)
     rollout = Rollout(
         # An ended episode rests in its last state; what it shows and draws there is no experience.
         observations=torch.stack(seen, 2) * mask.unsqueeze(-1),
-        actions=_masked(torch.stack(taken, 2).cpu(), mask),
-        log_probs=log_probs * mask,
+        actions=_masked(actions.cpu(), mask),
+        log_probs=together.log_prob(actions).cpu() * mask,
         rewards=rewards.double() * mask,
         valid=mask,
         terminated=torch.from_numpy(terminated).reshape(number, episodes),
-        final_observations=x,
+        final_observations=final,
         unstable=unstable,
     )
     for name in ("observations", "rewards", "final_observations"):
