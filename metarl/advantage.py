@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from metarl.baseline import fit_values
+from metarl.baseline import Baseline, fit_values
 from metarl.parallel import Workers, chunk_slices
 from metarl.rollout import Rollout
 
@@ -60,13 +60,19 @@ class Batch:
         return (values * self.weight).sum((1, 2)) / self.weight.sum((1, 2))
 
 
-def make_batch(rollout: Rollout, discount: float, gae_lambda: float, workers: Workers) -> Batch:
+def make_batch(
+    rollout: Rollout,
+    discount: float,
+    gae_lambda: float,
+    workers: Workers,
+    baseline: Baseline = fit_values,
+) -> Batch:
     """The rollout with its advantages, normalised to mean 0 and deviation 1 for each task."""
 
     def of_tasks(tasks: slice) -> tuple[Tensor, Tensor, Tensor]:
         part = rollout[tasks]
         discounted = discounted_sums(part.rewards, discount)
-        values, final_value = fit_values(part, discounted, discount)
+        values, final_value = baseline(part, discounted, discount)
         advantages = generalised_advantages(
             part.rewards, values, final_value, part.valid, discount, gae_lambda
         )

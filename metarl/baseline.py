@@ -1,14 +1,25 @@
 """State-value baselines, fitted per task and per stage."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.policy import Network
 from metarl.rollout import Rollout
+
+Baseline = Callable[[Rollout, Tensor, float], tuple[Tensor, Tensor]]
+"""(rollout, G_t, γ) -> V(s_t) [tasks, episodes, time] and V(s_T) [tasks, episodes]."""
 
 RIDGE = 1e-5
 SMALLEST_STD = 1e-6
 ROUNDS = 10
 """Of bootstrapping: what is well determined is then within 1 % of its limit at γ = .99."""
+
+
+NETWORK_SIZES = (32, 32)
+NETWORK_STEPS, NETWORK_RATE = 60, 1e-2
 
 
 def features(observations: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -68,6 +79,55 @@ def fit_values(rollout: Rollout, discounted: Tensor, discount: float) -> tuple[T
     for _ in range(ROUNDS):
         w = torch.linalg.solve(gram, right + bootstrap @ w)
     return (phi @ w.unsqueeze(1)).squeeze(-1), (final @ w).squeeze(-1)
+
+
+def fit_network_values(
+    rollout: Rollout, discounted: Tensor, discount: float
+) -> tuple[Tensor, Tensor]:
+    """The linear values plus what a small network, one for each task, explains of their residual.
+
+    Its last layer begins at 0, so that it begins at the linear fit, and follows the mean square of
+    G_t + γ^{n_t} V(s_T) − V(s_t) − f(s_t) with Adam; V(s_T) stays linear. Arguments and results as
+    of `fit_values`.
+    """
+    values, final = fit_values(rollout, discounted, discount)
+    weight = rollout.valid.flatten(1, 2).float()
+    n = rollout.valid.flip(-1).cumsum(-1).flip(-1)
+    targets = discounted + discount**n * final.unsqueeze(-1) - values
+    y, x = targets.flatten(1, 2).float(), rollout.observations.flatten(1, 2)
+    y, scale = _standardised(y.unsqueeze(-1), weight)
+    x, _ = _standardised(x, weight)
+
+    network = Network(x.shape[-1], 1, hidden_sizes=NETWORK_SIZES)
+    initial = network.initial_parameters(np.random.default_rng(0))  # the same for every fit
+    initial[network.head[0]].zero_()
+    parameters = {
+        name: p.to(x).repeat(len(x), *(1,) * p.dim()).requires_grad_()
+        for name, p in initial.items()
+    }
+    optimiser = torch.optim.Adam(parameters.values(), NETWORK_RATE, foreach=False)
+    with torch.enable_grad():
+        for _ in range(NETWORK_STEPS):
+            squares = (network.output(parameters, x) - y).square().squeeze(-1) * weight
+            optimiser.zero_grad()
+            # A sum over tasks, each of which is a mean of its own.
+            (squares.sum(1) / weight.sum(1)).sum().backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    with torch.no_grad():
+        explained = network.output(parameters, x) * scale
+    return values + explained.reshape(values.shape).double() * rollout.valid, final
+
+
+def _standardised(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(x − mean) / deviation over a task's rows, and the deviation: [tasks, rows, size]."""
+    weight = weight.unsqueeze(-1)
+    number = weight.sum(1, keepdim=True)
+    centred = (x - (x * weight).sum(1, keepdim=True) / number) * weight
+    deviation = (centred.square().sum(1, keepdim=True) / number).sqrt().clamp(min=SMALLEST_STD)
+    return centred / deviation, deviation
+
+
+BASELINES: dict[str, Baseline] = {"linear": fit_values, "network": fit_network_values}
 
 
 def _gram(x: Tensor) -> Tensor:

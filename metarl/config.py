@@ -52,6 +52,9 @@ class Config:
     gae_lambda: float = 0.9
     """λ of generalised advantage estimation. The published codes have 1: what the baseline does not
     explain of far rewards then hides the small gain of one inner step, and learning starts late."""
+    baseline: Literal["linear", "network"] = "linear"
+    """State values of the advantages, fitted to each task's rollouts: linear in the observation and
+    its square, or with a small network on top, which takes seconds an iteration."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Hidden layers of the policy."""
     activation: Activation = "tanh"

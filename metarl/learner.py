@@ -14,6 +14,7 @@ import torch
 
 from metarl.adaptation import adapt_by_sampling, initial_step_sizes
 from metarl.advantage import Batch, make_batch
+from metarl.baseline import BASELINES
 from metarl.config import Config
 from metarl.errors import UsageError
 from metarl.evaluation import Evaluation
@@ -249,7 +250,14 @@ class Learner:
                 self.workers,
             )
         rollouts.append(rollout)
-        batch = make_batch(rollout, self.config.discount, self.config.gae_lambda, self.workers)
+        config = self.config
+        batch = make_batch(
+            rollout,
+            config.discount,
+            config.gae_lambda,
+            self.workers,
+            BASELINES[config.baseline],
+        )
         return batch.to(self.device)
 
     def _simulations_of(self, tasks: int) -> list[gymnasium.vector.VectorEnv]:

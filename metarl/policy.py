@@ -93,7 +93,7 @@ class Policy(Protocol):
 
 
 @dataclass(frozen=True)
-class _Network:
+class Network:
     """Weights and biases of a multilayer perceptron, named `layer_i.weight` and `layer_i.bias`."""
 
     observation_size: int
@@ -137,7 +137,7 @@ class _Network:
 
 
 @dataclass(frozen=True)
-class GaussianPolicy(_Network):
+class GaussianPolicy(Network):
     """A network for the mean and a state-independent log σ, both adapted by the inner loop."""
 
     def initial_parameters(self, generator: np.random.Generator) -> Parameters:
@@ -163,7 +163,7 @@ class GaussianPolicy(_Network):
 
 
 @dataclass(frozen=True)
-class CategoricalPolicy(_Network):
+class CategoricalPolicy(Network):
     """A network whose output are the logits of a finite number of actions."""
 
     def distribution(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Categorical:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metarl.advantage import discounted_sums, generalised_advantages, make_batch, moments
-from metarl.baseline import fit_values
+from metarl.baseline import fit_network_values, fit_values
 from metarl.rollout import Rollout
 
 
@@ -186,3 +186,29 @@ def test_rewards_and_values_of_a_batch_are_its_advantages_taken_apart(workers):
     powers = 0.9 ** torch.arange(6)
     apart = (discounted_sums(batch.rewards, 1.0) - batch.values) * rollout.valid
     torch.testing.assert_close(apart, powers * batch.advantages, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_explains_what_a_parabola_cannot():
+    """Rewards |s| + 3 [s > 1]: neither linear nor square."""
+    rollout = constant_reward_rollout(terminated=True)
+    s = rollout.observations[..., 0].double()
+    rewards = s.abs() + 3.0 * (s > 1)
+    valid = torch.zeros_like(rollout.valid)
+    valid[:, :, 0] = True  # bandit: one step
+    rollout = dataclasses.replace(rollout, rewards=rewards * valid, valid=valid)
+
+    def error(fit):
+        values, final = fit(rollout, rollout.rewards, 0.9)
+        assert values[~valid].abs().max() == 0
+        assert final.abs().max() == 0
+        return (values - rollout.rewards)[valid].square().mean().item()
+
+    assert error(fit_network_values) < 0.7 * error(fit_values)
+
+
+def test_a_network_adds_nothing_where_the_linear_fit_is_exact():
+    rollout = constant_reward_rollout(terminated=False)
+    sums = discounted_sums(rollout.rewards, 0.9)
+    values, final = fit_network_values(rollout, sums, 0.9)
+    torch.testing.assert_close(values, torch.full_like(values, 10), rtol=1e-2, atol=0)
+    torch.testing.assert_close(final, torch.full_like(final, 10), rtol=1e-2, atol=0)

@@ -45,6 +45,14 @@ def test_each_algorithm_updates_and_resumes_bit_for_bit(name):
         assert torch.equal(p, second.parameters[n]), n
 
 
+def test_a_run_with_a_network_baseline_differs_in_its_advantages_alone():
+    linear = Learner(Config(**SMALL)).iterate()
+    network = Learner(Config(**SMALL, baseline="network")).iterate()
+    assert network["return/before"] == linear["return/before"]
+    assert network["outer/gradient_norm"] != linear["outer/gradient_norm"]
+    assert network["outer/accepted"] == 1
+
+
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_inner_loop_changes_what_it_should(name):
     learner = Learner(Config.of(name, **SMALL, inner_steps=2))
