@@ -143,6 +143,19 @@ def initial_step_sizes(
     }
 
 
+def step_size_metrics(parameters: Mapping[str, Tensor]) -> dict[str, float]:
+    """`inner/step_size`: mean, smallest and largest of the step sizes that are learned, if any."""
+    sizes = [p.flatten() for name, p in parameters.items() if name.startswith(STEP_SIZE)]
+    if not sizes:
+        return {}
+    learned = torch.cat(sizes)
+    return {
+        "inner/step_size": float(learned.mean()),
+        "inner/step_size_min": float(learned.min()),
+        "inner/step_size_max": float(learned.max()),
+    }
+
+
 def adapt(
     inner: InnerLoop,
     parameters: Mapping[str, Tensor],

@@ -11,7 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metarl.adaptation import STEP_SIZE, InnerLoop, every_parameter, initial_step_sizes
+from metarl.adaptation import (
+    InnerLoop,
+    every_parameter,
+    initial_step_sizes,
+    step_size_metrics,
+)
 from metarl.config import option
 from metarl.errors import UsageError
 from metarl.evaluation import Evaluation
@@ -159,15 +164,13 @@ class FewShotLearner:
         )
         self.parameters, update = self.outer.step(objective, self.parameters)
         self.iteration += 1
-        sizes = [p.flatten() for name, p in self.parameters.items() if name.startswith(STEP_SIZE)]
-        learned = torch.cat(sizes) if sizes else torch.zeros(0)
         return {
             "iteration": self.iteration,
             f"{self.measure}/before": before,
             f"{self.measure}/after": after,
             f"{self.measure}/gain": after - before,
             **update,
-            **({"inner/step_size": float(learned.mean())} if sizes else {}),
+            **step_size_metrics(self.parameters),
             "time/whole": time.perf_counter() - start,
         }
 

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from metarl.adaptation import adapt_by_sampling, initial_step_sizes
+from metarl.adaptation import adapt_by_sampling, initial_step_sizes, step_size_metrics
 from metarl.advantage import Batch, make_batch
 from metarl.baseline import BASELINES
 from metarl.config import Config
@@ -127,6 +127,7 @@ class Learner:
             **{f"return/step_{k}": value for k, value in enumerate(returns)},
             **update,
             **self._policy_metrics(),
+            **step_size_metrics(self.parameters),
             "simulation/unstable": sum(rollout.unstable for rollout in rollouts),
             **{f"time/{name}": seconds for name, seconds in clock.seconds.items()},
             "time/whole": (whole := clock.total),

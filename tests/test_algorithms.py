@@ -34,6 +34,7 @@ def test_each_algorithm_updates_and_resumes_bit_for_bit(name):
     initial = {n: p.clone() for n, p in whole.parameters.items()}
     metrics = list(whole.learn(3))
     assert all(math.isfinite(value) for m in metrics for value in m.values())
+    assert ("inner/step_size_max" in metrics[-1]) == (name == "meta-sgd")
     assert any(not torch.equal(initial[n], p) for n, p in whole.parameters.items())
 
     first = Learner(Config.of(name, **SMALL))
