@@ -51,7 +51,8 @@ class Config:
     """Discount γ of the advantages; reported returns are undiscounted."""
     gae_lambda: float = 0.9
     """λ of generalised advantage estimation. The published codes have 1: what the baseline does not
-    explain of far rewards then hides the small gain of one inner step, and learning starts late."""
+    explain of far rewards then hides the small gain of one inner step, and learning starts late
+    (HalfCheetahDir, seed 1, after 50 iterations: 93, with 0.9 it is 122)."""
     baseline: Literal["linear", "network"] = "linear"
     """State values of the advantages, fitted to each task's rollouts: linear in the observation and
     its square, or with a small network on top, which takes seconds an iteration."""
