@@ -1,9 +1,7 @@
-"""The meta-learner: one meta-iteration as five statements, and what uses the policy it learns."""
+"""The meta-learner of a task family: its meta-iteration, and what uses the policy it learns."""
 
 import dataclasses
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from metarl.adaptation import adapt_by_sampling, initial_step_sizes, step_size_metrics
 from metarl.advantage import Batch, make_batch
 from metarl.baseline import BASELINES
+from metarl.clock import Clock
 from metarl.config import Config
 from metarl.errors import UsageError
 from metarl.evaluation import Evaluation
@@ -231,7 +230,7 @@ class Learner:
         tasks: Tasks,
         key: RandomKey,
         rollouts: list[Rollout],
-        clock: "Clock",
+        clock: Clock,
         parameters: Parameters,
         stage: int,
     ) -> Batch:
@@ -271,33 +270,3 @@ class Learner:
     def _policy_metrics(self) -> dict[str, float]:
         log_std = self.parameters.get("log_std")
         return {} if log_std is None else {"policy/std": float(log_std.exp().mean())}
-
-
-class Clock:
-    """Seconds by name; a time within another counts for the inner name only."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._running: list[str] = []
-        self._since = self._begin = time.perf_counter()
-
-    @property
-    def total(self) -> float:
-        """Seconds since the clock was made."""
-        return time.perf_counter() - self._begin
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Counts the block's seconds under `name`."""
-        self._switch()
-        self._running.append(name)
-        yield
-        self._switch()
-        self._running.pop()
-
-    def _switch(self) -> None:
-        now = time.perf_counter()
-        if self._running:
-            name = self._running[-1]
-            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
-        self._since = now

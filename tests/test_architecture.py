@@ -34,7 +34,7 @@ FLOORS = [
     {"metarl.config", "metarl.checkpoint"},
     {"metarl.algorithms"},
     {"metarl.policy", "metarl.parallel", "metarl.randomness"},
-    {"metarl.errors"},
+    {"metarl.errors", "metarl.clock"},
 ]
 """From the top down: a module may import what stands below it."""
 

@@ -1,0 +1,35 @@
+"""Where the seconds go."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Clock:
+    """Seconds by name; a time within another counts for the inner name only."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._running: list[str] = []
+        self._since = self._begin = time.perf_counter()
+
+    @property
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self._begin
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Counts the block's seconds under `name`."""
+        self._switch()
+        self._running.append(name)
+        yield
+        self._switch()
+        self._running.pop()
+
+    def _switch(self) -> None:
+        now = time.perf_counter()
+        if self._running:
+            name = self._running[-1]
+            self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+        self._since = now
