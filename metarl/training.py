@@ -113,15 +113,17 @@ def _loop(
     display = Display(config.iterations, learner.iteration, learner.measure)
     start, first = time.perf_counter() - seconds, learner.iteration
     try:
-        while learner.iteration < config.iterations and not interrupted():
+        last = learner.iteration >= config.iterations
+        while not last:
             metrics = learner.iterate()
-            last = learner.iteration == config.iterations or interrupted()
             if config.eval_every and learner.iteration % config.eval_every == 0:
                 before = time.perf_counter()
                 metrics |= learner.evaluate().metrics()
                 metrics["time/evaluation"] = time.perf_counter() - before
             metrics["seconds"] = time.perf_counter() - start
             folder.write(metrics)
+            # Asked once: a signal after this line ends the next iteration, not this one unsaved.
+            last = learner.iteration == config.iterations or interrupted() > 0
             if last or learner.iteration % config.checkpoint_every == 0:
                 state = learner.state() | {"seconds": metrics["seconds"]}
                 folder.save(learner.iteration, state)

@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from metarl import Config, Learner, UsageError, train
 from metarl.checkpoint import load_newest
+from metarl.record import RunFolder
 
 SMALL = Config(
     family="envs:Navigation2D-v0",
@@ -176,6 +177,27 @@ def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number):
     assert process.returncode == 128 + number
     assert "--resume goes on from there" in output
     done = len(metrics_of(tmp_path))
+    assert load_newest(tmp_path / "checkpoints")["iteration"] == done
+
+
+@pytest.mark.parametrize(
+    "moment", [(Learner, "iterate"), (RunFolder, "write"), (RunFolder, "save")]
+)
+def test_a_signal_at_any_moment_loses_no_iteration(tmp_path, monkeypatch, moment):
+    owner, name = moment
+    method = getattr(owner, name)
+
+    def interrupted(*arguments):
+        result = method(*arguments)
+        monkeypatch.setattr(owner, name, method)
+        signal.raise_signal(signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(owner, name, interrupted)
+    with pytest.raises(SystemExit):
+        train(small(tmp_path, checkpoint_every=1 if name == "save" else 100))
+    done = len(metrics_of(tmp_path))
+    assert 0 < done < SMALL.iterations
     assert load_newest(tmp_path / "checkpoints")["iteration"] == done
 
 
