@@ -55,9 +55,13 @@ class Batch:
         """The batch on a device."""
         return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
 
+    def sum(self, values: Tensor) -> Tensor:
+        """Weighted sum over the steps of each task: [tasks, episodes, time] -> [tasks]."""
+        return (values * self.weight).sum((1, 2))
+
     def mean(self, values: Tensor) -> Tensor:
         """Weighted mean over the steps of each task: [tasks, episodes, time] -> [tasks]."""
-        return (values * self.weight).sum((1, 2)) / self.weight.sum((1, 2))
+        return self.sum(values) / self.weight.sum((1, 2))
 
 
 def make_batch(

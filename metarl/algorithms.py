@@ -41,7 +41,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "e-maml": Algorithm(
         "credit for what was sampled before adaptation",
         "Stadie et al. 2018, arXiv 1803.01118",
-        {"estimator": "naive", "sampling_correction": True},
+        {"estimator": "naive", "sampling_correction": True, "correction_over_steps": "mean"},
     ),
     "dice-maml": Algorithm(
         "exact derivatives of any order, of high variance",

@@ -67,6 +67,10 @@ class Config:
     sampling_correction: bool = False
     """Credit what was sampled before adaptation with the return after it (E-MAML); meant for the
     naive estimator, as dice, loaded_dice and taypo2 hold the effect already."""
+    correction_over_steps: Literal["sum", "mean"] = "sum"
+    """Whether that credit is summed over the steps before adaptation, which is exact, or their
+    mean, as the published codes have it: on 20 tasks of Navigation2D, after 25 iterations, the
+    sum's noise was 60 times that of the rest of the gradient."""
     adapts: Literal["all", "head", "context"] = "all"
     """What the inner loop changes: all parameters, the last layer and σ (ANIL), or a context that
     is an input of the policy (CAVIA)."""

@@ -108,6 +108,7 @@ class Learner:
                     adapted,
                     self.workers,
                     config.sampling_correction,
+                    config.correction_over_steps,
                 )
             else:
                 objective = PerturbedReturns(noise, rollouts[-1].returns.mean(1))

@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -52,7 +53,9 @@ class MetaObjective:
 
     where R' is the return after adaptation, not normalised to mean 0, per step as the surrogate
     is, and b_i its mean over the other tasks. It is exact, for any number of episodes, with the
-    naive inner surrogate; dice, loaded_dice and taypo2 hold its effect on the mean already.
+    naive inner surrogate; dice, loaded_dice and taypo2 hold its effect on the mean already. Its
+    noise grows with the number of steps that it sums; `correction_over_steps` "mean" divides it by
+    that number, as the published codes do.
 
     Tasks are summed in a fixed order, so that the number of threads changes no bit.
     """
@@ -66,6 +69,7 @@ class MetaObjective:
         adapted: Mapping[str, Tensor],
         workers: Workers,
         sampling_correction: bool = False,
+        correction_over_steps: Literal["sum", "mean"] = "sum",
     ):
         """`batches`: of stages 0 to K; `parameters`: θ_0; `adapted`: θ'(θ_0), [tasks, ...]."""
         self._policy = policy
@@ -75,6 +79,7 @@ class MetaObjective:
         self._adapted = dict(adapted)
         self._workers = workers
         self._sampling_correction = sampling_correction
+        self._correction_over_steps = correction_over_steps
         self.tasks = batches[0].tasks
         self._chunks = self._split(self._batches, adapted)
 
@@ -215,8 +220,9 @@ class MetaObjective:
         if self._sampling_correction:
             for parameters, before in zip(path, chunk.inner_batches, strict=False):
                 then = self._policy.distribution(parameters, before.observations)
-                log_ratio = (then.log_prob(before.actions) - before.log_probs) * before.weight
-                surrogate = surrogate + chunk.gain * log_ratio.sum((1, 2))
+                log_ratio = then.log_prob(before.actions) - before.log_probs
+                reduce = before.sum if self._correction_over_steps == "sum" else before.mean
+                surrogate = surrogate + chunk.gain * reduce(log_ratio)
         return surrogate.sum() / self.tasks
 
     @functools.cached_property

@@ -16,7 +16,7 @@ from metarl.outer.policy_gradient import PolicyGradient
 from metarl.outer.ppo import PPO
 from metarl.outer.reptile import Reptile
 from metarl.policy import expand, flatten, unflatten
-from metarl.surrogate import lvc
+from metarl.surrogate import lvc, naive
 
 SMALL = {
     "family": "envs:Navigation2D-v0",
@@ -131,6 +131,24 @@ def test_the_meta_gradient_of_every_part_agrees_with_finite_differences(
     torch.testing.assert_close(
         flatten(ours), torch.tensor(numeric, dtype=torch.float64), rtol=1e-5, atol=1e-8
     )
+
+
+def test_the_mean_correction_is_the_sum_over_the_number_of_steps(
+    policy, theta, make_random_batch, workers
+):
+    inner = InnerLoop(policy_objective(policy, naive), 0.3)
+    batches = [make_random_batch(i) for i in range(2)]
+    steps = batches[0].weight[0].sum()
+    batches[0] = dataclasses.replace(batches[0], weight=batches[0].weight[:1].expand(3, -1, -1))
+    adapted = inner.step(expand(theta, 3), batches[0])
+
+    def gradient(*correction):
+        objective = MetaObjective(policy, inner, batches, theta, adapted, workers, *correction)
+        return flatten(objective.gradient(theta)[1])
+
+    none, whole, mean = gradient(), gradient(True, "sum"), gradient(True, "mean")
+    assert (whole - none).norm() > 0.1 * none.norm()
+    torch.testing.assert_close(mean - none, (whole - none) / steps)
 
 
 class Parabola:
