@@ -34,7 +34,8 @@ class Comparison:
     seeds: int = 3
     """Seeds 1 to this."""
     iterations: int = 100
-    """Meta-updates of each run."""
+    """Meta-updates of a run with one inner step; one with more has fewer, at the same number of
+    environment steps."""
     meta_batch_size: int = 20
     """Tasks of a meta-iteration."""
     eval_tasks: int = 100
@@ -86,10 +87,11 @@ def main(comparison: Comparison) -> None:
 def outcome(job: tuple[Comparison, str, int]) -> dict:
     """One run: held-out returns [steps + 1, tasks], and what it took."""
     comparison, name, seed = job
+    sampled = 1 + find_algorithm(name).options.get("inner_steps", 1)  # times in an iteration
     config = Config.of(
         name,
         family=comparison.family,
-        iterations=comparison.iterations,
+        iterations=max(1, comparison.iterations * 2 // sampled),
         meta_batch_size=comparison.meta_batch_size,
         seed=seed,
         threads=1,

@@ -54,9 +54,9 @@ ALGORITHMS: dict[str, Algorithm] = {
         {"estimator": "first_order"},
     ),
     "reptile": Algorithm(
-        "the initial parameters move towards the adapted ones",
+        "the initial parameters move to the adapted ones; with one inner step, joint training",
         "Nichol et al. 2018, arXiv 1803.02999",
-        {"outer": "reptile", "estimator": "first_order", "outer_lr": 0.1},
+        {"outer": "reptile", "estimator": "first_order", "outer_lr": 1.0, "inner_steps": 3},
     ),
     "anil": Algorithm(
         "the inner loop changes the head alone",
