@@ -27,6 +27,8 @@ class FineTuneConfig(FewShotConfig):
 
     backbone: Path | None = None
     """State dict of the convolutional net, whatever its head; trained first if not given."""
+    backbone_epochs: int = 30
+    """Passes over the training images, where the backbone is trained first."""
     ways: int = 5
     """N: classes of a task."""
     shots: int = 1
@@ -44,7 +46,7 @@ DEFAULT = FineTuneConfig(
 )
 
 
-def train_backbone(domain: Domain, epochs: int = 30) -> dict[str, Any]:
+def train_backbone(domain: Domain, epochs: int) -> dict[str, Any]:
     """The state dict of a classifier of all training classes."""
     module, _ = convolutional_net(len(domain.train))
     x = torch.from_numpy(np.concatenate(domain.train)).float()
@@ -81,7 +83,7 @@ def load_backbone(config: FineTuneConfig, domain: Domain) -> dict[str, Any]:
     path = config.backbone or config.run_dir / "backbone.pt"
     if config.backbone is None and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(train_backbone(domain), path)
+        torch.save(train_backbone(domain, config.backbone_epochs), path)
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except (OSError, RuntimeError) as error:

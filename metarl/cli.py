@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gymnasium
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -116,9 +117,11 @@ def print_evaluation(evaluation: Evaluation, title: str = "") -> None:
     metrics = evaluation.metrics()
     names = [name.removesuffix("/step_0/mean") for name in metrics if name.endswith("step_0/mean")]
     table = Table("step", *names, box=None, title=title, title_justify="left")
+    digits = 3 if np.abs(evaluation.returns).max() < 10 else 1
     for k in range(len(evaluation.returns)):
         rows = [[metrics[f"{n}/step_{k}/{x}"] for x in ("mean", "low", "high")] for n in names]
-        table.add_row(str(k), *(f"{mean:.4g} [{low:.4g}, {high:.4g}]" for mean, low, high in rows))
+        cells = ([f"{x:.{digits}f}" for x in row] for row in rows)
+        table.add_row(str(k), *(f"{mean} [{low}, {high}]" for mean, low, high in cells))
     Console().print(table)
 
 
