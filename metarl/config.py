@@ -3,11 +3,29 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    Self,
+    TypeAlias,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from metarl.algorithms import find_algorithm
 from metarl.errors import UsageError
+from metarl.outer.registry import OUTER_LOOPS
 from metarl.policy import Activation
+from metarl.surrogate import SURROGATES
+
+if TYPE_CHECKING:
+    Estimator: TypeAlias = str
+    OuterName: TypeAlias = str
+else:  # what is registered is what the command line offers
+    Estimator = Literal[(*SURROGATES, "first_order")]
+    OuterName = Literal[tuple(OUTER_LOOPS)]
 
 
 @dataclass(frozen=True)
@@ -61,7 +79,7 @@ class Config:
     activation: Activation = "tanh"
     """Activation of the hidden layers."""
 
-    estimator: Literal["naive", "lvc", "dice", "loaded_dice", "taypo2", "first_order"] = "lvc"
+    estimator: Estimator = "lvc"
     """Surrogate that the inner loop follows: all have the same gradient, and differ in what the
     meta-gradient makes of its derivative; first_order leaves that out."""
     sampling_correction: bool = False
@@ -82,7 +100,7 @@ class Config:
     test_later_lr: float = 1.0
     """At evaluation, steps after the first have this times the step size; Finn et al. have 0.5."""
 
-    outer: Literal["trpo", "ppo", "gradient", "reptile", "evolution"] = "trpo"
+    outer: OuterName = "trpo"
     """How θ is updated: trust region, clipped surrogate, gradient, Reptile or evolution."""
     outer_lr: float = 1e-3
     """Step size of Adam in ppo, gradient and evolution, and ε of reptile."""
@@ -119,13 +137,18 @@ class Config:
     """Iterations between checkpoints; the last one is always written."""
 
     def __post_init__(self) -> None:
-        """Checks every number.
+        """Checks every choice and every number.
 
         Raises:
             UsageError: names the option, its value and what would be right.
 
         """
         find_algorithm(self.algorithm)
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UsageError(
+                    f"{option(name)} {getattr(self, name)} must be one of {', '.join(choices)}"
+                )
         for name, lowest in _LOWEST.items():
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= lowest):
@@ -209,6 +232,12 @@ _LOWEST: dict[str, float] = {
     "eval_every": 0,
     "eval_tasks": 1,
     "checkpoint_every": 1,
+}
+
+_CHOICES = {
+    name: get_args(hint)
+    for name, hint in get_type_hints(Config).items()
+    if get_origin(hint) is Literal
 }
 
 _POSITIVE = (

@@ -19,8 +19,9 @@ from metarl.errors import UsageError
 from metarl.evaluation import Evaluation
 from metarl.objective import MetaObjective
 from metarl.outer.evolution import EvolutionStrategies, PerturbedReturns
+from metarl.outer.registry import OUTER_LOOPS
 from metarl.parallel import Workers
-from metarl.parts import OUTER_LOOPS, make_inner_loop
+from metarl.parts import make_inner_loop
 from metarl.policy import Parameters, expand, make_policy
 from metarl.randomness import Phase, RandomKey, Use
 from metarl.rollout import Rollout, collect

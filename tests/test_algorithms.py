@@ -238,3 +238,7 @@ def test_a_contradiction_is_refused_in_python_too():
         Config.of("es-maml", family="x", meta_batch_size=3)
     with pytest.raises(UsageError, match="must be one of maml-trpo"):
         Config.of("maml", family="x")
+    with pytest.raises(UsageError, match="--outer trpp must be one of trpo, ppo"):
+        Config(family="x", outer="trpp")
+    with pytest.raises(UsageError, match="--estimator lcv must be one of naive, lvc"):
+        Config(family="x", estimator="lcv")

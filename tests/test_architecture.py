@@ -13,6 +13,8 @@ FLOORS = [
     {"metarl.training"},
     {"metarl.record", "metarl.learner", "metarl.few_shot"},
     {"metarl.exact", "metarl.parts", "metarl.supervised"},
+    {"metarl.config"},
+    {"metarl.algorithms", "metarl.outer.registry"},
     {
         "metarl.outer.trpo",
         "metarl.outer.ppo",
@@ -31,8 +33,7 @@ FLOORS = [
     {"metarl.simulation.declared"},
     {"metarl.declaration", "metarl.parameterised"},
     {"metarl.tasks"},
-    {"metarl.config", "metarl.checkpoint"},
-    {"metarl.algorithms"},
+    {"metarl.checkpoint"},
     {"metarl.policy", "metarl.parallel", "metarl.randomness"},
     {"metarl.errors", "metarl.clock"},
 ]
