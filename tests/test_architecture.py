@@ -23,7 +23,7 @@ FLOORS = [
         "metarl.outer.evolution",
     },
     {"metarl.evaluation", "metarl.objective"},
-    {"metarl.outer.adam"},
+    {"metarl.outer.adam", "metarl.outer.fisher"},
     {"metarl.adaptation"},
     {"metarl.surrogate"},
     {"metarl.advantage"},

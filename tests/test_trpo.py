@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from metarl.outer.trpo import TRPO, conjugate_gradient
+from metarl.outer.fisher import conjugate_gradient
+from metarl.outer.trpo import TRPO
 
 
 class Quadratic:
@@ -108,5 +109,12 @@ class Broken(Quadratic):
 
 def test_a_nan_is_never_accepted(fisher):
     new, metrics = TRPO().step(Broken(fisher, SLOPE), ORIGIN)
+    assert torch.equal(new["x"], ORIGIN["x"])
+    assert metrics["outer/accepted"] == 0
+
+
+def test_without_a_gradient_nothing_moves(fisher):
+    """As where no reward has been seen yet."""
+    new, metrics = TRPO().step(Quadratic(fisher, torch.zeros_like(SLOPE)), ORIGIN)
     assert torch.equal(new["x"], ORIGIN["x"])
     assert metrics["outer/accepted"] == 0

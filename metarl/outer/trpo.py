@@ -1,30 +1,11 @@
 """Trust-region policy optimisation of any objective θ -> (surrogate, KL)."""
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-from torch import Tensor
-
+from metarl.outer.fisher import TrustRegionObjective, natural_step
 from metarl.policy import Parameters, flatten, unflatten
-
-
-class TrustRegionObjective(Protocol):
-    """What TRPO asks of an objective; KL is 0 where the experience was collected."""
-
-    def value(self, parameters: Mapping[str, Tensor]) -> tuple[float, float]:
-        """(surrogate, KL) at θ."""
-
-    def gradient(self, parameters: Mapping[str, Tensor]) -> tuple[float, Parameters]:
-        """(surrogate, ∇_θ surrogate) at θ."""
-
-    def kl_curvature(
-        self, parameters: Mapping[str, Tensor], stride: int = 1
-    ) -> Callable[[Parameters], Parameters]:
-        """v -> (∇²_θ KL) v, on every `stride`-th step."""
-
 
 AIM, CLOSE_ENOUGH = 0.97, 0.9
 """The share of the trust region that the line search aims at, and the one it is content with."""
@@ -36,9 +17,8 @@ LARGEST_RATIO = 2.0
 class TRPO:
     """max_θ surrogate(θ) subject to KL(θ) ≤ δ (Schulman et al. 2015, arXiv 1502.05477).
 
-    The direction x solves (F + damping I) x = ∇ surrogate by conjugate gradients; its length is
-    √(2δ / xᵀFx) at first. The line search then goes where the KL measured so far, taken as
-    quadratic, is just under δ. Shrinking by a fixed ratio alone would often end at half of δ.
+    The natural step is tried first. The line search then goes where the KL measured so far, taken
+    as quadratic, is just under δ. Shrinking by a fixed ratio alone would often end at half of δ.
     """
 
     max_kl: float = 0.01
@@ -52,21 +32,18 @@ class TRPO:
         self, objective: TrustRegionObjective, parameters: Parameters
     ) -> tuple[Parameters, dict[str, float]]:
         """θ after one update, and `outer/...` metrics; θ itself where no step was acceptable."""
-        theta = flatten(parameters)
-        surrogate, gradients = objective.gradient(parameters)
-        gradient = flatten(gradients)
-        curvature = objective.kl_curvature(parameters, self.fisher_stride)
-
-        def damped_product(vector: Tensor) -> Tensor:
-            product = flatten(curvature(unflatten(vector, parameters)))
-            return product + self.cg_damping * vector
-
-        direction, residual = conjugate_gradient(damped_product, gradient, self.cg_iterations)
-        # (F + damping I) x = ∇ − residual, so the quadratic form needs no further product.
-        length = torch.sqrt(2 * self.max_kl / (direction @ (gradient - residual)))
+        surrogate, gradient, step = natural_step(
+            objective,
+            parameters,
+            self.max_kl,
+            self.cg_iterations,
+            self.cg_damping,
+            self.fisher_stride,
+        )
+        theta, length = flatten(parameters), 1.0
         best, metrics = parameters, {"outer/kl": 0.0, "outer/surrogate": 0.0, "outer/accepted": 0.0}
         for tries in range(1, self.line_search_steps + 1):  # noqa: B007 (told at the end)
-            candidate = unflatten(theta + length * direction, parameters)
+            candidate = unflatten(theta + length * step, parameters)
             new_surrogate, kl = objective.value(candidate)
             improvement = new_surrogate - surrogate
             if improvement > metrics["outer/surrogate"] and kl <= self.max_kl:
@@ -76,7 +53,7 @@ class TRPO:
                     break
             elif metrics["outer/accepted"]:
                 break
-            length = length * self._ratio(improvement, kl)
+            length *= self._ratio(improvement, kl)
         return best, metrics | {
             "outer/line_search_steps": float(tries),
             "outer/gradient_norm": float(gradient.norm()),
@@ -94,22 +71,3 @@ class TRPO:
         if improvement > 0 and 0 < kl < math.inf:
             return min(LARGEST_RATIO, math.sqrt(AIM * self.max_kl / kl))
         return self.line_search_ratio
-
-
-def conjugate_gradient(
-    product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float = 1e-10
-) -> tuple[Tensor, Tensor]:
-    """Solves A x = b for a positive definite A given by products: (x, b − A x)."""
-    x = torch.zeros_like(b)
-    residual, p = b.clone(), b.clone()
-    squared = residual @ residual
-    for _ in range(iterations):
-        if squared < tolerance:
-            break
-        ap = product(p)
-        alpha = squared / (p @ ap)
-        x = x + alpha * p
-        residual = residual - alpha * ap
-        previous, squared = squared, residual @ residual
-        p = residual + squared / previous * p
-    return x, residual
