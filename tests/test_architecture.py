@@ -19,6 +19,7 @@ FLOORS = [
         "metarl.outer.trpo",
         "metarl.outer.ppo",
         "metarl.outer.policy_gradient",
+        "metarl.outer.natural_gradient",
         "metarl.outer.reptile",
         "metarl.outer.evolution",
     },

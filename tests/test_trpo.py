@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from metarl.outer.fisher import conjugate_gradient
+from metarl.outer.natural_gradient import NaturalGradient
 from metarl.outer.trpo import TRPO
 
 
@@ -118,3 +119,11 @@ def test_without_a_gradient_nothing_moves(fisher):
     new, metrics = TRPO().step(Quadratic(fisher, torch.zeros_like(SLOPE)), ORIGIN)
     assert torch.equal(new["x"], ORIGIN["x"])
     assert metrics["outer/accepted"] == 0
+
+
+def test_the_natural_gradient_goes_there_at_once(fisher):
+    objective = Quadratic(fisher, SLOPE, kl_factor=2.0)
+    new, metrics = NaturalGradient(cg_damping=0.0).step(objective, ORIGIN)
+    natural = torch.linalg.solve(fisher, SLOPE)
+    torch.testing.assert_close(new["x"], math.sqrt(0.02 / (SLOPE @ natural)) * natural)
+    assert metrics["outer/kl"] == pytest.approx(0.02), "as told, whatever was aimed at"

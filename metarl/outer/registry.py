@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from metarl.outer.evolution import EvolutionStrategies
+from metarl.outer.natural_gradient import NaturalGradient
 from metarl.outer.policy_gradient import PolicyGradient
 from metarl.outer.ppo import PPO
 from metarl.outer.reptile import Reptile
@@ -41,6 +42,12 @@ OUTER_LOOPS: dict[str, Callable[[Any], OuterLoop]] = {
         options.inner_kl_target,
     ),
     "gradient": lambda options: PolicyGradient(options.outer_lr),
+    "natural": lambda options: NaturalGradient(
+        options.max_kl,
+        options.cg_iterations,
+        options.cg_damping,
+        fisher_stride=round(1 / options.fisher_fraction),
+    ),
     "reptile": lambda options: Reptile(options.outer_lr),
     "evolution": lambda options: EvolutionStrategies(options.outer_lr, options.sigma),
 }
