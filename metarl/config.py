@@ -101,7 +101,8 @@ class Config:
     """At evaluation, steps after the first have this times the step size; Finn et al. have 0.5."""
 
     outer: OuterName = "trpo"
-    """How θ is updated: trust region, clipped surrogate, gradient, Reptile or evolution."""
+    """How θ is updated: trust region, clipped surrogate, gradient by Adam, natural gradient without
+    a line search, Reptile or evolution."""
     outer_lr: float = 1e-3
     """Step size of Adam in ppo, gradient and evolution, and ε of reptile."""
     ppo_epochs: int = 5
