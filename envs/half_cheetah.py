@@ -13,7 +13,7 @@ from array_api_compat import array_namespace
 from gymnasium import spaces
 
 from metarl.declaration import Array, MujocoFamily
-from metarl.tasks import Task
+from metarl.distributions import Choice, TaskDistribution, Uniform
 
 TORSO_HEIGHT = 0.7  # m; of the torso's frame at qpos = 0, in the model
 CONTROL_COST = 0.05  # per unit of control, squared
@@ -70,13 +70,9 @@ class HalfCheetahDir(HalfCheetah):
     """Run forwards (+1) or backwards (−1): r = g v − .05 ‖a‖². Each split has both."""
 
     @property
-    def task_space(self) -> spaces.Dict:
-        """The sign of the velocity to reach; −1 or +1 are drawn."""
-        return spaces.Dict(direction=spaces.Box(-1.0, 1.0, (), np.float64))
-
-    def sample_task(self, generator: np.random.Generator, split: str) -> Task:
-        """−1 or +1 with equal probability."""
-        return {"direction": generator.choice([-1.0, 1.0])}
+    def tasks(self) -> TaskDistribution:
+        """The sign of the velocity to reach."""
+        return TaskDistribution(direction=Choice((-1.0, 1.0)))
 
     def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
         """g v − .05 ‖a‖²."""
@@ -87,20 +83,14 @@ class HalfCheetahDir(HalfCheetah):
 class HalfCheetahVel(HalfCheetah):
     """Run at a given speed: r = −|v − g| − .05 ‖a‖²; g uniform over [0, maximum_velocity] m/s."""
 
-    splits: ClassVar[tuple[str, ...]] = ("train", "test", "beyond")
-
     maximum_velocity: float = 2.0
     """m/s: 2 in Finn, Deleu and garage, 3 in ProMP, PEARL and VariBAD."""
 
     @property
-    def task_space(self) -> spaces.Dict:
-        """The speed to reach, m/s; above the maximum of training it belongs to `beyond`."""
-        return spaces.Dict(velocity=spaces.Box(0.0, 1.5 * self.maximum_velocity, (), np.float64))
-
-    def sample_task(self, generator: np.random.Generator, split: str) -> Task:
-        """Uniform in the training range, or in the half as much again above it."""
-        low, high = (1.0, 1.5) if split == "beyond" else (0.0, 1.0)
-        return {"velocity": self.maximum_velocity * generator.uniform(low, high)}
+    def tasks(self) -> TaskDistribution:
+        """The speed to reach; half as fast again is beyond."""
+        high = self.maximum_velocity
+        return TaskDistribution(velocity=Uniform(0.0, high, beyond=(0.0, 1.5 * high), unit="m/s"))
 
     def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
         """−|v − g| − .05 ‖a‖²."""

@@ -5,14 +5,13 @@ Source: Finn, Abbeel, Levine 2017 (arXiv 1703.03400), section 5.3, and its code.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from array_api_compat import array_namespace
 from gymnasium import spaces
 
 from metarl.declaration import Array, DynamicsFamily
-from metarl.tasks import Task
+from metarl.distributions import TaskDistribution, Uniform
 
 LARGEST_STEP = 0.1  # per coordinate
 GOAL_TOLERANCE = 0.01  # per coordinate
@@ -22,16 +21,14 @@ GOAL_TOLERANCE = 0.01  # per coordinate
 class Navigation2D(DynamicsFamily):
     """From the origin to a goal in [−range, range]²: r = −‖x − goal‖₂ after the move."""
 
-    splits: ClassVar[tuple[str, ...]] = ("train", "test", "beyond")
-
     goal_range: float = 0.5
     """Half the side of the square of training goals; `beyond` draws outside it."""
 
     @property
-    def task_space(self) -> spaces.Dict:
-        """Coordinates of the goal; half as far again as in training belongs to `beyond`."""
-        bound = 1.5 * self.goal_range
-        return spaces.Dict(goal=spaces.Box(-bound, bound, (2,), np.float64))
+    def tasks(self) -> TaskDistribution:
+        """Coordinates of the goal; half as far again is beyond."""
+        r, wide = self.goal_range, 1.5 * self.goal_range
+        return TaskDistribution(goal=Uniform(-r, r, (2,), beyond=(-wide, wide)))
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -42,15 +39,6 @@ class Navigation2D(DynamicsFamily):
     def action_space(self) -> spaces.Box:
         """The displacement, clipped."""
         return spaces.Box(-LARGEST_STEP, LARGEST_STEP, (2,), np.float32)
-
-    def sample_task(self, generator: np.random.Generator, split: str) -> Task:
-        """Uniform over the square, or over the frame around it."""
-        if split != "beyond":
-            return {"goal": generator.uniform(-self.goal_range, self.goal_range, 2)}
-        while True:
-            goal = generator.uniform(-1.5 * self.goal_range, 1.5 * self.goal_range, 2)
-            if np.abs(goal).max() > self.goal_range:
-                return {"goal": goal}
 
     def initial(self, generator: np.random.Generator) -> np.ndarray:
         """The origin."""

@@ -21,8 +21,8 @@ from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 from gymnasium import spaces
 
+from metarl.distributions import TaskDistribution
 from metarl.errors import UsageError
-from metarl.tasks import SPLITS, Task, uniform_task
 
 Array = Any
 """A NumPy or torch array; `array_api_compat.array_namespace` gives the functions for either."""
@@ -37,21 +37,18 @@ class DeclaredFamily:
     the CPU and a batch on a GPU.
     """
 
-    splits: ClassVar[tuple[str, ...]] = SPLITS
+    source: ClassVar[str] = ""
+    """Who defined the family: papers and codes."""
 
     @property
-    def task_space(self) -> spaces.Dict:
-        """Names, ranges and shapes of the task parameters."""
+    def tasks(self) -> TaskDistribution:
+        """The task parameters, how they are distributed, and in which splits."""
         raise NotImplementedError
 
     @property
     def observation_space(self) -> spaces.Box:
         """Space of `observe`."""
         raise NotImplementedError
-
-    def sample_task(self, generator: np.random.Generator, split: str) -> Task:
-        """One task of `split`; by default uniform over the task space."""
-        return uniform_task(self.task_space, generator, split)
 
     def observe(self, state: Any) -> Array:
         """What the policy sees, [..., observation]: never the task."""

@@ -24,6 +24,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from metarl.distributions import finite_split
 from metarl.errors import UsageError
 from metarl.randomness import RandomKey, Use
 
@@ -86,11 +87,7 @@ def uniform_task(task_space: spaces.Dict, generator: np.random.Generator, split:
     finite = {n: space for n, space in task_space.items() if isinstance(space, spaces.Discrete)}
     if len(finite) == len(task_space):
         sizes = [int(space.n) for space in finite.values()]
-        indices = np.arange(math.prod(sizes))
-        if len(indices) > 2:
-            period = min(5, len(indices))
-            held_out = indices % period == period - 1
-            indices = indices[held_out if split == "test" else ~held_out]
+        indices = finite_split(math.prod(sizes), split)
         values = np.unravel_index(generator.choice(indices), sizes)
         return {
             name: space.start + value

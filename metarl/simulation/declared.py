@@ -60,13 +60,14 @@ class DeclaredVectorEnv(gymnasium.vector.VectorEnv):
         self.physics = physics
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps
-        self.task_space = family.task_space
+        self._distribution = family.tasks
+        self.task_space = self._distribution.space
         self.single_observation_space = family.observation_space
         self.single_action_space = physics.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._generators = [np.random.default_rng() for _ in range(num_envs)]
-        first = family.sample_task(np.random.default_rng(0), family.splits[0])
+        first = self._distribution.sample(np.random.default_rng(0), "train")
         self.task = stack_tasks([first] * num_envs)
         self._tasks = self.task
         self._elapsed = np.zeros(num_envs, int)
@@ -150,8 +151,9 @@ class DeclaredEnv(gymnasium.Env):
         self._one = DeclaredVectorEnv(family, physics, 1)
         self.observation_space = self._one.single_observation_space
         self.action_space = self._one.single_action_space
-        self.task_space = family.task_space
-        self.splits = family.splits
+        self._distribution = family.tasks
+        self.task_space = self._distribution.space
+        self.splits = self._distribution.splits
 
     @property
     def task(self) -> Task:
@@ -165,7 +167,7 @@ class DeclaredEnv(gymnasium.Env):
 
     def sample_task(self, generator: np.random.Generator, split: str) -> Task:
         """One task of a split, from the declaration."""
-        return self.family.sample_task(generator, split)
+        return self._distribution.sample(generator, split)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
