@@ -2,22 +2,31 @@
 
 import gymnasium
 
-for name in ("HalfCheetahDir", "HalfCheetahVel"):
-    gymnasium.register(
-        f"{name}-v0",
-        entry_point="metarl.simulation.mujoco:MujocoEnv",
-        vector_entry_point="metarl.simulation.mujoco:MujocoVectorEnv",
-        max_episode_steps=100,  # Deleu, ProMP and garage; Finn 200
-        kwargs={"family": f"envs.half_cheetah:{name}"},
-    )
+HORIZONS = {  # steps of an episode, by module
+    "half_cheetah": {"HalfCheetahDir": 100, "HalfCheetahVel": 100},  # Deleu, ProMP; Finn 200
+    "ant": {"AntDir": 200, "AntDir2D": 200, "AntVel": 200, "AntGoal": 200},
+    "humanoid": {"HumanoidDir": 200},
+    "walker2d": {"Walker2dDir": 200, "Walker2dVel": 200, "Walker2dParams": 200},
+    "hopper": {"HopperParams": 200},
+    "swimmer": {"SwimmerVel": 200},
+    "reacher": {"ReacherGoal": 50},
+    "navigation": {"Navigation2D": 100, "NavigationCorners": 100, "SparsePointRobot": 20},
+    "cart_pole": {"CartPoleParams": 200},
+    "bandit": {"BernoulliBandit": 1, "GaussianBandit": 1},
+    "tabular": {"TabularMDP": 10, "GridNavigation": 15},
+}
 
-gymnasium.register(
-    "Navigation2D-v0",
-    entry_point="metarl.simulation.dynamics:DynamicsEnv",
-    vector_entry_point="metarl.simulation.dynamics:DynamicsVectorEnv",
-    max_episode_steps=100,
-    kwargs={"family": "envs.navigation:Navigation2D"},
-)
+for module, families in HORIZONS.items():
+    own = module in ("navigation", "cart_pole", "bandit", "tabular")
+    simulation = "metarl.simulation.dynamics:Dynamics" if own else "metarl.simulation.mujoco:Mujoco"
+    for name, horizon in families.items():
+        gymnasium.register(
+            f"{name}-v0",
+            entry_point=f"{simulation}Env",
+            vector_entry_point=f"{simulation}VectorEnv",
+            max_episode_steps=horizon,
+            kwargs={"family": f"envs.{module}:{name}"},
+        )
 
 gymnasium.register(
     "PendulumParams-v0",

@@ -12,22 +12,23 @@ import numpy as np
 from array_api_compat import array_namespace
 from gymnasium import spaces
 
-from metarl.declaration import Array, MujocoFamily
+from envs.locomotion import Locomotion, squared
+from metarl.declaration import Array
 from metarl.distributions import Choice, TaskDistribution, Uniform
 
 TORSO_HEIGHT = 0.7  # m; of the torso's frame at qpos = 0, in the model
 CONTROL_COST = 0.05  # per unit of control, squared
-RESET_NOISE = 0.1  # half-width of qpos, standard deviation of qvel
 
 
 @dataclass(frozen=True)
-class HalfCheetah(MujocoFamily):
+class HalfCheetah(Locomotion):
     """What the cheetah families share."""
 
     xml: ClassVar[str] = "half_cheetah.xml"
     control_timestep: ClassVar[float] = 0.05  # s
+    reset_noise: ClassVar[float] = 0.1
+    source: ClassVar[str] = "Finn 2017, ProMP"
 
-    action_scale: float = 10.0
     observation: Literal["promp", "finn"] = "promp"
     """`promp`: joint positions without x, and velocities (17). `finn`: these and the torso's
     position (20), as Finn, Deleu, garage and learn2learn have it."""
@@ -42,8 +43,8 @@ class HalfCheetah(MujocoFamily):
     ) -> tuple[np.ndarray, np.ndarray]:
         """The model's own pose with noise, drawn as HalfCheetah-v5 draws it."""
         return (
-            qpos + generator.uniform(-RESET_NOISE, RESET_NOISE, qpos.shape),
-            qvel + RESET_NOISE * generator.standard_normal(qvel.shape),
+            qpos + generator.uniform(-self.reset_noise, self.reset_noise, qpos.shape),
+            qvel + self.reset_noise * generator.standard_normal(qvel.shape),
         )
 
     def observe(self, state: Any) -> Array:
@@ -55,14 +56,9 @@ class HalfCheetah(MujocoFamily):
             parts += [x, xp.zeros_like(x), z]
         return xp.concat(parts, axis=-1)
 
-    def velocity(self, before: Any, after: Any) -> Array:
-        """v = Δx / dt over the control step, m/s: [...]."""
-        return (after.qpos[..., 0] - before.qpos[..., 0]) / self.control_timestep
-
     def control_cost(self, control: Array) -> Array:
         """.05 ‖a‖² of the actuators' controls: [...]."""
-        xp = array_namespace(control)
-        return CONTROL_COST * xp.sum(control**2, axis=-1)
+        return CONTROL_COST * squared(control)
 
 
 @dataclass(frozen=True)

@@ -1,34 +1,28 @@
 """Navigation in the plane: a point moves to a goal that it does not see.
 
-Source: Finn, Abbeel, Levine 2017 (arXiv 1703.03400), section 5.3, and its code.
+Sources: Finn, Abbeel, Levine 2017 (arXiv 1703.03400), section 5.3, and its code; Rothfuss et al.
+2018 (ProMP, arXiv 1810.06784): corners; Rakelly et al. 2019 (PEARL, arXiv 1903.08254): half-circle.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 from array_api_compat import array_namespace
 from gymnasium import spaces
 
 from metarl.declaration import Array, DynamicsFamily
-from metarl.distributions import TaskDistribution, Uniform
+from metarl.distributions import Choice, TaskDistribution, Uniform
 
-LARGEST_STEP = 0.1  # per coordinate
 GOAL_TOLERANCE = 0.01  # per coordinate
 
 
 @dataclass(frozen=True)
-class Navigation2D(DynamicsFamily):
-    """From the origin to a goal in [−range, range]²: r = −‖x − goal‖₂ after the move."""
+class Point(DynamicsFamily):
+    """A point that moves by its action, clipped."""
 
-    goal_range: float = 0.5
-    """Half the side of the square of training goals; `beyond` draws outside it."""
-
-    @property
-    def tasks(self) -> TaskDistribution:
-        """Coordinates of the goal; half as far again is beyond."""
-        r, wide = self.goal_range, 1.5 * self.goal_range
-        return TaskDistribution(goal=Uniform(-r, r, (2,), beyond=(-wide, wide)))
+    largest_step: ClassVar[float] = 0.1  # per coordinate
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -38,29 +32,115 @@ class Navigation2D(DynamicsFamily):
     @property
     def action_space(self) -> spaces.Box:
         """The displacement, clipped."""
-        return spaces.Box(-LARGEST_STEP, LARGEST_STEP, (2,), np.float32)
+        return spaces.Box(-self.largest_step, self.largest_step, (2,), np.float32)
 
     def initial(self, generator: np.random.Generator) -> np.ndarray:
         """The origin."""
         return np.zeros(2)
 
-    def transition(self, state: Array, action: Array, task: Mapping[str, Array]) -> Array:
-        """x ← x + clip(a, ±.1)."""
+    def transition(
+        self, state: Array, action: Array, task: Mapping[str, Array], noise: Array
+    ) -> Array:
+        """x ← x + clip(a, ±largest_step)."""
         xp = array_namespace(state)
-        return state + xp.clip(action, -LARGEST_STEP, LARGEST_STEP)
+        return state + xp.clip(action, -self.largest_step, self.largest_step)
 
     def observe(self, state: Array) -> Array:
         """The position: [..., 2]."""
         return state
 
+
+@dataclass(frozen=True)
+class Navigation2D(Point):
+    """From the origin to a goal in [−range, range]²: r = −‖x − goal‖₂ after the move."""
+
+    source: ClassVar[str] = "Finn 2017"
+
+    goal_range: float = 0.5
+    """Half the side of the square of training goals; `beyond` draws outside it."""
+    variant: Literal["dense", "sparse"] = "dense"
+    """`sparse`: r = 1 − ‖x − goal‖₂ within .2 of the goal, 0 elsewhere, as on the half-circle."""
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """Coordinates of the goal; half as far again is beyond."""
+        r, wide = self.goal_range, 1.5 * self.goal_range
+        return TaskDistribution(goal=Uniform(-r, r, (2,), beyond=(-wide, wide)))
+
     def reward(
         self, before: Array, control: Array, after: Array, task: Mapping[str, Array]
     ) -> Array:
-        """−‖x − goal‖₂."""
-        xp = array_namespace(after)
-        return -xp.sqrt(xp.sum((after - task["goal"]) ** 2, axis=-1))
+        """−‖x − goal‖₂, or what the sparse variant makes of it."""
+        distance = _distance(after, task["goal"])
+        return -distance if self.variant == "dense" else _near(distance, SparsePointRobot.radius)
 
     def terminated(self, state: Array, task: Mapping[str, Array]) -> Array:
         """Within .01 of the goal in both coordinates."""
         xp = array_namespace(state)
         return xp.all(xp.abs(state - task["goal"]) < GOAL_TOLERANCE, axis=-1)
+
+
+@dataclass(frozen=True)
+class NavigationCorners(Point):
+    """From near the origin to one of the corners (±2, ±2); steps up to ±.2, never ends.
+
+    Three corners are for training and one is held out.
+    """
+
+    largest_step: ClassVar[float] = 0.2
+    source: ClassVar[str] = "ProMP"
+
+    variant: Literal["sparse", "dense"] = "sparse"
+    """`sparse`: the way made towards the goal, where the goal is the nearest corner and |x| + |y|
+    at least .5, and 0 elsewhere. `dense`: r = −‖x − goal‖₂."""
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """The corner."""
+        return TaskDistribution(goal=Choice(((-2.0, -2.0), (2.0, -2.0), (-2.0, 2.0), (2.0, 2.0))))
+
+    def initial(self, generator: np.random.Generator) -> np.ndarray:
+        """Uniform over [−.2, .2]²."""
+        return generator.uniform(-0.2, 0.2, 2)
+
+    def reward(
+        self, before: Array, control: Array, after: Array, task: Mapping[str, Array]
+    ) -> Array:
+        """Minus the distance, or the way made in the goal's own quarter."""
+        xp = array_namespace(after)
+        distance = _distance(after, task["goal"])
+        if self.variant == "dense":
+            return -distance
+        nearest = xp.all(after * task["goal"] >= 0, axis=-1)
+        away = xp.sum(xp.abs(after), axis=-1) >= 0.5
+        return xp.where(nearest & away, _distance(before, task["goal"]) - distance, 0.0 * distance)
+
+
+@dataclass(frozen=True)
+class SparsePointRobot(Point):
+    """To a goal on the upper half of the unit circle: r = 1 − ‖x − goal‖₂ within .2, else 0."""
+
+    radius: ClassVar[float] = 0.2
+    source: ClassVar[str] = "PEARL, VariBAD"
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """The goal's angle from the x axis."""
+        return TaskDistribution(angle=Uniform(0.0, np.pi, unit="rad"))
+
+    def reward(
+        self, before: Array, control: Array, after: Array, task: Mapping[str, Array]
+    ) -> Array:
+        """1 less the distance, near the goal."""
+        xp = array_namespace(after)
+        goal = xp.stack([xp.cos(task["angle"]), xp.sin(task["angle"])], axis=-1)
+        return _near(_distance(after, goal), self.radius)
+
+
+def _distance(x: Array, goal: Array) -> Array:
+    xp = array_namespace(x)
+    return xp.sqrt(xp.sum((x - goal) ** 2, axis=-1))
+
+
+def _near(distance: Array, radius: float) -> Array:
+    return (1.0 - distance) * (distance <= radius)

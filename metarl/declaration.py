@@ -72,7 +72,10 @@ class MujocoFamily(DeclaredFamily):
     control_timestep: ClassVar[float]
     """Seconds of one environment step; a multiple of the model's time step."""
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
-    """The MjData fields that the functions read."""
+    """The MjData fields that the functions read. All but qpos and qvel are as of the last substep's
+    begin, as after `mj_step`."""
+    model_fields: ClassVar[tuple[str, ...]] = ()
+    """The MjModel fields that differ from task to task: those that `configure` gives."""
 
     action_scale: float = 1.0
     """Actions from −scale to scale cover the actuators' range: the published codes use 10, so that
@@ -84,10 +87,17 @@ class MujocoFamily(DeclaredFamily):
         """qpos and qvel at reset, from the model's own; by default unchanged."""
         return qpos, qvel
 
+    def configure(self, model: Any, task: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Each of `model_fields` under the task: [..., *shape]; `model` has the model's own."""
+        return {}
+
 
 @dataclass(frozen=True)
 class DynamicsFamily(DeclaredFamily):
     """A family with dynamics of its own. States are arrays [..., state]."""
+
+    noise_size: ClassVar[int] = 0
+    """Random numbers of a step, uniform over [0, 1)."""
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -98,8 +108,10 @@ class DynamicsFamily(DeclaredFamily):
         """The first state of an episode: [state]."""
         raise NotImplementedError
 
-    def transition(self, state: Array, action: Array, task: Mapping[str, Array]) -> Array:
-        """The next state: [..., state]."""
+    def transition(
+        self, state: Array, action: Array, task: Mapping[str, Array], noise: Array
+    ) -> Array:
+        """The next state: [..., state]; `noise` is [..., noise_size]."""
         raise NotImplementedError
 
 

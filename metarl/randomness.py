@@ -53,3 +53,18 @@ class RandomKey:
         """`number` 64-bit seeds, for interfaces that take integers (`Env.reset(seed=...)`)."""
         words = self._sequence(use, task, stage).generate_state(number, np.uint64)
         return [int(word) for word in words]
+
+
+def uniform_numbers(seeds: np.ndarray, steps: np.ndarray, size: int) -> np.ndarray:
+    """Numbers in [0, 1) that are functions of (seed, step): uint64 [n], [n] -> [n, size].
+
+    SplitMix64 (Steele, Lea, Flood 2014): a counter that is hashed, so that many streams advance in
+    one array operation. Not for cryptography.
+    """
+    counters = (steps * np.uint64(size))[:, None] + np.arange(1, size + 1, dtype=np.uint64)
+    x: np.ndarray = seeds[:, None] + counters * np.uint64(0x9E3779B97F4A7C15)  # modulo 2^64
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    numbers: np.ndarray = (x >> np.uint64(11)) * 2.0**-53
+    return numbers

@@ -54,11 +54,17 @@ def test_the_task_matters(family):
     tasks = family.sample_tasks(8, RandomKey(2))
 
     def experience(i):
-        env = family.make()
+        """Ten episodes, each of one action held: far enough to meet sparse rewards."""
+        env, rewards = family.make(), []
         env.unwrapped.task = select_tasks(tasks, i)
-        env.reset(seed=0)
-        steps = [env.step(a) for a in random_actions(family.prototype.action_space, 10)]
-        return np.concatenate([np.append(x, r) for x, r, *_ in steps])
+        for seed, action in enumerate(random_actions(family.prototype.action_space, 10)):
+            env.reset(seed=seed)
+            ended = False
+            while not ended:
+                _, reward, terminated, truncated, _ = env.step(action)
+                rewards.append(reward)
+                ended = terminated or truncated
+        return np.array(rewards)
 
     assert any(not np.array_equal(experience(0), experience(i)) for i in range(1, 8))
 
@@ -139,7 +145,9 @@ def test_declared_functions_take_numpy_and_torch_alike(name, batch):
         return type(example)(**fields)
 
     before, after = random_state(), random_state()
-    control = stacked(lambda: generator.normal(size=physics.action_space.shape))
+    control = stacked(physics.action_space.sample)
+    if control.dtype.kind == "f":
+        control = control.astype(np.float64)
     tasks = family_of(name).sample_tasks(int(np.prod(batch)), RandomKey(0))
     task = {k: v.reshape((*batch, *v.shape[1:])) for k, v in tasks.items()}
 
@@ -158,10 +166,13 @@ def test_declared_functions_take_numpy_and_torch_alike(name, batch):
         (declaration.terminated(after, task), declaration.terminated(as_torch(after), torch_task)),
     ]
     if hasattr(declaration, "transition"):
+        noise = generator.random((*batch, declaration.noise_size))
         results.append(
             (
-                declaration.transition(before, control, task),
-                declaration.transition(as_torch(before), as_torch(control), torch_task),
+                declaration.transition(before, control, task, noise),
+                declaration.transition(
+                    *map(as_torch, (before, control)), torch_task, as_torch(noise)
+                ),
             )
         )
     for ours, theirs in results:

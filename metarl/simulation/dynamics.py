@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from metarl.declaration import DynamicsFamily, load_declaration
+from metarl.randomness import uniform_numbers
 from metarl.simulation.declared import DeclaredEnv, DeclaredVectorEnv, Ids
 from metarl.tasks import Tasks, select_tasks
 
@@ -19,11 +20,16 @@ class DynamicsPhysics:
         example = family.initial(np.random.default_rng(0))
         self._states = np.zeros((number, *example.shape), example.dtype)
         self._tasks: Tasks = {}
+        self._seeds = np.zeros(number, np.uint64)
+        self._steps = np.zeros(number, np.uint64)
 
     def reset(self, ids: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
         """First states of the environments."""
         for i, generator in zip(ids, generators, strict=True):
             self._states[i] = self._family.initial(generator)
+            if self._family.noise_size:
+                self._seeds[i] = generator.integers(2**64, dtype=np.uint64)
+        self._steps[ids] = 0
 
     def configure(self, ids: np.ndarray, tasks: Tasks) -> None:
         """Keeps the tasks for `transition`."""
@@ -40,7 +46,9 @@ class DynamicsPhysics:
         """Applies the transition."""
         index = slice(None) if ids is None else ids
         tasks = select_tasks(self._tasks, index)
-        self._states[index] = self._family.transition(self._states[index], controls, tasks)
+        noise = uniform_numbers(self._seeds[index], self._steps[index], self._family.noise_size)
+        self._steps[index] += np.uint64(1)
+        self._states[index] = self._family.transition(self._states[index], controls, tasks, noise)
         return np.zeros(len(controls), bool)
 
     def state(self) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Declared MuJoCo families: one environment over MjData, or a batch on MuJoCo's own threads."""
 
+import copy
 import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,7 +43,7 @@ class _Model:
         path = os.path.join(_ASSETS, family.xml)  # an absolute family.xml stays as it is
         if not os.path.exists(path):
             raise UsageError(f"{type(family).__name__}: there is no model {path}")
-        self.model = mujoco.MjModel.from_xml_path(path)
+        self.model = _compiled(path, "cfrc_ext" in family.fields)
         steps = family.control_timestep / self.model.opt.timestep
         self.substeps = round(steps)
         if abs(steps - self.substeps) > 1e-9 or self.substeps < 1:
@@ -61,8 +62,26 @@ class _Model:
         controls: np.ndarray = self._centre + scaled * self._half
         return controls
 
-    def configure(self, ids: np.ndarray, tasks: Tasks) -> None:
-        """Tasks of these families act through the reward alone."""
+    def _configured(self, tasks: Tasks) -> Mapping[str, np.ndarray]:
+        """The family's model fields under the tasks: [tasks, ...]."""
+        names = self._family.model_fields
+        own = SimpleNamespace(**{name: getattr(self.model, name).copy() for name in names})
+        return self._family.configure(own, tasks) if names else {}
+
+
+def _compiled(path: str, contact_forces: bool) -> mujoco.MjModel:
+    """The model; with a sensor that makes `cfrc_ext` be computed, if that is asked for.
+
+    MuJoCo computes the contact forces on bodies only where a sensor needs them.
+    """
+    if not contact_forces:
+        return mujoco.MjModel.from_xml_path(path)
+    spec = mujoco.MjSpec.from_file(path)
+    site = spec.bodies[1].add_site(name="metarl_force")
+    spec.add_sensor(
+        type=mujoco.mjtSensor.mjSENS_FORCE, objtype=mujoco.mjtObj.mjOBJ_SITE, objname=site.name
+    )
+    return spec.compile()
 
 
 class LoopPhysics(_Model):
@@ -70,26 +89,38 @@ class LoopPhysics(_Model):
 
     def __init__(self, family: MujocoFamily, number: int):
         super().__init__(family)
-        self.data = [mujoco.MjData(self.model) for _ in range(number)]
+        own = bool(family.model_fields)  # a model for each, where they differ
+        self.models = [copy.copy(self.model) if own else self.model for _ in range(number)]
+        self.data = [mujoco.MjData(model) for model in self.models]
+
+    def configure(self, ids: np.ndarray, tasks: Tasks) -> None:
+        """Writes the tasks into the models, and what MuJoCo derives from that."""
+        for name, values in self._configured(tasks).items():
+            for i, value in zip(ids, values, strict=True):
+                getattr(self.models[i], name)[:] = value
+        if self._family.model_fields:
+            for i in ids:
+                mujoco.mj_setConst(self.models[i], mujoco.MjData(self.models[i]))
 
     def reset(self, ids: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
         """First states, as the family draws them."""
         for i, generator in zip(ids, generators, strict=True):
-            data = self.data[i]
-            mujoco.mj_resetData(self.model, data)
+            model, data = self.models[i], self.data[i]
+            mujoco.mj_resetData(model, data)
             data.qpos[:], data.qvel[:] = self._family.initial(
                 generator, data.qpos.copy(), data.qvel.copy()
             )
-            mujoco.mj_forward(self.model, data)
+            mujoco.mj_forward(model, data)
 
     def step(self, ids: Ids, controls: np.ndarray) -> np.ndarray:
         """Advances each by one control step; a failed one returns to the state before it."""
-        selected = self.data if ids is None else [self.data[i] for i in ids]
-        failed = np.zeros(len(selected), bool)
-        for k, (data, control) in enumerate(zip(selected, controls, strict=True)):
+        ids = np.arange(len(self.data)) if ids is None else ids
+        failed = np.zeros(len(ids), bool)
+        for k, (i, control) in enumerate(zip(ids, controls, strict=True)):
+            data = self.data[i]
             before = (data.time, data.qpos.copy(), data.qvel.copy())
             data.ctrl[:] = control
-            mujoco.mj_step(self.model, data, nstep=self.substeps)
+            mujoco.mj_step(self.models[i], data, nstep=self.substeps)
             if data.warning.number[_FATAL].any():
                 failed[k] = True
                 data.time, data.qpos[:], data.qvel[:] = before
@@ -111,7 +142,15 @@ class BatchPhysics(_Model):
         self._batch = Batch(self.model, number, threads)
         self._fields = {name: self._batch.bind(name) for name in family.fields}
         self._qpos, self._qvel, self._ctrl = map(self._batch.bind, ("qpos", "qvel", "ctrl"))
+        self._models = {name: self._batch.expand(name) for name in family.model_fields}
         self._warnings = self._warning_numbers()
+
+    def configure(self, ids: np.ndarray, tasks: Tasks) -> None:
+        """Writes the tasks into the models, and what MuJoCo derives from that."""
+        for name, values in self._configured(tasks).items():
+            self._models[name][ids] = values
+        if self._models:
+            self._batch.set_const()
 
     def reset(self, ids: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
         """First states, as the family draws them."""

@@ -1,0 +1,148 @@
+"""Ant families: a quadruped that runs in a direction, at a speed, or to a place.
+
+Sources: Finn, Abbeel, Levine 2017 (`finn`, arXiv 1703.03400, and its code); Rothfuss et al. 2018
+(`promp`, arXiv 1810.06784); Rakelly et al. 2019 (PEARL, arXiv 1903.08254) has the latter's. The
+physics are Gymnasium's Ant-v5. C = Σ clip(cfrc_ext, ±1)², a the control in ±1.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from array_api_compat import array_namespace
+from gymnasium import spaces
+
+from envs.locomotion import Locomotion, contact_cost, squared
+from metarl.declaration import Array
+from metarl.distributions import Ball, Choice, TaskDistribution, Uniform
+
+LOWEST, HIGHEST = 0.2, 1.0  # m; of the torso, beyond which the episode ends
+
+
+@dataclass(frozen=True)
+class Ant(Locomotion):
+    """What the ant families share."""
+
+    xml: ClassVar[str] = "ant.xml"
+    control_timestep: ClassVar[float] = 0.05  # s
+    fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel", "cfrc_ext")
+    reset_noise: ClassVar[float] = 0.1
+    source: ClassVar[str] = "Finn 2017, ProMP"
+
+    observation: Literal["joints", "contacts"] = "joints"
+    """`joints`: positions without x and y, and velocities (27). `contacts`: and the forces on each
+    body, clipped to ±1 (105), as in Gymnasium's Ant-v5."""
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """Unbounded, 27 or 105 numbers."""
+        size = 105 if self.observation == "contacts" else 27
+        return spaces.Box(-np.inf, np.inf, (size,), np.float64)
+
+    def initial(
+        self, generator: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The model's own pose with noise, drawn as Ant-v5 draws it."""
+        return (
+            qpos + generator.uniform(-self.reset_noise, self.reset_noise, qpos.shape),
+            qvel + self.reset_noise * generator.standard_normal(qvel.shape),
+        )
+
+    def observe(self, state: Any) -> Array:
+        """Joints, and contacts if they are asked for."""
+        xp = array_namespace(state.qpos)
+        parts = [state.qpos[..., 2:], state.qvel]
+        if self.observation == "contacts":
+            forces = xp.clip(state.cfrc_ext[..., 1:, :], -1.0, 1.0)
+            parts.append(xp.reshape(forces, (*forces.shape[:-2], -1)))
+        return xp.concat(parts, axis=-1)
+
+    def terminated(self, state: Any, task: Mapping[str, Array]) -> Array | None:
+        """The torso too low or too high: z ∉ [.2, 1]."""
+        z = state.qpos[..., 2]
+        return (z < LOWEST) | (z > HIGHEST)
+
+    def finn_costs(self, control: Array, after: Any) -> Array:
+        """.005 ‖a‖² + .0005 C − .05, the last for being alive: [...]."""
+        return 0.005 * squared(control) + 0.0005 * contact_cost(after, 1.0) - 0.05
+
+
+@dataclass(frozen=True)
+class AntDir(Ant):
+    """Run forwards (+1) or backwards (−1): r = g v − .005 ‖a‖² − .0005 C + .05."""
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """The sign of the velocity to reach."""
+        return TaskDistribution(direction=Choice((-1.0, 1.0)))
+
+    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+        """Velocity in the direction, less the costs."""
+        velocity = self.velocity(before, after)
+        return task["direction"] * velocity - self.finn_costs(control, after)
+
+
+@dataclass(frozen=True)
+class AntDir2D(Ant):
+    """Run at an angle θ in the plane: r = d·v − .5 ‖a‖² − .0005 C + 1, with d = (cos θ, sin θ)."""
+
+    source: ClassVar[str] = "ProMP, PEARL"
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """The angle from the x axis."""
+        return TaskDistribution(angle=Uniform(0.0, 2 * np.pi, unit="rad"))
+
+    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+        """Velocity along d, less the costs, and 1 for being alive."""
+        xp = array_namespace(control)
+        velocity = (after.qpos[..., :2] - before.qpos[..., :2]) / self.control_timestep
+        along = xp.cos(task["angle"]) * velocity[..., 0] + xp.sin(task["angle"]) * velocity[..., 1]
+        return along - 0.5 * squared(control) - 0.0005 * contact_cost(after, 1.0) + 1.0
+
+
+@dataclass(frozen=True)
+class AntVel(Ant):
+    """Run at a given speed: r = 1 − |v − g| − .005 ‖a‖² − .0005 C + .05; g uniform over [0, 3]."""
+
+    source: ClassVar[str] = "Finn 2017"
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """The speed to reach; half as fast again is beyond."""
+        return TaskDistribution(velocity=Uniform(0.0, 3.0, beyond=(0.0, 4.5), unit="m/s"))
+
+    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+        """1 less the distance of the velocity, less the costs."""
+        distance = abs(self.velocity(before, after) - task["velocity"])
+        return 1.0 - distance - self.finn_costs(control, after)
+
+
+@dataclass(frozen=True)
+class AntGoal(Ant):
+    """Go to a place; L1 = |x − g_x| + |y − g_y|."""
+
+    variant: Literal["finn", "promp"] = "promp"
+    """`finn`: g uniform over [−3, 3]², r = 4 − L1 − .005 ‖a‖² − .0005 C + .05, ends as the other
+    ants do. `promp` (PEARL and VariBAD too): g uniform in the disc of radius 3, r = −L1 − .1 ‖a‖² −
+    .0005 C, never ends."""
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """Coordinates of the goal; for `promp` a third farther is beyond."""
+        if self.variant == "finn":
+            return TaskDistribution(goal=Uniform(-3.0, 3.0, (2,), unit="m"))
+        return TaskDistribution(goal=Ball(3.0, 2, beyond=4.0, unit="m"))
+
+    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+        """Minus the distance to the goal, less the costs."""
+        xp = array_namespace(control)
+        distance = xp.sum(xp.abs(after.qpos[..., :2] - task["goal"]), axis=-1)
+        if self.variant == "finn":
+            return 4.0 - distance - self.finn_costs(control, after)
+        return -distance - 0.1 * squared(control) - 0.0005 * contact_cost(after, 1.0)
+
+    def terminated(self, state: Any, task: Mapping[str, Array]) -> Array | None:
+        """As the other ants, or never."""
+        return super().terminated(state, task) if self.variant == "finn" else None

@@ -1,0 +1,51 @@
+"""What the walking families share: noise at reset, velocities, and costs of control and contact."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from array_api_compat import array_namespace
+from gymnasium import spaces
+
+from metarl.declaration import Array, MujocoFamily
+
+
+@dataclass(frozen=True)
+class Locomotion(MujocoFamily):
+    """A body on the ground, whose first coordinate is how far it went."""
+
+    observation_size: ClassVar[int]
+    reset_noise: ClassVar[float]
+    """Half-width of the noise in qpos and qvel at reset."""
+
+    action_scale: float = 10.0
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """Unbounded."""
+        return spaces.Box(-np.inf, np.inf, (self.observation_size,), np.float64)
+
+    def initial(
+        self, generator: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The model's own pose with noise, drawn as Gymnasium's environment draws it."""
+        width = self.reset_noise
+        return (
+            qpos + generator.uniform(-width, width, qpos.shape),
+            qvel + generator.uniform(-width, width, qvel.shape),
+        )
+
+    def velocity(self, before: Any, after: Any) -> Array:
+        """Δx / dt over the control step, m/s: [...]."""
+        return (after.qpos[..., 0] - before.qpos[..., 0]) / self.control_timestep
+
+
+def squared(x: Array) -> Array:
+    """‖x‖² along the last axis: [..., n] -> [...]."""
+    return array_namespace(x).sum(x**2, axis=-1)
+
+
+def contact_cost(state: Any, limit: float) -> Array:
+    """Σ clip(cfrc_ext, ±limit)² over all bodies: [...]."""
+    xp = array_namespace(state.cfrc_ext)
+    return xp.sum(xp.clip(state.cfrc_ext, -limit, limit) ** 2, axis=(-2, -1))

@@ -1,0 +1,66 @@
+"""Reacher families: an arm of two links whose tip goes to a place that it does not see.
+
+Gymnasium's Reacher-v5 with the target as the task instead of an observation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from array_api_compat import array_namespace
+from gymnasium import spaces
+
+from envs.locomotion import squared
+from metarl.declaration import Array, MujocoFamily
+from metarl.distributions import Ball, TaskDistribution
+
+UPPER, LOWER = 0.1, 0.11  # m; lengths of the links, to the fingertip
+
+
+@dataclass(frozen=True)
+class ReacherGoal(MujocoFamily):
+    """Tip to the goal: r = −‖tip − g‖ − ‖a‖², as in Reacher-v5; g in the disc of radius .2."""
+
+    xml: ClassVar[str] = "reacher.xml"
+    control_timestep: ClassVar[float] = 0.02  # s
+    source: ClassVar[str] = "Gymnasium"
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """Coordinates of the goal."""
+        return TaskDistribution(goal=Ball(0.2, 2, unit="m"))
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """Cosines and sines of the angles, their velocities, and the tip."""
+        return spaces.Box(-np.inf, np.inf, (8,), np.float64)
+
+    def initial(
+        self, generator: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Noise of ±.1 in the angles and ±.005 in their velocities; the model's target at rest."""
+        qpos[:2] += generator.uniform(-0.1, 0.1, 2)
+        qvel[:2] += generator.uniform(-0.005, 0.005, 2)
+        return qpos, qvel
+
+    def observe(self, state: Any) -> Array:
+        """What Reacher-v5 shows, without the target."""
+        xp = array_namespace(state.qpos)
+        angles = state.qpos[..., :2]
+        parts = [xp.cos(angles), xp.sin(angles), state.qvel[..., :2], self.tip(state)]
+        return xp.concat(parts, axis=-1)
+
+    def tip(self, state: Any) -> Array:
+        """Coordinates of the fingertip, m: [..., 2]."""
+        xp = array_namespace(state.qpos)
+        first = state.qpos[..., 0]
+        both = first + state.qpos[..., 1]
+        x = UPPER * xp.cos(first) + LOWER * xp.cos(both)
+        y = UPPER * xp.sin(first) + LOWER * xp.sin(both)
+        return xp.stack([x, y], axis=-1)
+
+    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+        """−‖tip − g‖ − ‖a‖²."""
+        xp = array_namespace(control)
+        return -xp.sqrt(squared(self.tip(after) - task["goal"])) - squared(control)

@@ -1,0 +1,40 @@
+"""Swimmer families: a chain in a viscous plane that swims at a given speed.
+
+Source: Rothfuss et al. 2018 (ProMP, arXiv 1810.06784), whose code has the reward's sign reversed.
+The physics are Gymnasium's Swimmer-v5.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from array_api_compat import array_namespace
+
+from envs.locomotion import Locomotion
+from metarl.declaration import Array
+from metarl.distributions import TaskDistribution, Uniform
+
+
+@dataclass(frozen=True)
+class SwimmerVel(Locomotion):
+    """Swim at a given speed: r = −|v − g|; the observation is that of Swimmer-v5 (8)."""
+
+    xml: ClassVar[str] = "swimmer.xml"
+    control_timestep: ClassVar[float] = 0.04  # s
+    observation_size: ClassVar[int] = 8
+    reset_noise: ClassVar[float] = 0.1
+    source: ClassVar[str] = "ProMP"
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """The speed to reach; half as fast again is beyond."""
+        return TaskDistribution(velocity=Uniform(0.1, 0.2, beyond=(0.1, 0.3), unit="m/s"))
+
+    def observe(self, state: Any) -> Array:
+        """Angles of the joints, and velocities."""
+        xp = array_namespace(state.qpos)
+        return xp.concat([state.qpos[..., 2:], state.qvel], axis=-1)
+
+    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+        """−|v − g|."""
+        return -abs(self.velocity(before, after) - task["velocity"])

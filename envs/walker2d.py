@@ -1,0 +1,92 @@
+"""Walker2d families: a planar biped that runs in a direction, at a speed, or with another body.
+
+Sources: Rothfuss et al. 2018 (ProMP, arXiv 1810.06784): direction and speed; Rakelly et al. 2019
+(PEARL, arXiv 1903.08254): random parameters. The physics are Gymnasium's Walker2d-v5.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from array_api_compat import array_namespace
+
+from envs.locomotion import Locomotion, squared
+from envs.random_parameters import MODEL_FIELDS, scale_distribution, scaled
+from metarl.declaration import Array
+from metarl.distributions import Choice, TaskDistribution, Uniform
+
+CONTROL_COST = 0.001  # per unit of control, squared
+
+
+@dataclass(frozen=True)
+class Walker2d(Locomotion):
+    """What the walker families share; the observation is that of Walker2d-v5 (17)."""
+
+    xml: ClassVar[str] = "walker2d_v5.xml"
+    control_timestep: ClassVar[float] = 0.008  # s
+    observation_size: ClassVar[int] = 17
+    reset_noise: ClassVar[float] = 0.005
+    source: ClassVar[str] = "ProMP"
+
+    def observe(self, state: Any) -> Array:
+        """Positions of the joints without x, and velocities clipped to ±10."""
+        xp = array_namespace(state.qpos)
+        return xp.concat([state.qpos[..., 1:], xp.clip(state.qvel, -10.0, 10.0)], axis=-1)
+
+    def terminated(self, state: Any, task: Mapping[str, Array]) -> Array:
+        """Fallen: height ∉ (.8, 2) or |angle| ≥ 1."""
+        height, angle = state.qpos[..., 1], state.qpos[..., 2]
+        return (height <= 0.8) | (height >= 2.0) | (abs(angle) >= 1.0)
+
+
+@dataclass(frozen=True)
+class Walker2dDir(Walker2d):
+    """Walk forwards (+1) or backwards (−1): r = g v + 1 − .001 ‖a‖²."""
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """The sign of the velocity to reach."""
+        return TaskDistribution(direction=Choice((-1.0, 1.0)))
+
+    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+        """g v + 1 − .001 ‖a‖²."""
+        return task["direction"] * self.velocity(before, after) + 1.0 - _cost(control)
+
+
+@dataclass(frozen=True)
+class Walker2dVel(Walker2d):
+    """Walk at a given speed: r = 15 − |v − g| − .001 ‖a‖²; g uniform over [0, 10]."""
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """The speed to reach."""
+        return TaskDistribution(velocity=Uniform(0.0, 10.0, unit="m/s"))
+
+    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+        """15 − |v − g| − .001 ‖a‖²."""
+        return 15.0 - abs(self.velocity(before, after) - task["velocity"]) - _cost(control)
+
+
+@dataclass(frozen=True)
+class Walker2dParams(Walker2d):
+    """Walk with another body: r = v + 1 − .001 ‖a‖²; the model is scaled at random."""
+
+    model_fields: ClassVar[tuple[str, ...]] = MODEL_FIELDS
+    source: ClassVar[str] = "PEARL, VariBAD"
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """A scale for each number of the model."""
+        return scale_distribution(bodies=8, joints=9, geoms=8)
+
+    def configure(self, model: Any, task: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The scaled model."""
+        return scaled(model, task)
+
+    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+        """v + 1 − .001 ‖a‖²."""
+        return self.velocity(before, after) + 1.0 - _cost(control)
+
+
+def _cost(control: Array) -> Array:
+    return CONTROL_COST * squared(control)
