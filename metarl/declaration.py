@@ -72,8 +72,8 @@ class MujocoFamily(DeclaredFamily):
     control_timestep: ClassVar[float]
     """Seconds of one environment step; a multiple of the model's time step."""
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
-    """The MjData fields that the functions read. All but qpos and qvel are as of the last substep's
-    begin, as after `mj_step`."""
+    """The MjData fields that the functions read, as `mj_step` leaves them: qpos and qvel are new,
+    what derives from them is not yet. `cfrc_ext` is of the last substep's begin."""
     model_fields: ClassVar[tuple[str, ...]] = ()
     """The MjModel fields that differ from task to task: those that `configure` gives."""
 

@@ -79,9 +79,10 @@ def test_the_first_observation_does_not_contain_the_task(family):
         np.testing.assert_array_equal(observation, first[0])
 
 
-def test_the_vector_environment_agrees_with_single_ones(family):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_vector_environment_agrees_with_single_ones(family, threads):
     tasks, seeds = family.sample_tasks(3, RandomKey(4)), [5, 6, 7]
-    vector = make_simulation(family, 3, threads=2)
+    vector = make_simulation(family, 3, threads)
     vector.task = tasks
     observations, _ = vector.reset(seed=seeds)
     singles = [family.make() for _ in range(3)]
