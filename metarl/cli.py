@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.algorithms import ALGORITHMS, find_algorithm
+from metarl.check import check_family
 from metarl.config import Config
 from metarl.errors import UsageError
 from metarl.evaluation import Evaluation
@@ -43,9 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "train": lambda rest: run_experiment(arguments=rest, description=Config.__doc__),
         "families": _families,
         "algorithms": _algorithms,
+        "check": _check,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: metarl train --help | families [MODULE ...] | algorithms")
+        print("usage: metarl train --help | families [MODULE ...] | algorithms | check FAMILY ...")
         return
     with one_line_errors():
         if arguments[0] not in commands:
@@ -110,6 +112,23 @@ def _algorithms(_: Sequence[str]) -> None:
     for name, algorithm in ALGORITHMS.items():
         table.add_row(name, algorithm.summary, algorithm.source)
     Console().print(table)
+
+
+def _check(names: Sequence[str]) -> None:
+    """Checks families, each in a table; exits with status 1 if one has a fault."""
+    if not names:
+        raise UsageError("metarl check FAMILY ...: name a family, as in envs:Navigation2D-v0")
+    faults = 0
+    for name in names:
+        table = Table("", "check", "found", box=None, title=name, title_justify="left")
+        for finding in check_family(make_family(name)):
+            detail = finding.detail + (f"\n→ {finding.hint}" if finding.hint else "")
+            table.add_row("ok" if finding.passed else "FAULT", finding.name, detail)
+            faults += not finding.passed
+        Console().print(table)
+    if faults:
+        print(f"{faults} fault{'s' if faults > 1 else ''} found", file=sys.stderr)
+        raise SystemExit(1)
 
 
 def print_evaluation(evaluation: Evaluation, title: str = "") -> None:

@@ -165,7 +165,9 @@ class TaskFamily:
         sample = getattr(self.prototype.unwrapped, "sample_task", None) or functools.partial(
             uniform_task, self.task_space
         )
-        tasks = [sample(key.generator(Use.TASK, i), split) for i in range(number)]
+        # A stream for each split, so that the tasks of one are never those of another.
+        stream = self.splits.index(split)
+        tasks = [sample(key.generator(Use.TASK, i, stream), split) for i in range(number)]
         return validate_tasks(self.task_space, stack_tasks(tasks), number)
 
 

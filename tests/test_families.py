@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from metarl.check import CHECKS, check_family
 from metarl.declaration import DeclaredFamily
 from metarl.randomness import RandomKey
 from metarl.simulation.gymnasium import make_simulation
@@ -32,51 +33,12 @@ def random_actions(space, number, seed=0):
     return np.stack([space.sample() for _ in range(number)])
 
 
-def test_every_split_draws_tasks_in_the_space(family):
-    assert {"train", "test"} <= set(family.splits)
-    for split in family.splits:
-        tasks = family.sample_tasks(50, RandomKey(0), split)
-        for i in range(50):
-            assert select_tasks(tasks, i) in family.task_space
-
-
-def test_the_task_stays_until_it_is_set_again(family):
-    env = family.make()
-    task = select_tasks(family.sample_tasks(1, RandomKey(1)), 0)
-    env.unwrapped.task = task
-    for seed in range(2):
-        env.reset(seed=seed)
-        for name, value in task.items():
-            np.testing.assert_array_equal(env.unwrapped.task[name], value)
-
-
-def test_the_task_matters(family):
-    tasks = family.sample_tasks(8, RandomKey(2))
-
-    def experience(i):
-        """Ten episodes, each of one action held: far enough to meet sparse rewards."""
-        env, rewards = family.make(), []
-        env.unwrapped.task = select_tasks(tasks, i)
-        for seed, action in enumerate(random_actions(family.prototype.action_space, 10)):
-            env.reset(seed=seed)
-            ended = False
-            while not ended:
-                _, reward, terminated, truncated, _ = env.step(action)
-                rewards.append(reward)
-                ended = terminated or truncated
-        return np.array(rewards)
-
-    assert any(not np.array_equal(experience(0), experience(i)) for i in range(1, 8))
-
-
-def test_the_first_observation_does_not_contain_the_task(family):
-    tasks = family.sample_tasks(5, RandomKey(3))
-    env, first = family.make(), []
-    for i in range(5):
-        env.unwrapped.task = select_tasks(tasks, i)
-        first.append(env.reset(seed=0)[0])
-    for observation in first:
-        np.testing.assert_array_equal(observation, first[0])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_check_passes(name, monkeypatch):
+    """But for the spawned process, which one test below starts."""
+    monkeypatch.delitem(CHECKS, "pickles")
+    for finding in check_family(family_of(name)):
+        assert finding.passed, finding
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from metarl.errors import UsageError
 from metarl.tasks import TaskFamily, Tasks, select_tasks, stack_tasks, validate_tasks
 
 
@@ -100,18 +101,27 @@ def make_simulation(
 ) -> gymnasium.vector.VectorEnv:
     """A vector environment of the family, whose ended episodes are not stepped.
 
-    Declared families come from `gymnasium.make_vec` and step all environments at once; any other
-    family runs in a `SerialVectorEnv`. `threads` are a simulator's; 0 takes every core.
+    Families with a vector environment of their own, as the declared ones, come from
+    `gymnasium.make_vec` and step all environments at once; any other family runs in a
+    `SerialVectorEnv`. `threads` are a declared family's simulator's; 0 takes every core.
+
+    Raises:
+        UsageError: the vector environment has no task, or resets ended episodes itself.
+
     """
-    if _is_declared(family):
-        return gymnasium.make_vec(
-            family.spec,
-            num_envs,
-            max_episode_steps=family.horizon,
-            threads=threads,
-            **family.options,
+    if family.spec.vector_entry_point is None:
+        return SerialVectorEnv(family.make, num_envs)
+    own: dict[str, Any] = {"threads": threads} if _is_declared(family) else {}
+    env = gymnasium.make_vec(
+        family.spec, num_envs, max_episode_steps=family.horizon, **own, **family.options
+    )
+    disabled = env.metadata.get("autoreset_mode") is AutoresetMode.DISABLED
+    if not (disabled and hasattr(env, "task_space")):
+        raise UsageError(
+            f"{family.id}: its vector environment {type(env).__name__} needs task_space, task, and "
+            "autoreset_mode DISABLED in its metadata; register the family without it otherwise"
         )
-    return SerialVectorEnv(family.make, num_envs)
+    return env
 
 
 def _is_declared(family: TaskFamily) -> bool:

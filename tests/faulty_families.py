@@ -1,0 +1,144 @@
+"""Families with one fault each, for `metarl check` to find."""
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class Line(gymnasium.Env):
+    """A point on a line, and nothing wrong: r = −|x − goal|."""
+
+    def __init__(self, **_options):
+        self.observation_space = spaces.Box(-10.0, 10.0, (1,), np.float64)
+        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.task_space = spaces.Dict(goal=spaces.Box(-1.0, 1.0, (), np.float64))
+        self.task = {"goal": np.array(0.5)}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = self.np_random.uniform(-0.1, 0.1, 1)
+        return self.x.copy(), {}
+
+    def step(self, action):
+        self.x = np.clip(self.x + 0.1 * np.float64(action), -10, 10)
+        return self.x.copy(), -abs(float(self.x[0] - self.task["goal"])), False, False, {}
+
+
+class TaskIgnored(Line):
+    def step(self, action):
+        observation, *_ = super().step(action)
+        return observation, -abs(float(self.x[0])), False, False, {}
+
+
+class TaskLost(Line):
+    def reset(self, **options):
+        result = super().reset(**options)
+        self.task = {"goal": np.array(self.np_random.uniform(-1, 1))}
+        return result
+
+
+class Leak(Line):
+    def __init__(self):
+        super().__init__()
+        self.observation_space = spaces.Box(-10.0, 10.0, (2,), np.float64)
+
+    def _with_hint(self, x):
+        return np.array([x[0], 3 * float(self.task["goal"]) + x[0]])
+
+    def reset(self, **options):
+        x, info = super().reset(**options)
+        return self._with_hint(x), info
+
+    def step(self, action):
+        x, *rest = super().step(action)
+        return self._with_hint(x), *rest
+
+
+class WrongSpace(Line):
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return observation.astype(np.float32).repeat(2), *rest
+
+
+class TaskOutside(Line):
+    def sample_task(self, generator, split):
+        return {"goal": generator.uniform(-2, 2)}
+
+
+class NanReward(Line):
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        return observation, np.nan if self.x[0] > 0.3 else reward, *rest
+
+
+class RandomReset(Line):
+    def reset(self, **options):
+        super().reset(**options)
+        self.x = np.random.default_rng().uniform(-0.1, 0.1, 1)
+        return self.x.copy(), {}
+
+
+class SplitOverlap(Line):
+    def sample_task(self, generator, split):
+        return {"goal": generator.choice([-1.0, 0.0, 0.5, 1.0])}
+
+
+class LineVector(gymnasium.vector.VectorEnv):
+    """A vector environment of `Line` that forgets something."""
+
+    metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}
+
+    def __init__(self, num_envs, max_episode_steps=None, fault="", **_options):
+        self.envs = [Line() for _ in range(num_envs)]
+        self.num_envs, self.fault, self.limit = num_envs, fault, max_episode_steps
+        self.single_observation_space = self.envs[0].observation_space
+        self.single_action_space = self.envs[0].action_space
+        self.task_space = self.envs[0].task_space
+
+    @property
+    def task(self):
+        return {"goal": np.array([env.task["goal"] for env in self.envs])}
+
+    @task.setter
+    def task(self, tasks):
+        for env, goal in zip(self.envs, tasks["goal"], strict=True):
+            env.task = {"goal": goal}
+
+    def reset(self, *, seed=None, options=None):
+        self.elapsed = 0
+        seeds = seed if isinstance(seed, list) else [seed + i for i in range(self.num_envs)]
+        pairs = zip(self.envs, seeds, strict=True)
+        return np.stack([env.reset(seed=s)[0] for env, s in pairs]), {}
+
+    def step(self, actions):
+        self.elapsed += 1
+        results = [env.step(a) for env, a in zip(self.envs, actions, strict=True)]
+        observations, rewards = (np.stack(part) for part in list(zip(*results, strict=True))[:2])
+        if self.fault == "disagrees":
+            rewards = rewards * 1.01
+        late = self.fault != "endless" and self.elapsed >= self.limit
+        flags = np.full(self.num_envs, late)
+        return observations, rewards, np.zeros_like(flags), flags, {}
+
+
+for _class in (
+    *(Line, TaskIgnored, TaskLost, Leak, WrongSpace, TaskOutside),
+    *(NanReward, RandomReset, SplitOverlap),
+):
+    gymnasium.register(
+        f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", max_episode_steps=12
+    )
+for _name, _fault in (("VectorDisagrees", "disagrees"), ("WrongHorizon", "endless")):
+    gymnasium.register(
+        f"{_name}-v0",
+        f"{__name__}:Line",
+        vector_entry_point=f"{__name__}:LineVector",
+        max_episode_steps=12,
+        kwargs={"fault": _fault},
+    )
+gymnasium.register(
+    "BorrowedVector-v0",
+    f"{__name__}:Line",
+    vector_entry_point="gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv",
+    max_episode_steps=12,
+)
