@@ -19,8 +19,13 @@ from metarl.check import check_family
 from metarl.config import Config
 from metarl.errors import UsageError
 from metarl.evaluation import Evaluation
+from metarl.simulation.gymnasium import backend_name
 from metarl.tasks import import_family_module, make_family, registered_families
 from metarl.training import train
+
+
+WIDE = 120
+"""Columns of a table that is cut on a narrower terminal rather than torn."""
 
 
 def run_experiment(
@@ -98,12 +103,30 @@ def _families(modules: Sequence[str]) -> None:
     """Lists the registered families, those of `modules` included."""
     for module in modules:
         import_family_module(module)
-    table = Table("family", "task parameters", "horizon", "splits", box=None)
+    table = Table("family", "task", "horizon", "splits", "steps by", "source", box=None)
     for name in registered_families():
         family = make_family(name, gymnasium.spec(name).max_episode_steps or 1)
-        parameters = ", ".join(f"{key} {space}" for key, space in family.task_space.items())
-        table.add_row(name, parameters, str(family.horizon), " ".join(family.splits))
-    Console().print(table)
+        declaration = getattr(family.prototype.unwrapped, "family", None)
+        units = {
+            key: getattr(distribution, "unit", "")
+            for key, distribution in (declaration.tasks.parameters if declaration else {}).items()
+        }
+        parameters = "\n".join(
+            f"{key} {_range(space)} {units.get(key, '')}".rstrip()
+            for key, space in family.task_space.items()
+        )
+        splits, backend = " ".join(family.splits), backend_name(family)
+        source = declaration.source if declaration else ""
+        table.add_row(name, parameters, str(family.horizon), splits, backend, source)
+    Console(width=max(Console().width, WIDE)).print(table)
+
+
+def _range(space: Any) -> str:
+    """A task parameter's range and shape, briefly."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return f"{space.start} to {space.start + space.n - 1}"
+    shape = "×".join(map(str, space.shape))
+    return f"[{space.low.min():.3g}, {space.high.max():.3g}]{f' × {shape}' if shape else ''}"
 
 
 def _algorithms(_: Sequence[str]) -> None:

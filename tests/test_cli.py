@@ -173,7 +173,7 @@ def test_metarl_train_is_the_same_thing(tmp_path, capsys):
         main(["trian"])
     assert (
         capsys.readouterr().err
-        == "error: metarl has no command trian; it has train, families, algorithms\n"
+        == "error: metarl has no command trian; it has train, families, algorithms, check\n"
     )
 
 

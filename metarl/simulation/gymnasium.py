@@ -124,6 +124,15 @@ def make_simulation(
     return env
 
 
+def backend_name(family: TaskFamily) -> str:
+    """What steps the family's environments: MuJoCo's batch, arrays, its own vector, or a loop."""
+    vector = family.spec.vector_entry_point
+    if vector is None:
+        return "loop"
+    names = {"mujoco": "batch", "dynamics": "arrays"}
+    return names[str(vector).split(":")[0].split(".")[-1]] if _is_declared(family) else "own"
+
+
 def _is_declared(family: TaskFamily) -> bool:
     vector = family.spec.vector_entry_point
     return isinstance(vector, str) and vector.startswith("metarl.")
