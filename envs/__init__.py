@@ -35,9 +35,10 @@ gymnasium.register(
     kwargs={
         "env_id": "Pendulum-v1",
         "parameters": {
-            "gravity": ["g", 8.0, 12.0],  # m/s²
-            "mass": ["m", 0.5, 2.0],  # kg, as in RLlib's PendulumMassEnv
-            "length": ["l", 0.75, 1.25],  # m
+            "gravity": ["g", {"kind": "Uniform", "low": 8.0, "high": 12.0, "unit": "m/s²"}],
+            # As in RLlib's PendulumMassEnv.
+            "mass": ["m", {"kind": "Uniform", "low": 0.5, "high": 2.0, "unit": "kg"}],
+            "length": ["l", {"kind": "Uniform", "low": 0.75, "high": 1.25, "unit": "m"}],
         },
     },
 )

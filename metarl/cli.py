@@ -17,12 +17,12 @@ from rich.table import Table
 from metarl.algorithms import ALGORITHMS, find_algorithm
 from metarl.check import check_family
 from metarl.config import Config
+from metarl.distributions import TaskDistribution
 from metarl.errors import UsageError
 from metarl.evaluation import Evaluation
 from metarl.simulation.gymnasium import backend_name
 from metarl.tasks import import_family_module, make_family, registered_families
 from metarl.training import train
-
 
 WIDE = 120
 """Columns of a table that is cut on a narrower terminal rather than torn."""
@@ -106,11 +106,10 @@ def _families(modules: Sequence[str]) -> None:
     table = Table("family", "task", "horizon", "splits", "steps by", "source", box=None)
     for name in registered_families():
         family = make_family(name, gymnasium.spec(name).max_episode_steps or 1)
-        declaration = getattr(family.prototype.unwrapped, "family", None)
-        units = {
-            key: getattr(distribution, "unit", "")
-            for key, distribution in (declaration.tasks.parameters if declaration else {}).items()
-        }
+        base: Any = family.prototype.unwrapped
+        declaration = getattr(base, "family", None)
+        distribution = getattr(declaration or base, "tasks", TaskDistribution())
+        units = {key: getattr(d, "unit", "") for key, d in distribution.parameters.items()}
         parameters = "\n".join(
             f"{key} {_range(space)} {units.get(key, '')}".rstrip()
             for key, space in family.task_space.items()

@@ -272,8 +272,8 @@ class TaskDistribution:
     """Independent parameters by name: a distribution over tasks, and its splits."""
 
     def __init__(self, **parameters: Distribution):
-        self.parameters = parameters
-        self.space = spaces.Dict({name: d.space for name, d in parameters.items()})
+        self.parameters = dict(sorted(parameters.items()))  # the order of the space
+        self.space = spaces.Dict({name: d.space for name, d in self.parameters.items()})
         random = np.random.default_rng(0)
         has_beyond = any(d.draw_wider(random) is not None for d in parameters.values())
         self.splits = ("train", "test", "beyond") if has_beyond else ("train", "test")

@@ -6,8 +6,8 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 
+from metarl.distributions import Distribution, TaskDistribution, Uniform, distribution_from_json
 from metarl.errors import UsageError
 from metarl.tasks import Task, validate_tasks
 
@@ -15,16 +15,24 @@ from metarl.tasks import Task, validate_tasks
 class ParameterisedEnv(gymnasium.Env):
     """An existing Gymnasium environment whose task is the value of some of its attributes.
 
-    `parameters` maps a task parameter to [attribute, low, high]; attributes are those of the
+    `parameters` maps a task parameter to [attribute, low, high], or to [attribute, distribution],
+    the distribution of a number as data (`metarl.distributions`). Attributes are those of the
     unwrapped environment, with dots and indices: `"m"`, `"model.body_mass[1]"`. Values are
     written before each reset; after a write to a MuJoCo model its derived constants follow.
 
         gymnasium.register(
-            "PendulumMass-v0",
+            "PendulumParams-v0",
             entry_point="metarl.parameterised:ParameterisedEnv",
             max_episode_steps=200,
-            kwargs={"env_id": "Pendulum-v1", "parameters": {"mass": ["m", 0.5, 2.0]}},
+            kwargs={
+                "env_id": "Pendulum-v1",
+                "parameters": {
+                    "mass": ["m", 0.5, 2.0],
+                    "length": ["l", {"kind": "LogUniform", "low": 0.5, "high": 2.0, "unit": "m"}],
+                },
+            },
         )
+
     """
 
     def __init__(self, env_id: str, parameters: Mapping[str, Any], **options: Any):
@@ -34,17 +42,19 @@ class ParameterisedEnv(gymnasium.Env):
         self.action_space = self._env.action_space
         self.metadata = self._env.metadata
         self.render_mode = self._env.render_mode
-        self._attributes = {name: attribute for name, (attribute, _, _) in parameters.items()}
+        self._attributes = {name: attribute for name, (attribute, *_) in parameters.items()}
         for attribute in self._attributes.values():
             self._locate(attribute)
-        self.task_space = spaces.Dict(
-            {
-                name: spaces.Box(low, high, (), np.float64)
-                for name, (_, low, high) in parameters.items()
-            }
+        self.tasks = TaskDistribution(
+            **{name: _distribution(name, *given) for name, (_, *given) in parameters.items()}
         )
-        middle = {name: (low + high) / 2 for name, (_, low, high) in parameters.items()}
-        self.task = middle
+        self.task_space = self.tasks.space
+        self.splits = self.tasks.splits
+        self.task = self.sample_task(np.random.default_rng(0), "train")
+
+    def sample_task(self, generator: np.random.Generator, split: str) -> Task:
+        """One task of a split."""
+        return self.tasks.sample(generator, split)
 
     @property
     def task(self) -> Task:
@@ -97,3 +107,16 @@ class ParameterisedEnv(gymnasium.Env):
             raise UsageError(f"{type(self._env.unwrapped).__name__} has no attribute {attribute}")
         index = tuple(int(i) for i in match[2].split(",")) if match[2] else None
         return owner, match[1], index
+
+
+def _distribution(name: str, *given: Any) -> Distribution:
+    """Of a number: from low and high, or from a distribution's data."""
+    if len(given) == 1 and isinstance(given[0], Mapping):
+        distribution = distribution_from_json(name, given[0])
+    elif len(given) == 2:
+        distribution = Uniform(*given)
+    else:
+        raise UsageError(f"task parameter {name}: needs low and high, or a distribution")
+    if distribution.space.shape != ():
+        raise UsageError(f"task parameter {name}: {distribution} is not of a number")
+    return distribution

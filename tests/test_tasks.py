@@ -171,3 +171,24 @@ def test_a_wrapped_mujoco_model_has_its_derived_constants():
 def test_an_attribute_that_is_not_there_is_an_error():
     with pytest.raises(UsageError, match="PendulumEnv has no attribute mass"):
         ParameterisedEnv("Pendulum-v1", {"mass": ("mass", 0.5, 2.0)})
+
+
+def test_a_wrapped_environment_takes_distributions():
+    parameters = {
+        "mass": ("m", {"kind": "LogUniform", "low": 0.5, "high": 2.0, "beyond": [0.25, 4.0]}),
+        "gravity": ("g", 5.0, 15.0),
+    }
+    env = ParameterisedEnv("Pendulum-v1", parameters)
+    assert env.splits == ("train", "test", "beyond")
+    for i in range(50):
+        beyond = env.sample_task(np.random.default_rng(i), "beyond")
+        assert not 0.5 <= beyond["mass"] <= 2.0
+        assert beyond in env.task_space
+
+
+@pytest.mark.parametrize(
+    "given", [(1.0,), (1.0, 2.0, 3.0), ({"kind": "Normal", "mean": 0, "std": 1, "shape": [2]},)]
+)
+def test_a_wrapped_environment_names_the_parameter_that_is_wrong(given):
+    with pytest.raises(UsageError, match="task parameter mass: "):
+        ParameterisedEnv("Pendulum-v1", {"mass": ("m", *given)})
