@@ -36,6 +36,8 @@ def test_the_own_family_trains_as_the_readme_says(tmp_path):
     output = run(sys.executable, "-m", "metarl", *command.split(), *small.split(), cwd=tmp_path)
     assert "iteration 2/2" in output
     assert (tmp_path / "runs" / "Reach-v0" / "seed-1" / "metrics.jsonl").exists()
+    (check,) = re.findall(r"`metarl (check my_tasks:\S+)`", README)
+    assert "FAULT" not in run(sys.executable, "-m", "metarl", *check.split(), cwd=tmp_path)
 
 
 def test_the_python_example_runs(tmp_path):
