@@ -6,6 +6,7 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -20,6 +21,7 @@ from metarl.config import Config
 from metarl.distributions import TaskDistribution
 from metarl.errors import UsageError
 from metarl.evaluation import Evaluation
+from metarl.new_family import write_family
 from metarl.simulation.gymnasium import backend_name
 from metarl.tasks import import_family_module, make_family, registered_families
 from metarl.training import train
@@ -50,9 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "families": _families,
         "algorithms": _algorithms,
         "check": _check,
+        "new-family": _new_family,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: metarl train --help | families [MODULE ...] | algorithms | check FAMILY ...")
+        print(
+            "usage: metarl train --help | families [MODULE ...] | algorithms | check FAMILY ... | "
+            "new-family NAME"
+        )
         return
     with one_line_errors():
         if arguments[0] not in commands:
@@ -151,6 +157,16 @@ def _check(names: Sequence[str]) -> None:
     if faults:
         print(f"{faults} fault{'s' if faults > 1 else ''} found", file=sys.stderr)
         raise SystemExit(1)
+
+
+def _new_family(names: Sequence[str]) -> None:
+    """Writes a starter file and its test into the working folder."""
+    if len(names) != 1:
+        raise UsageError("metarl new-family NAME: give one name, as in PushToGoal")
+    family, test = write_family(names[0], Path())
+    print(f"wrote {family} and {test}; next:")
+    print(f"  metarl check {family.stem}:{names[0]}-v0")
+    print(f"  metarl train --family {family.stem}:{names[0]}-v0")
 
 
 def print_evaluation(evaluation: Evaluation, title: str = "") -> None:

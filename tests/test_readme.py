@@ -30,13 +30,15 @@ def test_there_is_no_other_kind_of_block():
 
 def test_the_own_family_trains_as_the_readme_says(tmp_path):
     (code,) = [code for code in PYTHON if "gymnasium.register" in code]
-    (tmp_path / "my_tasks.py").write_text(code)
-    (command,) = re.findall(r"`metarl (train --family my_tasks:\S+)`", README)
+    (new,) = re.findall(r"`metarl (new-family \S+)`", README)
+    run(sys.executable, "-m", "metarl", *new.split(), cwd=tmp_path)
+    assert (tmp_path / "reach.py").read_text() == code
+    (command,) = re.findall(r"`metarl (train --family reach:\S+)`", README)
     small = "--iterations 2 --meta-batch-size 4 --episodes 4 --eval-every 2 --eval-tasks 4"
     output = run(sys.executable, "-m", "metarl", *command.split(), *small.split(), cwd=tmp_path)
     assert "iteration 2/2" in output
     assert (tmp_path / "runs" / "Reach-v0" / "seed-1" / "metrics.jsonl").exists()
-    (check,) = re.findall(r"`metarl (check my_tasks:\S+)`", README)
+    (check,) = re.findall(r"`metarl (check reach:\S+)`", README)
     assert "FAULT" not in run(sys.executable, "-m", "metarl", *check.split(), cwd=tmp_path)
 
 
