@@ -174,7 +174,7 @@ def print_evaluation(evaluation: Evaluation, title: str = "") -> None:
     metrics = evaluation.metrics()
     names = [name.removesuffix("/step_0/mean") for name in metrics if name.endswith("step_0/mean")]
     table = Table("step", *names, box=None, title=title, title_justify="left")
-    digits = 3 if np.abs(evaluation.returns).max() < 10 else 1
+    digits = 3 if np.abs(evaluation.returns.mean(1)).max() < 10 else 1
     for k in range(len(evaluation.returns)):
         rows = [[metrics[f"{n}/step_{k}/{x}"] for x in ("mean", "low", "high")] for n in names]
         cells = ([f"{x:.{digits}f}" for x in row] for row in rows)
