@@ -55,6 +55,12 @@ class Config:
     threads: int = 0
     """Threads for the simulator and for the learner, which take turns; 0 is one for each core."""
 
+    workers: int = 0
+    """Processes for environments that neither MuJoCo's batch nor arrays can step; 0 steps them in
+    this one. Their number changes no result."""
+    worker_timeout: float = 60.0
+    """Seconds that a worker may take for one step of its environments before it is given up."""
+
     meta_batch_size: int = 40
     """Tasks of a meta-iteration."""
     episodes: int = 20
@@ -216,6 +222,7 @@ _LOWEST: dict[str, float] = {
     "iterations": 1,
     "seed": 0,
     "threads": 0,
+    "workers": 0,
     "meta_batch_size": 1,
     "episodes": 1,
     "horizon": 1,
@@ -242,12 +249,13 @@ _CHOICES = {
 }
 
 _POSITIVE = (
-    *("inner_lr", "outer_lr", "clip", "sigma"),
+    *("inner_lr", "outer_lr", "clip", "sigma", "worker_timeout"),
     *("max_kl", "fisher_fraction", "line_search_ratio"),
 )
 
 RESUMABLE = {
     *("iterations", "run_dir", "resume", "device", "sampling_device", "threads"),
+    *("workers", "worker_timeout"),
     *("eval_every", "eval_tasks", "test_later_lr", "checkpoint_every"),
 }
 """Options that a resumed run may change: they change no number of training."""

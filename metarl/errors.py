@@ -1,4 +1,4 @@
-"""The one exception that means: what was asked for cannot be done as asked."""
+"""The exceptions of the library."""
 
 
 class UsageError(Exception):
@@ -6,3 +6,7 @@ class UsageError(Exception):
 
     The command line prints the message and exits with status 2.
     """
+
+
+class WorkerError(Exception):
+    """A worker process failed: which, at which environment and task, and its own traceback."""

@@ -25,7 +25,7 @@ from metarl.parts import make_inner_loop
 from metarl.policy import Parameters, expand, make_policy
 from metarl.randomness import Phase, RandomKey, Use
 from metarl.rollout import Rollout, collect
-from metarl.simulation.gymnasium import make_simulations
+from metarl.simulation.gymnasium import Processes, make_simulations
 from metarl.tasks import Task, TaskFamily, Tasks, make_family, stack_tasks, validate_tasks
 
 
@@ -265,7 +265,11 @@ class Learner:
     def _simulations_of(self, tasks: int) -> list[gymnasium.vector.VectorEnv]:
         if tasks not in self._simulations:
             self._simulations[tasks] = make_simulations(
-                self.family, tasks, self.config.episodes, self.workers.threads
+                self.family,
+                tasks,
+                self.config.episodes,
+                self.workers.threads,
+                Processes(self.config.workers, self.config.worker_timeout),
             )
         return self._simulations[tasks]
 

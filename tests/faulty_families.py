@@ -1,5 +1,8 @@
 """Families with one fault each, for `metarl check` to find."""
 
+import os
+import time
+
 import gymnasium
 import numpy as np
 from gymnasium import spaces
@@ -142,3 +145,35 @@ gymnasium.register(
     vector_entry_point="gymnasium.envs.classic_control.cartpole:CartPoleVectorEnv",
     max_episode_steps=12,
 )
+
+
+class Mortal(Line):
+    """Dies, hangs or fails when it comes near a goal that is above .9."""
+
+    def __init__(self, fate="fails"):
+        super().__init__()
+        self.fate = fate
+
+    def step(self, action):
+        if self.task["goal"] > 0.9:
+            if self.fate == "dies":
+                os._exit(7)
+            if self.fate == "hangs":
+                time.sleep(1000)
+            raise ArithmeticError("there is no bottom here")
+        return super().step(action)
+
+
+gymnasium.register("Mortal-v0", f"{__name__}:Mortal", max_episode_steps=12)
+
+
+class OnlyHere(Line):
+    """Can be made in the process that the environment variable names."""
+
+    def __init__(self):
+        super().__init__()
+        if os.environ.get("METARL_TEST_PROCESS", str(os.getpid())) != str(os.getpid()):
+            raise RuntimeError("made elsewhere")
+
+
+gymnasium.register("OnlyHere-v0", f"{__name__}:OnlyHere", max_episode_steps=12)

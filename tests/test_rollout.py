@@ -13,7 +13,8 @@ from metarl.parallel import Workers
 from metarl.policy import CategoricalPolicy, GaussianPolicy, expand
 from metarl.randomness import RandomKey, Use
 from metarl.rollout import collect
-from metarl.simulation.gymnasium import SerialVectorEnv, make_simulation, make_simulations
+from metarl.simulation.gymnasium import make_simulation, make_simulations
+from metarl.simulation.serial import SerialVectorEnv
 from metarl.tasks import make_family
 
 HORIZON = 5

@@ -1,0 +1,91 @@
+"""Any Gymnasium environment with a task, several of them in this process."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from metarl.tasks import Tasks, select_tasks, stack_tasks, validate_tasks
+
+
+class SerialVectorEnv(gymnasium.vector.VectorEnv):
+    """Environments stepped one after the other; ended episodes rest until they are reset.
+
+    Gymnasium's SyncVectorEnv either resets an ended environment itself, which costs a step that
+    nobody asked for, or must not be stepped at all until every ended one is reset.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
+
+    def __init__(
+        self,
+        make: Callable[[], gymnasium.Env],
+        num_envs: int,
+        current: np.ndarray | None = None,
+    ):
+        """`current` [1] is kept at the index of the environment whose code runs."""
+        self.envs = [make() for _ in range(num_envs)]
+        self._bases: list[Any] = [env.unwrapped for env in self.envs]
+        self.num_envs = num_envs
+        self.task_space = self._bases[0].task_space
+        self.single_observation_space = self.envs[0].observation_space
+        self.single_action_space = self.envs[0].action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        shape = self.single_observation_space.shape or ()
+        self._observations = np.zeros((num_envs, *shape), self.single_observation_space.dtype)
+        self._terminated = np.zeros(num_envs, bool)
+        self._truncated = np.zeros(num_envs, bool)
+        self._current = np.zeros(1, np.int64) if current is None else current
+
+    @property
+    def task(self) -> Tasks:
+        """The tasks of the environments: arrays [num_envs, ...]."""
+        return stack_tasks([base.task for base in self._bases])
+
+    @task.setter
+    def task(self, tasks: Mapping[str, Any]) -> None:
+        checked = validate_tasks(self.task_space, tasks, self.num_envs)
+        for i, base in enumerate(self._bases):
+            base.task = select_tasks(checked, i)
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts new episodes in all environments, or in those of `options["reset_mask"]`."""
+        mask = (options or {}).get("reset_mask")
+        ids = np.arange(self.num_envs) if mask is None else np.flatnonzero(mask)
+        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+        for i in ids.tolist():
+            self._current[0] = i
+            self._observations[i], _ = self.envs[i].reset(seed=seeds[i] if seeds else None)
+            self._terminated[i] = self._truncated[i] = False
+        return self._observations.copy(), {}
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Steps the environments whose episodes have not ended."""
+        rewards = np.zeros(self.num_envs)
+        for i in np.flatnonzero(~(self._terminated | self._truncated)):
+            self._current[0] = i
+            result = self.envs[i].step(actions[i])
+            self._observations[i], rewards[i], self._terminated[i], self._truncated[i], _ = result
+        return (
+            self._observations.copy(),
+            rewards,
+            self._terminated.copy(),
+            self._truncated.copy(),
+            {},
+        )
+
+    def close_extras(self, **_kwargs: Any) -> None:
+        """Closes the environments."""
+        for env in self.envs:
+            env.close()
