@@ -21,7 +21,7 @@ from metarl.policy import expand, make_policy
 from metarl.randomness import RandomKey, Use
 from metarl.rollout import Rollout, collect
 from metarl.simulation.gymnasium import make_simulation, make_simulations
-from metarl.tasks import make_family
+from metarl.tasks import Tasks, make_family
 
 LIMIT = 0.9
 
@@ -50,7 +50,7 @@ def main(
         )
 
     rollout = ours()
-    replay = bare_batch(simulation, rollout, key, workers.threads)
+    replay = bare_batch(simulation, rollout, drawn, key, workers.threads)
     replay()
     speeds: dict[str, list[float]] = {
         "bare batch, open loop": [],
@@ -81,27 +81,45 @@ def main(
     )
 
 
+def begin(simulation: gymnasium.vector.VectorEnv, rollout: Rollout, tasks: Tasks, key: RandomKey):
+    """Resets as the rollout was; (ids of the episodes that go on, actions) of each step."""
+    number, episodes = rollout.returns.shape
+    simulation.task = {name: np.repeat(v, episodes, axis=0) for name, v in tasks.items()}
+    simulation.reset(seed=[s for i in range(number) for s in key.seeds(Use.RESET, i, 0, episodes)])
+    actions = rollout.actions.flatten(0, 1).transpose(0, 1).numpy()
+    active = rollout.valid.flatten(0, 1).T.numpy()
+    return [
+        (None if on.all() else np.flatnonzero(on), a) for on, a in zip(active, actions, strict=True)
+    ]
+
+
 def bare_batch(
-    simulation: gymnasium.vector.VectorEnv, rollout: Rollout, key: RandomKey, threads: int
+    simulation: gymnasium.vector.VectorEnv,
+    rollout: Rollout,
+    tasks: Tasks,
+    key: RandomKey,
+    threads: int,
 ) -> Callable[[], None]:
     """Replays the rollout's controls on a batch that does nothing else."""
     physics = simulation.physics
-    actions = rollout.actions.flatten(0, 1).transpose(0, 1).numpy()
-    controls = [np.ascontiguousarray(physics.control(a)) for a in actions]
-    tasks, episodes = rollout.returns.shape
-    seeds = [s for i in range(tasks) for s in key.seeds(Use.RESET, i, 0, episodes)]
-    simulation.reset(seed=seeds)
+    steps = [
+        (ids, np.ascontiguousarray(physics.control(a)))
+        for ids, a in begin(simulation, rollout, tasks, key)
+    ]
     start = physics.state()
     batch = mujoco.batch.Batch(physics.model, simulation.num_envs, threads)
+    for name, values in physics.model_fields.items():
+        batch.expand(name)[:] = values
+        batch.set_const()
     qpos, qvel, ctrl = batch.bind("qpos"), batch.bind("qvel"), batch.bind("ctrl")
 
     def replay() -> None:
         batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE)
         qpos[:], qvel[:] = start.qpos, start.qvel
         batch.forward()
-        for control in controls:
+        for ids, control in steps:
             ctrl[:] = control
-            batch.step(nstep=physics.substeps)
+            batch.step(ids, nstep=physics.substeps)
 
     return replay
 

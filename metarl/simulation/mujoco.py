@@ -142,14 +142,14 @@ class BatchPhysics(_Model):
         self._batch = Batch(self.model, number, threads)
         self._fields = {name: self._batch.bind(name) for name in family.fields}
         self._qpos, self._qvel, self._ctrl = map(self._batch.bind, ("qpos", "qvel", "ctrl"))
-        self._models = {name: self._batch.expand(name) for name in family.model_fields}
+        self.model_fields = {name: self._batch.expand(name) for name in family.model_fields}
         self._warnings = self._warning_numbers()
 
     def configure(self, ids: np.ndarray, tasks: Tasks) -> None:
         """Writes the tasks into the models, and what MuJoCo derives from that."""
         for name, values in self._configured(tasks).items():
-            self._models[name][ids] = values
-        if self._models:
+            self.model_fields[name][ids] = values
+        if self.model_fields:
             self._batch.set_const()
 
     def reset(self, ids: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
