@@ -1,7 +1,8 @@
 """Named algorithms beside each other on one family, at equal environment steps.
 
 Trains each with several seeds, one process for each core, and evaluates on the same held-out tasks
-after 0 to 3 inner steps. Runs that are finished are not trained again, unfinished ones go on.
+after 0 to 3 inner steps; prints a table, writes results.json and draws curves.png. Runs that are
+finished are not trained again, unfinished ones go on.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -82,6 +84,40 @@ def main(comparison: Comparison) -> None:
     described = {**vars(comparison), "run_dir": str(comparison.run_dir)}
     text = json.dumps({"comparison": described, "algorithms": results}, indent=2)
     (comparison.run_dir / "results.json").write_text(text + "\n")
+    draw(comparison, results)
+
+
+def draw(comparison: Comparison, results: dict) -> None:
+    """Writes curves.png: training after adaptation, and held-out tasks after each inner step."""
+    figure = Figure((11, 4.5), layout="constrained")
+    training, adaptation = figure.subplots(1, 2)
+    for i, (name, result) in enumerate(results.items()):
+        style = {"color": f"C{i % 10}", "linestyle": "--" if i >= 10 else "-"}
+        runs = [
+            metrics_of(comparison.run_dir / name / f"seed-{run['seed']}") for run in result["runs"]
+        ]
+        steps = np.array([metrics["env_steps"] for metrics in runs[0]]) / 1e6
+        after = np.array([[metrics["return/after"] for metrics in run] for run in runs])
+        training.plot(steps, after.mean(0), label=name, **style)
+        training.fill_between(steps, after.min(0), after.max(0), alpha=0.15, color=style["color"])
+        mean, low, high = np.array(result["steps"]).T
+        adaptation.errorbar(
+            range(len(mean)), mean, np.array([mean - low, high - mean]), capsize=3, **style
+        )
+    training.set_xlabel("environment steps, millions")
+    training.set_ylabel("return after adaptation")
+    training.set_title(f"training, mean and range of {comparison.seeds} seeds")
+    adaptation.set_xlabel("inner steps")
+    adaptation.set_xticks(range(comparison.inner_steps + 1))
+    adaptation.set_title("held-out tasks, 95 % interval over tasks")
+    training.legend(fontsize="small")
+    figure.suptitle(comparison.family)
+    figure.savefig(comparison.run_dir / "curves.png", dpi=120)
+
+
+def metrics_of(run: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def outcome(job: tuple[Comparison, str, int]) -> dict:
@@ -101,13 +137,12 @@ def outcome(job: tuple[Comparison, str, int]) -> dict:
         resume=True,
     )
     learner = train(config)
-    last = (config.run_folder / "metrics.jsonl").read_text().splitlines()[-1]
     evaluation = learner.evaluate(comparison.eval_tasks, comparison.inner_steps)
     return {
         "seed": seed,
         "returns": evaluation.returns.tolist(),
         "env_steps": learner.env_steps,
-        "seconds": json.loads(last)["seconds"],
+        "seconds": metrics_of(config.run_folder)[-1]["seconds"],
     }
 
 

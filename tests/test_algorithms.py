@@ -265,6 +265,7 @@ def test_a_comparison_is_at_equal_environment_steps_and_resumes(tmp_path):
     assert tables[0] == tables[1], "a finished run is not trained again"
     results = json.loads((tmp_path / "results.json").read_text())["algorithms"]
     assert set(results) == {"maml-pg", "reptile"}
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
     for result in results.values():
         assert np.shape(result["runs"][0]["returns"]) == (3, 3)
         assert result["runs"][0]["env_steps"] == 2 * 2 * 20 * 200
