@@ -22,7 +22,7 @@ from metarl.errors import UsageError
 from metarl.evaluation import Evaluation
 from metarl.outer.policy_gradient import PolicyGradient
 from metarl.outer.reptile import Reptile
-from metarl.parallel import Workers
+from metarl.parallel import Workers, pick_device
 from metarl.policy import Parameters
 from metarl.randomness import Phase, RandomKey, Use
 from metarl.supervised import (
@@ -47,6 +47,8 @@ class FewShotConfig:
     """Go on from the newest checkpoint of the run folder."""
     seed: int = 1
     """Names all random numbers of the run."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the learner runs; auto takes a GPU when there is one."""
     threads: int = 0
     """Threads of the learner; 0 is one for each core."""
 
@@ -133,7 +135,8 @@ class FewShotLearner:
     def __init__(self, config: FewShotConfig, problem: Problem):
         self.config = config
         self.problem = problem
-        self.name = problem.name
+        self.device = pick_device(config.device)
+        self.name = f"{problem.name} on {self.device}"
         self.measure = problem.measure
         self.test_steps = config.test_steps
         self.workers = Workers(config.threads)
@@ -145,6 +148,7 @@ class FewShotLearner:
         )
         outer = PolicyGradient if config.outer == "gradient" else Reptile
         self.outer = outer(config.outer_lr)
+        problem.module.to(self.device)
         initial = initial_parameters(problem.module)
         own = {name: p for name, p in initial.items() if self.inner.adapts(name)}
         self.parameters: Parameters = {
@@ -183,7 +187,7 @@ class FewShotLearner:
         """Scores after 0..`test_steps` inner steps on held-out tasks, the same at every call."""
         key = RandomKey(self.config.seed, Phase.EVALUATION)
         support, query = self._sample(tasks or self.config.eval_tasks, key, split)
-        scores = self._scores(support, query, self.config.test_steps).numpy()
+        scores = self._scores(support, query, self.config.test_steps).cpu().numpy()
         later = dataclasses.replace(key, iteration=self.iteration)
         return Evaluation(split, {}, scores, later.generator(Use.INTERVAL), self.problem.groups)
 
@@ -194,18 +198,21 @@ class FewShotLearner:
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs."""
         return {
-            "parameters": self.parameters,
+            "parameters": {name: p.cpu() for name, p in self.parameters.items()},
             "iteration": self.iteration,
             "outer": self.outer.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Goes on from `state()`."""
-        self.parameters, self.iteration = state["parameters"], state["iteration"]
+        self.parameters = {n: p.to(self.device) for n, p in state["parameters"].items()}
+        self.iteration = state["iteration"]
         self.outer.load_state(state["outer"])
 
     def _sample(self, number: int, key: RandomKey, split: str) -> tuple[Samples, Samples]:
-        return self.problem.sample(number, lambda task: key.generator(Use.TASK, task), split)
+        sets = self.problem.sample(number, lambda task: key.generator(Use.TASK, task), split)
+        support, query = (samples.to(self.device) for samples in sets)
+        return support, query
 
     def _scores(self, support: Samples, query: Samples, steps: int) -> Tensor:
         outputs = query_outputs(

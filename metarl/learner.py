@@ -15,34 +15,17 @@ from metarl.advantage import Batch, make_batch
 from metarl.baseline import BASELINES
 from metarl.clock import Clock
 from metarl.config import Config
-from metarl.errors import UsageError
 from metarl.evaluation import Evaluation
 from metarl.objective import MetaObjective
 from metarl.outer.evolution import EvolutionStrategies, PerturbedReturns
 from metarl.outer.registry import OUTER_LOOPS
-from metarl.parallel import Workers
+from metarl.parallel import Workers, pick_device
 from metarl.parts import make_inner_loop
 from metarl.policy import Parameters, expand, make_policy
 from metarl.randomness import Phase, RandomKey, Use
 from metarl.rollout import Rollout, collect
 from metarl.simulation.gymnasium import Processes, make_simulations
 from metarl.tasks import Task, TaskFamily, Tasks, make_family, stack_tasks, validate_tasks
-
-
-def pick_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` means here.
-
-    Raises:
-        UsageError: `cuda` where there is none.
-
-    """
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        build = "has" if torch.version.cuda else "is built without"
-        raise UsageError(
-            f"--device cuda: no GPU is available (torch {build} CUDA); use auto or cpu"
-        )
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,6 @@
-"""Work on chunks of tasks with Python threads; each chunk's tensor operations run on one core.
+"""Where work is done: on which device, and in chunks of tasks on Python threads.
+
+Each chunk's tensor operations run on one core.
 
 Chunks of a fixed size stay in the cache and, because the size does not depend on the number of
 threads, the result is bit-equal for any number of them. Torch's own thread pool is kept at one
@@ -12,6 +14,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from metarl.errors import UsageError
+
 R = TypeVar("R")
 
 ROWS_PER_CHUNK = 4096
@@ -21,6 +25,22 @@ ROWS_PER_CHUNK = 4096
 def available_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` means here.
+
+    Raises:
+        UsageError: `cuda` where there is none.
+
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        build = "has" if torch.version.cuda else "is built without"
+        raise UsageError(
+            f"--device cuda: no GPU is available (torch {build} CUDA); use auto or cpu"
+        )
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
 
 
 class Workers:

@@ -31,6 +31,10 @@ class Samples:
         """The samples of some tasks."""
         return Samples(self.inputs[tasks], self.targets[tasks])
 
+    def to(self, device: torch.device) -> "Samples":
+        """The samples there."""
+        return Samples(self.inputs.to(device), self.targets.to(device))
+
     @property
     def tasks(self) -> int:
         """Number of tasks."""

@@ -190,6 +190,28 @@ def test_a_supervised_run_is_recorded_and_resumes_bit_for_bit(tmp_path, options)
     assert ("inner/step_size" in last) == ("step_sizes" in options)
 
 
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
+    ),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_few_shot_run_on_a_device_agrees_with_the_cpu_and_resumes(tmp_path, device):
+    one, other = (make_learner(small(tmp_path, device=name)) for name in ("cpu", device))
+    ours, theirs = ([learner.iterate() for _ in range(2)] for learner in (one, other))
+    assert theirs[1]["mse/after"] == pytest.approx(ours[1]["mse/after"], rel=1e-3)
+    resumed = make_learner(small(tmp_path, device=device))
+    resumed.load_state(copy.deepcopy(other.state()))  # the moments are changed in place
+    assert resumed.iterate()["mse/after"] == pytest.approx(other.iterate()["mse/after"], rel=1e-5)
+    for name, value in other.parameters.items():
+        assert value.device.type == device
+        torch.testing.assert_close(resumed.parameters[name], value)
+
+
 def test_classes_of_the_test_split_are_held_out():
     problem = FewShotClassification(
         {"digits": digits(), "photographs": photographs()}, *convolutional_net(3), ways=3, shots=2
