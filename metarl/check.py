@@ -63,13 +63,14 @@ def _task_takes_effect(family: TaskFamily) -> str:
     tasks, env = _tasks(family, TASKS), family.make()
     for seed in range(EPISODES):
         held = _actions(family, seed, 1) * LONGEST
-        episodes = [
-            [reward for _, reward, *_ in _episode(family, env, task, seed, held)]
-            for task in (select_tasks(tasks, i) for i in range(TASKS))
-        ]
-        if not all(np.array_equal(episodes[0], e, equal_nan=True) for e in episodes[1:]):
-            return f"rewards of {TASKS} tasks differ"
-    raise FamilyFaultError(f"{TASKS} tasks gave the same rewards under the same seeds and actions")
+        first, *others = (
+            list(_episode(family, env, select_tasks(tasks, i), seed, held))[1:]
+            for i in range(TASKS)
+        )
+        for other in others:
+            if len(first) != len(other) or not all(map(_equal, first, other)):
+                return f"episodes of {TASKS} tasks differ"
+    raise FamilyFaultError(f"{TASKS} tasks gave the same episodes under the same seeds and actions")
 
 
 def _task_survives_reset(family: TaskFamily) -> str:
