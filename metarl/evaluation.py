@@ -17,13 +17,18 @@ class Evaluation:
     returns: np.ndarray  # [steps + 1, tasks], means over episodes
     generator: np.random.Generator  # of the bootstrap
     groups: tuple[str, ...] = ()  # task i belongs to group i modulo their number
+    success: np.ndarray | None = None  # [steps + 1, tasks], shares of episodes, if it is told
 
     def metrics(self) -> dict[str, float]:
         """`<split>/step_k/mean`, `iqm`, and `low`, `high`: the 95 % interval of the mean.
 
-        With several groups also `<split>/<group>/step_k/mean` and the interval of each.
+        With several groups also `<split>/<group>/step_k/mean` and the interval of each; where
+        success is told, `<split>/step_k/success`, its rate.
         """
         metrics = self._interval(self.split, self.returns)
+        if self.success is not None:
+            rates = enumerate(self.success.mean(1).tolist())
+            metrics |= {f"{self.split}/step_{k}/success": rate for k, rate in rates}
         for i, group in enumerate(self.groups):
             if len(self.groups) > 1:
                 own = self.returns[:, i :: len(self.groups)]

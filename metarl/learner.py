@@ -109,6 +109,7 @@ class Learner:
             "return/after": returns[-1],
             "return/gain": returns[-1] - returns[0],
             **{f"return/step_{k}": value for k, value in enumerate(returns)},
+            **_success_metrics(rollouts),
             **update,
             **self._policy_metrics(),
             **step_size_metrics(self.parameters),
@@ -138,7 +139,9 @@ class Learner:
         begin = inner.begin(self.parameters, number)
         adapt_by_sampling(inner, begin, steps, sample, self.workers)
         returns = np.stack([rollout.returns.mean(1).numpy() for rollout in rollouts])
-        return Evaluation(split, drawn, returns, key.generator(Use.INTERVAL))
+        told = [r.success.float().mean(1).numpy() for r in rollouts if r.success is not None]
+        success = np.stack(told) if len(told) == len(rollouts) else None
+        return Evaluation(split, drawn, returns, key.generator(Use.INTERVAL), success=success)
 
     def adapt(self, task: Task, steps: int | None = None) -> Adapted:
         """The policy adapted to one task by `steps` inner steps, and its returns on the way.
@@ -259,3 +262,9 @@ class Learner:
     def _policy_metrics(self) -> dict[str, float]:
         log_std = self.parameters.get("log_std")
         return {} if log_std is None else {"policy/std": float(log_std.exp().mean())}
+
+
+def _success_metrics(rollouts: list[Rollout]) -> dict[str, float]:
+    """Shares of episodes that succeeded before and after adaptation, where the family tells it."""
+    rates = [float(r.success.float().mean()) for r in rollouts if r.success is not None]
+    return {"success/before": rates[0], "success/after": rates[-1]} if rates else {}

@@ -30,10 +30,13 @@ class Rollout:
     terminated: Tensor  # [tasks, episodes] bool; False: truncated, the episode could have gone on
     final_observations: Tensor  # [tasks, episodes, observation] float32, after the last step
     unstable: int = 0  # episodes cut short because the simulation failed
+    success: Tensor | None = None  # [tasks, episodes] bool, at any step; None: it is not told
 
     def __getitem__(self, tasks: slice) -> "Rollout":
         """The episodes of some tasks; `unstable` counts those of all."""
-        return dataclasses.replace(self, **{name: getattr(self, name)[tasks] for name in _TENSORS})
+        own = {name: getattr(self, name)[tasks] for name in _TENSORS}
+        success = None if self.success is None else self.success[tasks]
+        return dataclasses.replace(self, **own, success=success)
 
     @property
     def returns(self) -> Tensor:
@@ -46,7 +49,7 @@ class Rollout:
         return int(self.valid.sum())
 
 
-_TENSORS = [field.name for field in fields(Rollout) if field.name != "unstable"]
+_TENSORS = [field.name for field in fields(Rollout) if field.name not in ("unstable", "success")]
 
 
 def collect(
@@ -121,6 +124,7 @@ def _collect(
     x = observed(observations)
     seen, distributions, taken, paid, valid = [], [], [], [], []
     ended, unstable = np.zeros(simulation.num_envs, bool), 0
+    success, tells = np.zeros(simulation.num_envs, bool), False
     for t in range(horizon):
         distribution = policy.distribution(parameters, x.to(device))
         actions = distribution.sample(noise[t])
@@ -135,11 +139,16 @@ def _collect(
         paid.append(rewards)
         valid.append(~ended)
         unstable += int(np.sum(info.get("unstable", 0)))
+        if "success" in info:
+            tells = True
+            success |= ~ended & (np.asarray(info["success"]) > 0)
         ended = terminated | truncated
         x = observed(observations)
         if ended.all():
             break
-    return _assembled(seen, distributions, taken, paid, valid, terminated, x, unstable)
+    rollout = _assembled(seen, distributions, taken, paid, valid, terminated, x, unstable)
+    reached = torch.from_numpy(success).reshape(number, episodes) if tells else None
+    return dataclasses.replace(rollout, success=reached)
 
 
 def _assembled(
@@ -187,6 +196,7 @@ def _masked(actions: Tensor, mask: Tensor) -> Tensor:
 def _joined(rollouts: list[Rollout]) -> Rollout:
     """The rollouts of several simulations as one, padded to the longest."""
     longest = max(rollout.valid.shape[2] for rollout in rollouts)
+    told = [rollout.success for rollout in rollouts if rollout.success is not None]
 
     def padded(name: str, values: Tensor) -> Tensor:
         if name in ("terminated", "final_observations") or values.shape[2] == longest:
@@ -197,4 +207,5 @@ def _joined(rollouts: list[Rollout]) -> Rollout:
     return Rollout(
         **{n: torch.cat([padded(n, getattr(r, n)) for r in rollouts]) for n in _TENSORS},
         unstable=sum(rollout.unstable for rollout in rollouts),
+        success=torch.cat(told) if len(told) == len(rollouts) else None,
     )

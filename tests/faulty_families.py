@@ -177,3 +177,14 @@ class OnlyHere(Line):
 
 
 gymnasium.register("OnlyHere-v0", f"{__name__}:OnlyHere", max_episode_steps=12)
+
+
+class Slippery(Line):
+    """Nothing wrong; tells whether it is near the goal."""
+
+    def step(self, action):
+        *result, _ = super().step(action)
+        return *result, {"success": abs(self.x[0] - self.task["goal"]) < 0.3}
+
+
+gymnasium.register("Slippery-v0", f"{__name__}:Slippery", max_episode_steps=12)

@@ -106,6 +106,17 @@ def test_a_forgotten_environment_ends_its_workers():
     del env
 
 
+def test_success_comes_from_the_workers_too():
+    family = make_family("faulty_families:Slippery-v0")
+    envs = [make_simulation(family, 3, processes=Processes(n)) for n in (0, 2)]
+    infos = []
+    for env in envs:
+        env.task = {"goal": [-0.9, 0.0, 0.9]}
+        env.reset(seed=0)
+        infos.append(env.step(np.zeros((3, 1), np.float32))[4])
+    assert infos[0]["success"].tolist() == infos[1]["success"].tolist() == [0, 1, 0]
+
+
 def test_training_is_the_same_with_workers():
     options = {
         "meta_batch_size": 2, "episodes": 3, "horizon": 6, "hidden_sizes": (4,), "eval_every": 0,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from metarl import Config, Learner
 from metarl.errors import UsageError
 from metarl.parallel import Workers
 from metarl.policy import CategoricalPolicy, GaussianPolicy, expand
@@ -187,3 +188,37 @@ def test_a_reward_that_is_not_a_number_is_an_error():
     tasks = {"number": np.array([3, 7])}
     with pytest.raises(UsageError, match="gave rewards that are not finite"):
         collect([simulation], policy, parameters, tasks, 1, 9, RandomKey(0), 0, WORKERS)
+
+
+class Successful(Counter):
+    """Succeeds at its second step alone, if its task is even; says nothing at its first."""
+
+    def step(self, action):
+        *result, _ = super().step(action)
+        info = {"success": float(self.t == 2 and self.task["number"] % 2 == 0)}
+        return *result, info if self.t > 1 else {}
+
+
+def test_success_is_told_by_episode_and_by_metric():
+    simulation = SerialVectorEnv(lambda: gymnasium.wrappers.TimeLimit(Successful(), HORIZON), 2 * 4)
+    policy = GaussianPolicy(2, 1)
+    parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
+    tasks = {"number": np.array([4, 7])}
+    rollout = collect([simulation], policy, parameters, tasks, 4, HORIZON, RandomKey(1), 0, WORKERS)
+    long_enough = rollout.valid.sum(-1) >= 2
+    assert 0 < long_enough[0].sum() < 4, "both kinds are there to see"
+    assert torch.equal(rollout.success[0], long_enough[0])
+    assert not rollout.success[1].any()
+    assert torch.equal(rollout[1:].success, rollout.success[1:])
+    assert collected().success is None
+
+
+def test_success_rates_are_metrics_of_the_families_that_tell():
+    options = {"meta_batch_size": 3, "episodes": 2, "horizon": 4, "hidden_sizes": (4,)}
+    for name, told in (("Slippery", True), ("Line", False)):
+        learner = Learner(Config(f"faulty_families:{name}-v0", **options))
+        metrics = learner.iterate() | learner.evaluate(3).metrics()
+        keys = ("success/before", "success/after", "test/step_0/success", "test/step_1/success")
+        for key in keys:
+            assert (key in metrics) == told
+            assert 0 <= metrics.get(key, 0) <= 1

@@ -22,11 +22,14 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from metarl.errors import WorkerError
-from metarl.simulation.serial import SerialVectorEnv
+from metarl.simulation.serial import SerialVectorEnv, success_info
 from metarl.tasks import Tasks, select_tasks, validate_tasks
 
 Layout = dict[str, tuple[tuple[int, ...], Any]]
 """Shape and type of each array in shared memory."""
+
+RESULTS = ("observations", "rewards", "terminated", "truncated", "success")
+"""Of a step."""
 
 PATIENCE = 2.0
 """Seconds that a worker has for its end before it is killed."""
@@ -137,9 +140,10 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
         """Steps the environments whose episodes have not ended."""
         self._shared["actions"][:] = actions
         self._call("step", lambda part: None)
-        names = ("observations", "rewards", "terminated", "truncated")
-        observations, rewards, terminated, truncated = (self._shared[n].copy() for n in names)
-        return observations, rewards, terminated, truncated, {}
+        observations, rewards, terminated, truncated, success = (
+            self._shared[name].copy() for name in RESULTS
+        )
+        return observations, rewards, terminated, truncated, success_info(success)
 
     def close_extras(self, **_kwargs: Any) -> None:
         """Ends the workers, within seconds."""
@@ -154,6 +158,7 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
             "rewards": ((n,), np.float64),
             "terminated": ((n,), np.bool_),
             "truncated": ((n,), np.bool_),
+            "success": ((n,), np.float64),  # NaN where nothing is told
             "current": ((processes,), np.int64),
         }
 
@@ -241,9 +246,9 @@ def _serve(
                     observations, _ = env.reset(seed=seeds, options={"reset_mask": mask})
                     shared["observations"][part] = observations
                 else:
-                    results = env.step(shared["actions"][part])
-                    names = ("observations", "rewards", "terminated", "truncated")
-                    for key, result in zip(names, results, strict=False):
+                    *results, info = env.step(shared["actions"][part])
+                    results.append(info.get("success", np.nan))
+                    for key, result in zip(RESULTS, results, strict=True):
                         shared[key][part] = result
             except Exception:
                 failure = traceback.format_exc()

@@ -39,6 +39,7 @@ class SerialVectorEnv(gymnasium.vector.VectorEnv):
         self._observations = np.zeros((num_envs, *shape), self.single_observation_space.dtype)
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.zeros(num_envs, bool)
+        self._success = np.full(num_envs, np.nan)
         self._current = np.zeros(1, np.int64) if current is None else current
 
     @property
@@ -66,26 +67,36 @@ class SerialVectorEnv(gymnasium.vector.VectorEnv):
             self._current[0] = i
             self._observations[i], _ = self.envs[i].reset(seed=seeds[i] if seeds else None)
             self._terminated[i] = self._truncated[i] = False
+            self._success[i] = np.nan
         return self._observations.copy(), {}
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Steps the environments whose episodes have not ended."""
+        """Steps the environments whose episodes have not ended.
+
+        Where environments tell it, `info["success"]` [num_envs] is theirs of the last step.
+        """
         rewards = np.zeros(self.num_envs)
         for i in np.flatnonzero(~(self._terminated | self._truncated)):
             self._current[0] = i
-            result = self.envs[i].step(actions[i])
-            self._observations[i], rewards[i], self._terminated[i], self._truncated[i], _ = result
+            *result, info = self.envs[i].step(actions[i])
+            self._observations[i], rewards[i], self._terminated[i], self._truncated[i] = result
+            self._success[i] = info.get("success", np.nan)
         return (
             self._observations.copy(),
             rewards,
             self._terminated.copy(),
             self._truncated.copy(),
-            {},
+            success_info(self._success),
         )
 
     def close_extras(self, **_kwargs: Any) -> None:
         """Closes the environments."""
         for env in self.envs:
             env.close()
+
+
+def success_info(success: np.ndarray) -> dict[str, Any]:
+    """`success` [num_envs] as a step's info; NaN, where nothing is told, is left out."""
+    return {} if np.isnan(success).all() else {"success": np.nan_to_num(success)}
