@@ -5,7 +5,8 @@ An environment is a family when its unwrapped environment has
 - `task_space`, a `gymnasium.spaces.Dict` of named, physical parameters, and
 - `task`, a settable dict in that space, which takes effect at the next `reset` and stays.
 
-It may say more: `splits` (names, at least train and test) and `sample_task(generator, split)`.
+It may say more: `splits` (names, at least train and test), `sample_task(generator, split)`, and
+`visible`, the names of parameters that observations may show (none, if it is not said).
 Without them tasks are uniform over `task_space`, and a finite space of more than two tasks is
 divided so that `train` and `test` are disjoint.
 """

@@ -83,9 +83,12 @@ def test_the_defining_file_is_imported_and_never_a_package():
         assert not named, f"{name} imports {named}"
 
 
+INTERFACE = ("declaration", "distributions", "errors", "tasks", "supervised")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.py")), ids=lambda path: path.stem)
 def test_families_import_only_the_family_interface(path):
-    allowed = {"metarl.declaration", "metarl.distributions", "metarl.tasks", "metarl.supervised"}
+    allowed = {f"metarl.{name}" for name in INTERFACE}
     for imported in imports(path):
         if imported.startswith("metarl"):
             assert any(imported == a or imported.startswith(f"{a}.") for a in allowed), imported

@@ -1,0 +1,131 @@
+"""Meta-World: robot arms that learn manipulation, with held-out goals (ML1) or environments.
+
+Source: Yu et al. 2019 (arXiv 1910.10897); McLean et al. 2025 (Meta-World+, arXiv 2505.11289). Needs
+an installation of its own, for Meta-World pins MuJoCo 3.3.0: `pip install ".[metaworld]"`. Its
+families are registered when this module is imported: `envs.metaworld:ML10-v0`.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from metarl.errors import UsageError
+from metarl.tasks import Task, validate_tasks
+
+VARIATIONS = 50  # goals and object positions of each environment
+
+
+@functools.cache
+def load_benchmark(name: str, environment: str) -> dict[str, tuple[Any, list[Any]]]:
+    """Of each environment its class and its tasks, in training's order, then the test's.
+
+    Of ML1 the tasks of training come first: its one environment is that of the test too.
+
+    Raises:
+        UsageError: Meta-World is not installed, or has no such environment.
+
+    """
+    try:
+        import metaworld
+    except ImportError as error:
+        raise UsageError(
+            f'Meta-World cannot be imported ({error}): pip install ".[metaworld]" in a virtual '
+            "environment of its own"
+        ) from error
+    if name == "ML1":
+        if environment not in metaworld.ML1.ENV_NAMES:
+            raise UsageError(f"Meta-World has no environment {environment}, as in reach-v3")
+        benchmark = metaworld.ML1(environment, seed=0)
+    else:
+        benchmark = getattr(metaworld, name)(seed=0)
+    loaded: dict[str, tuple[Any, list[Any]]] = {}
+    for classes, tasks in (
+        (benchmark.train_classes, benchmark.train_tasks),
+        (benchmark.test_classes, benchmark.test_tasks),
+    ):
+        for own, env_class in classes.items():
+            _, known = loaded.setdefault(own, (env_class, []))
+            known += [task for task in tasks if task.env_name == own]
+    return loaded
+
+
+class MetaWorld(gymnasium.Env):
+    """A benchmark: the task is an environment and one of its variations; the goal is not shown.
+
+    ML1 trains on the first 50 variations of `environment` and tests on the other 50; ML10, ML25 and
+    ML45 train on 50 variations of their training environments, and test on those of five others.
+    `info["success"]` is Meta-World's.
+    """
+
+    metadata = {"render_modes": []}
+    visible = ("environment",)  # by the objects in it; the goal is what has to be found out
+
+    def __init__(self, benchmark: str, environment: str = "reach-v3"):
+        self._loaded = load_benchmark(benchmark, environment if benchmark == "ML1" else "")
+        self.names = list(self._loaded)
+        """Of the environments, by their number in the task."""
+        one = benchmark == "ML1"
+        self._training = 1 if one else int(benchmark.removeprefix("ML"))
+        self.task_space = spaces.Dict(
+            environment=spaces.Discrete(len(self.names)),
+            variation=spaces.Discrete(2 * VARIATIONS if one else VARIATIONS),
+        )
+        self.observation_space = spaces.Box(-np.inf, np.inf, (39,), np.float64)
+        self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self.splits = ("train", "test")
+        self._one = one
+        self._made: dict[str, Any] = {}
+        self.task = {"environment": 0, "variation": 0}
+
+    @property
+    def task(self) -> Task:
+        """The task that the next reset puts into effect."""
+        return dict(self._task)
+
+    @task.setter
+    def task(self, task: Mapping[str, Any]) -> None:
+        self._task = validate_tasks(self.task_space, task, None)
+
+    def sample_task(self, generator: np.random.Generator, split: str) -> Task:
+        """Held-out goals, or held-out environments."""
+        test = split == "test"
+        number = len(self.names)
+        if self._one:
+            return {"environment": 0, "variation": generator.integers(VARIATIONS) + 50 * test}
+        low, high = (self._training, number) if test else (0, self._training)
+        return {
+            "environment": generator.integers(low, high),
+            "variation": generator.integers(VARIATIONS),
+        }
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Puts arm, objects and hidden goal where the task says."""
+        super().reset(seed=seed)
+        name = self.names[int(self._task["environment"])]
+        env_class, variations = self._loaded[name]
+        if name not in self._made:
+            self._made[name] = env_class()
+        self.current = self._made[name]
+        self.current.set_task(variations[int(self._task["variation"])])
+        observation, _ = self.current.reset(seed=seed)
+        return observation, {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One control step; it is the family's horizon that truncates."""
+        observation, reward, terminated, _, info = self.current.step(action)
+        return observation, float(reward), terminated, False, {"success": info["success"]}
+
+
+for _name in ("ML1", "ML10", "ML25", "ML45"):
+    gymnasium.register(
+        f"{_name}-v0",
+        entry_point="envs.metaworld:MetaWorld",
+        max_episode_steps=500,
+        kwargs={"benchmark": _name},
+    )

@@ -1,0 +1,69 @@
+"""Meta-World's benchmarks as families; runs where Meta-World is installed."""
+
+import numpy as np
+import pytest
+
+from metarl.check import CHECKS, check_family
+from metarl.errors import UsageError
+from metarl.randomness import RandomKey
+from metarl.tasks import make_family
+
+metaworld = pytest.importorskip("metaworld", reason="Meta-World is not installed here")
+
+
+def test_ml1_tests_on_other_goals_of_the_same_environment():
+    family = make_family("envs.metaworld:ML1-v0", environment="push-v3")
+    base = family.prototype.unwrapped
+    assert base.names == ["push-v3"]
+    train, test = (family.sample_tasks(300, RandomKey(0), split) for split in ("train", "test"))
+    assert set(train["variation"]) == set(range(50))
+    assert set(test["variation"]) == set(range(50, 100))
+    own = metaworld.ML1("push-v3", seed=0)
+    _, variations = base._loaded["push-v3"]
+    assert [v.data for v in variations] == [t.data for t in own.train_tasks + own.test_tasks]
+
+
+def test_ml10_has_the_official_environments():
+    family = make_family("envs.metaworld:ML10-v0")
+    own = metaworld.ML10(seed=0)
+    names = family.prototype.unwrapped.names
+    assert names == [*own.train_classes, *own.test_classes]
+    assert len(names) == 15
+    for split, expected in (("train", range(10)), ("test", range(10, 15))):
+        assert set(family.sample_tasks(300, RandomKey(0), split)["environment"]) == set(expected)
+
+
+@pytest.mark.filterwarnings("ignore:Constant")  # of the scripted policies
+def test_the_goal_is_hidden_and_a_scripted_policy_reaches_it():
+    """Meta-World's own policies see the goal that observations hide; success is told in info."""
+    from metaworld.policies import ENV_POLICY_MAP
+
+    family = make_family("envs.metaworld:ML10-v0")
+    env, successes = family.make(), []
+    for i, name in enumerate(env.unwrapped.names):
+        policy, best = ENV_POLICY_MAP[name](), 0.0
+        for variation in (3, 17):
+            env.unwrapped.task = {"environment": i, "variation": variation}
+            observation, _ = env.reset(seed=0)
+            truncated = False
+            while not truncated and best == 0:
+                assert not observation[-3:].any(), "the goal shows"
+                seeing = observation.copy()
+                seeing[-3:] = env.unwrapped.current._target_pos
+                action = np.clip(policy.get_action(seeing), -1, 1).astype(np.float32)
+                observation, _, _, truncated, info = env.step(action)
+                best = max(best, info["success"])
+        successes.append(best)
+    assert np.mean(successes) >= 0.9, dict(zip(env.unwrapped.names, successes, strict=True))
+
+
+@pytest.mark.parametrize("name", ["ML1", "ML10"])
+def test_the_check_passes(name, monkeypatch):
+    monkeypatch.delitem(CHECKS, "pickles")
+    for finding in check_family(make_family(f"envs.metaworld:{name}-v0", horizon=40)):
+        assert finding.passed, finding
+
+
+def test_an_environment_that_is_none_is_an_error():
+    with pytest.raises(UsageError, match="has no environment fly-v3"):
+        make_family("envs.metaworld:ML1-v0", environment="fly-v3")
