@@ -176,6 +176,24 @@ def test_the_finn_observation_has_the_torsos_position():
     np.testing.assert_allclose(observation[17:], env.unwrapped.data.body("torso").xpos, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, r"Wrong: configure gives \[\], model_fields says \['body_mass'\]"),
+        ({"body_mass": np.ones(5)}, r"configure gives body_mass of shape \(5,\), not \(1, 8\)"),
+    ],
+)
+def test_a_wrong_configuration_of_the_model_is_an_error(values, message):
+    class Wrong(HalfCheetahDir):
+        model_fields = ("body_mass",)
+
+        def configure(self, model, task):
+            return values
+
+    with pytest.raises(backend.UsageError, match=message):
+        MujocoEnv(Wrong()).reset(seed=0)
+
+
 def test_a_wrong_control_timestep_is_an_error():
     class Wrong(HalfCheetahDir):
         control_timestep = 0.033

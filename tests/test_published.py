@@ -242,7 +242,7 @@ def test_derived_constants_follow_the_task():
     own = mujoco.MjModel.from_xml_path(f"{gymnasium.__path__[0]}/envs/mujoco/assets/hopper.xml")
     env.unwrapped.task = {**HOPPER_TASK, "mass_scale": np.full(5, 2.0)}
     env.reset(seed=0)
-    model = env.unwrapped.physics.models[0]
+    model = env.unwrapped.model
     np.testing.assert_allclose(model.body_subtreemass, 2 * own.body_subtreemass)
     assert not np.allclose(model.dof_invweight0, own.dof_invweight0)
 

@@ -66,7 +66,21 @@ class _Model:
         """The family's model fields under the tasks: [tasks, ...]."""
         names = self._family.model_fields
         own = SimpleNamespace(**{name: getattr(self.model, name).copy() for name in names})
-        return self._family.configure(own, tasks) if names else {}
+        configured = self._family.configure(own, tasks) if names else {}
+        if set(configured) != set(names):
+            raise UsageError(
+                f"{type(self._family).__name__}: configure gives {sorted(configured)}, "
+                f"model_fields says {sorted(names)}"
+            )
+        number = len(next(iter(tasks.values())))
+        for name in names:
+            expected = (number, *getattr(self.model, name).shape)
+            if np.shape(configured[name]) != expected:
+                raise UsageError(
+                    f"{type(self._family).__name__}: configure gives {name} of shape "
+                    f"{np.shape(configured[name])}, not {expected}"
+                )
+        return configured
 
 
 def _compiled(path: str, contact_forces: bool) -> mujoco.MjModel:
@@ -195,7 +209,7 @@ class MujocoEnv(DeclaredEnv):
         declaration = load_declaration(family, options)
         physics = LoopPhysics(declaration, 1)
         super().__init__(declaration, physics)
-        self.model, self.data = physics.model, physics.data[0]
+        self.model, self.data = physics.models[0], physics.data[0]
 
 
 class MujocoVectorEnv(DeclaredVectorEnv):
