@@ -6,8 +6,9 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gymnasium
 import numpy as np
@@ -22,9 +23,19 @@ from metarl.distributions import TaskDistribution
 from metarl.errors import UsageError
 from metarl.evaluation import Evaluation
 from metarl.new_family import write_family
+from metarl.randomness import RandomKey
+from metarl.show import check_clip_name, prefer_offscreen, record_clip, write_clip
 from metarl.simulation.gymnasium import backend_name
-from metarl.tasks import import_family_module, make_family, registered_families
+from metarl.tasks import (
+    import_family_module,
+    make_family,
+    parse_task,
+    registered_families,
+    select_tasks,
+)
 from metarl.training import train
+
+T = TypeVar("T")
 
 WIDE = 120
 """Columns of a table that is cut on a narrower terminal rather than torn."""
@@ -53,11 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "algorithms": _algorithms,
         "check": _check,
         "new-family": _new_family,
+        "show": _show,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(
             "usage: metarl train --help | families [MODULE ...] | algorithms | check FAMILY ... | "
-            "new-family NAME"
+            "new-family NAME | show --help"
         )
         return
     with one_line_errors():
@@ -69,14 +81,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _parse(default: Config | None, description: str | None, arguments: Sequence[str]) -> Config:
     preset = _preset(arguments)
     default = dataclasses.replace(default or Config(family=tyro.MISSING), **preset)
+    return _cli(Config, arguments, description, default)
+
+
+def _cli(
+    options: type[T], arguments: Sequence[str], description: str | None, default: T | None = None
+) -> T:
+    """What tyro parses; its message on one line where the command line is at fault."""
     output = io.StringIO()
+    given: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(output):
-            return tyro.cli(Config, description=description, args=arguments, default=default)
+            parsed: T = tyro.cli(options, description=description, args=arguments, **given)
     except SystemExit as exit:
         if exit.code:
             raise UsageError(_unboxed(output.getvalue())) from None
         raise
+    return parsed
 
 
 def _preset(arguments: Sequence[str]) -> dict[str, Any]:
@@ -167,6 +188,36 @@ def _new_family(names: Sequence[str]) -> None:
     print(f"wrote {family} and {test}; next:")
     print(f"  metarl check {family.stem}:{names[0]}-v0")
     print(f"  metarl train --family {family.stem}:{names[0]}-v0")
+
+
+@dataclass(frozen=True)
+class _Show:
+    """A short clip of a family under random actions, for a look."""
+
+    family: tyro.conf.Positional[str]
+    """Task family, MODULE:ID."""
+    task: tuple[str, ...] = ()
+    """Parameters of the task, as in velocity=1.5 or goal=0.3,-0.2; others are drawn."""
+    out: Path | None = None
+    """A moving .gif, or a strip of frames as .png; <family>.gif if not given."""
+    steps: int = 100
+    """Steps of the clip, if the episode lasts."""
+    seed: int = 0
+    """Names the random numbers."""
+
+
+def _show(arguments: Sequence[str]) -> None:
+    """Writes a clip."""
+    options = _cli(_Show, arguments, _Show.__doc__)
+    prefer_offscreen()
+    family = make_family(options.family)
+    drawn = select_tasks(family.sample_tasks(1, RandomKey(options.seed)), 0)
+    task = parse_task(family.task_space, options.task, drawn)
+    path = options.out or Path(f"{options.family.rpartition(':')[2]}.gif")
+    check_clip_name(path)
+    frames = record_clip(family, task, options.steps, options.seed)
+    write_clip(frames, path)
+    print(f"wrote {len(frames)} frames to {path}: {family.id}, {task}")
 
 
 def print_evaluation(evaluation: Evaluation, title: str = "") -> None:

@@ -17,7 +17,7 @@ import importlib
 import importlib.metadata
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +81,31 @@ def validate_tasks(task_space: spaces.Dict, tasks: Mapping[str, Any], number: in
         # Later writes to the caller's array must not change the task.
         checked[name] = values.copy()
     return checked
+
+
+def parse_task(task_space: spaces.Dict, assignments: Sequence[str], rest: Task) -> Task:
+    """`velocity=1.5`, `goal=0.3,-0.2`: a task of the space; `rest` has what is not assigned.
+
+    Raises:
+        UsageError: what is not an assignment of numbers, an unknown parameter, or a value outside
+            the space.
+
+    """
+    task = dict(rest)
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or name not in task_space.spaces:
+            known = ", ".join(task_space.spaces)
+            raise UsageError(f"--task {assignment} must be PARAMETER=NUMBER, one of {known}")
+        try:
+            numbers = [float(number) for number in text.split(",")]
+        except ValueError:
+            raise UsageError(f"--task {assignment}: {text} must be numbers with commas") from None
+        shape = task_space[name].shape or ()
+        if len(numbers) != math.prod(shape):
+            raise UsageError(f"--task {assignment}: {name} has {math.prod(shape)} numbers")
+        task[name] = np.reshape(numbers, shape)
+    return validate_tasks(task_space, task, None)
 
 
 def uniform_task(task_space: spaces.Dict, generator: np.random.Generator, split: str) -> Task:

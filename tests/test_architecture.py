@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"metarl.__main__"},
     {"metarl.cli"},
-    {"metarl.training", "metarl.check", "metarl.new_family"},
+    {"metarl.training", "metarl.check", "metarl.new_family", "metarl.show"},
     {"metarl.record", "metarl.learner", "metarl.few_shot"},
     {"metarl.exact", "metarl.parts", "metarl.supervised"},
     {"metarl.config"},

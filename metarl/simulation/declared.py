@@ -70,7 +70,7 @@ class DeclaredVectorEnv(gymnasium.vector.VectorEnv):
         first = self._distribution.sample(np.random.default_rng(0), "train")
         self.task = stack_tasks([first] * num_envs)
         self._tasks = self.task
-        self._elapsed = np.zeros(num_envs, int)
+        self.elapsed = np.zeros(num_envs, int)
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.zeros(num_envs, bool)
 
@@ -100,7 +100,7 @@ class DeclaredVectorEnv(gymnasium.vector.VectorEnv):
             name: _written(values, ids, self._next_tasks[name])
             for name, values in self._tasks.items()
         }
-        self._elapsed[ids] = 0
+        self.elapsed[ids] = 0
         self._terminated[ids] = self._truncated[ids] = False
         self.physics.configure(ids, select_tasks(self._tasks, ids))
         self.physics.reset(ids, [self._generators[i] for i in ids])
@@ -128,8 +128,8 @@ class DeclaredVectorEnv(gymnasium.vector.VectorEnv):
         terminated = self.family.terminated(self._state, self._tasks)
         if terminated is not None:
             self._terminated |= active & ~unstable & terminated
-        self._elapsed += active
-        late = self.max_episode_steps is not None and self._elapsed >= self.max_episode_steps
+        self.elapsed += active
+        late = self.max_episode_steps is not None and self.elapsed >= self.max_episode_steps
         self._truncated |= active & (unstable | late)
         return (
             self._observations.copy(),
@@ -143,10 +143,11 @@ class DeclaredVectorEnv(gymnasium.vector.VectorEnv):
 class DeclaredEnv(gymnasium.Env):
     """One environment of a declared family: a vector environment of one, without the dimension."""
 
-    metadata = {"render_modes": []}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
 
-    def __init__(self, family: DeclaredFamily, physics: Physics):
+    def __init__(self, family: DeclaredFamily, physics: Physics, render_mode: str | None = None):
         self.family = family
+        self.render_mode = render_mode
         self.physics = physics
         self._one = DeclaredVectorEnv(family, physics, 1)
         self.observation_space = self._one.single_observation_space
@@ -164,6 +165,11 @@ class DeclaredEnv(gymnasium.Env):
     def task(self, task: Mapping[str, Any]) -> None:
         checked = validate_tasks(self.task_space, task, None)
         self._one.task = stack_tasks([checked])
+
+    @property
+    def elapsed(self) -> int:
+        """Steps since the last reset."""
+        return int(self._one.elapsed[0])
 
     def sample_task(self, generator: np.random.Generator, split: str) -> Task:
         """One task of a split, from the declaration."""

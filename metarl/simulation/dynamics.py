@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from metarl.declaration import DynamicsFamily, load_declaration
 from metarl.randomness import uniform_numbers
@@ -59,9 +61,32 @@ class DynamicsPhysics:
 class DynamicsEnv(DeclaredEnv):
     """Entry point of a single environment; `options` are those of the family."""
 
-    def __init__(self, family: str | DynamicsFamily, **options: Any):
+    def __init__(
+        self, family: str | DynamicsFamily, render_mode: str | None = None, **options: Any
+    ):
         declaration = load_declaration(family, options)
-        super().__init__(declaration, DynamicsPhysics(declaration, 1))
+        super().__init__(declaration, DynamicsPhysics(declaration, 1), render_mode)
+        self._path: list[np.ndarray] = []
+
+    def render(self) -> np.ndarray | None:
+        """The way of a point in the plane since the episode began, as far as it was rendered, and
+        the task's goal if it has one: [240, 320, 3]; None of other families.
+        """
+        if self.render_mode is None or self.observation_space.shape != (2,):
+            return None
+        if self.elapsed == 0:
+            self._path = []
+        self._path.append(self.family.observe(self.physics.state())[0])
+        figure = Figure((3.2, 2.4), dpi=100, layout="constrained")
+        axes = figure.subplots()
+        axes.plot(*np.transpose(self._path), ".-")
+        goal = self.task.get("goal", 0.0)
+        if np.shape(goal) == (2,):
+            axes.plot(*goal, "*", markersize=12)
+        axes.set_aspect("equal", "datalim")
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 class DynamicsVectorEnv(DeclaredVectorEnv):

@@ -22,6 +22,9 @@ try:
 except ImportError:  # MuJoCo before 3.17
     Batch = None
 
+PICTURE = (240, 320)
+"""Height and width in pixels."""
+
 logger = logging.getLogger(__name__)
 
 _ASSETS = os.path.join(os.path.dirname(gymnasium.__file__), "envs", "mujoco", "assets")
@@ -205,11 +208,44 @@ _FATAL = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWA
 class MujocoEnv(DeclaredEnv):
     """Entry point of a single environment; `options` are those of the family."""
 
-    def __init__(self, family: str | MujocoFamily, **options: Any):
+    def __init__(self, family: str | MujocoFamily, render_mode: str | None = None, **options: Any):
         declaration = load_declaration(family, options)
         physics = LoopPhysics(declaration, 1)
-        super().__init__(declaration, physics)
+        super().__init__(declaration, physics, render_mode)
         self.model, self.data = physics.models[0], physics.data[0]
+        self._renderer: mujoco.Renderer | None = None
+
+    def render(self) -> np.ndarray | None:
+        """The scene from a camera that follows the first body: [240, 320, 3].
+
+        Raises:
+            UsageError: there is no way to draw on this machine.
+
+        """
+        if self.render_mode is None:
+            return None
+        if self._renderer is None:
+            try:
+                self._renderer = mujoco.Renderer(self.model, *PICTURE)
+            except Exception as error:  # of whatever kind the graphics library has
+                raise UsageError(
+                    f"MuJoCo cannot draw here ({error}): without a display it needs EGL or OSMesa, "
+                    "and MUJOCO_GL set to egl or osmesa"
+                ) from error
+        camera = mujoco.MjvCamera()
+        mujoco.mjv_defaultFreeCamera(self.model, camera)
+        camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1
+        bodies = self.data.xpos[1:]
+        camera.distance = 4.0 * max(0.1, np.linalg.norm(bodies - bodies[0], axis=1).max())
+        camera.elevation = -20.0
+        self._renderer.update_scene(self.data, camera)
+        picture: np.ndarray = self._renderer.render()
+        return picture
+
+    def close(self) -> None:
+        """Frees what drawing took."""
+        if self._renderer is not None:
+            self._renderer.close()
 
 
 class MujocoVectorEnv(DeclaredVectorEnv):

@@ -1,0 +1,87 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from PIL import Image
+
+from metarl.cli import main
+from metarl.errors import UsageError
+from metarl.tasks import parse_task
+
+SPACE = spaces.Dict(
+    goal=spaces.Box(-1.0, 1.0, (2,), np.float64), velocity=spaces.Box(0.0, 3.0, (), np.float64)
+)
+REST = {"goal": np.zeros(2), "velocity": np.array(1.0)}
+
+
+def test_a_task_is_parsed_over_the_one_that_was_drawn():
+    task = parse_task(SPACE, ["goal=0.3,-0.2"], REST)
+    assert task["goal"].tolist() == [0.3, -0.2]
+    assert task["velocity"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("speed=1", "--task speed=1 must be PARAMETER=NUMBER, one of goal, velocity"),
+        ("velocity", "must be PARAMETER=NUMBER"),
+        ("velocity=fast", "fast must be numbers with commas"),
+        ("goal=1", "--task goal=1: goal has 2 numbers"),
+        ("velocity=99", r"velocity = 99 is outside \[0, 3\]"),
+    ],
+)
+def test_a_task_that_is_none_is_one_line(text, message):
+    with pytest.raises(UsageError, match=message):
+        parse_task(SPACE, [text], REST)
+
+
+@pytest.mark.parametrize(("suffix", "frames"), [("gif", 13), ("png", 1)])
+def test_a_way_in_the_plane_becomes_a_clip(suffix, frames, tmp_path, capsys):
+    path = tmp_path / "new" / f"clip.{suffix}"
+    command = f"show envs:Navigation2D-v0 --task goal=0.4,0.4 --steps 12 --out {path}"
+    main(command.split())
+    assert f"wrote 13 frames to {path}" in capsys.readouterr().out
+    with Image.open(path) as image:
+        assert getattr(image, "n_frames", 1) == frames
+        assert image.size == (320 if suffix == "gif" else 6 * 320, 240)
+        colours = image.convert("RGB").getcolors(100_000)
+    assert len(colours) > 20
+
+
+def test_a_mujoco_family_is_drawn(tmp_path):
+    """In a process of its own, where MuJoCo is not imported yet."""
+    command = "show envs:HalfCheetahVel-v0 --task velocity=1.5 --steps 25 --out clip.gif"
+    result = subprocess.run(
+        [sys.executable, "-m", "metarl", *command.split()],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    if "cannot draw here" in result.stderr:
+        pytest.skip(f"no offscreen graphics: {result.stderr}")
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / "clip.gif") as image:
+        assert image.n_frames == 26
+        first = np.asarray(image.convert("RGB"), float)
+        image.seek(25)
+        last = np.asarray(image.convert("RGB"), float)
+    assert first.shape == (240, 320, 3)
+    assert first.std() > 5
+    assert np.abs(last - first).mean() > 1
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("envs:TabularMDP-v0", "envs:TabularMDP-v0 has no picture to show"),
+        ("envs:Navigation2D-v0 --out clip.mp4", "--out clip.mp4 must end in .gif or .png"),
+        ("faulty_families:Line-v0", "has no render mode rgb_array"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(command, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit:
+        main(["show", *command.split()])
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
