@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import pickle
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import gymnasium
 import numpy as np
 
 from metarl.randomness import RandomKey
-from metarl.simulation.gymnasium import make_simulation
+from metarl.simulation.gymnasium import backend_name, make_simulation
 from metarl.tasks import Task, TaskFamily, Tasks, select_tasks
 
 TASKS, EPISODES, LONGEST = 8, 30, 200
@@ -46,7 +47,7 @@ class Finding:
 
 def check_family(family: TaskFamily) -> list[Finding]:
     """All findings, in the order of `CHECKS`."""
-    findings = []
+    findings: list[Finding] = []
     for name, (check, hint) in CHECKS.items():
         try:
             findings.append(Finding(name, True, check(family), ""))
@@ -54,23 +55,42 @@ def check_family(family: TaskFamily) -> list[Finding]:
             findings.append(Finding(name, False, str(fault), hint))
         except Exception as error:  # whatever the family's own code raises is a finding
             text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            findings.append(Finding(name, False, text, hint))
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raised = f"raised at {place.filename}:{place.lineno}"
+            findings.append(Finding(name, False, text, raised))
+            if check is _runs:
+                break  # the others would say the same
     return findings
 
 
+def _runs(family: TaskFamily) -> str:
+    env: Any = family.make()
+    steps = len(list(_episode(family, env, env.unwrapped.task, seed=0))) - 1
+    return f"an episode of {steps} steps; many step by {backend_name(family)}"
+
+
 def _task_takes_effect(family: TaskFamily) -> str:
-    """Episodes of one action held go far enough to meet sparse rewards."""
+    """One parameter at a time; episodes of one action held go far enough for sparse rewards."""
     tasks, env = _tasks(family, TASKS), family.make()
-    for seed in range(EPISODES):
+    base = select_tasks(tasks, 0)
+
+    def differ(seed: int, name: str) -> bool:
         held = _actions(family, seed, 1) * LONGEST
         first, *others = (
-            list(_episode(family, env, select_tasks(tasks, i), seed, held))[1:]
+            list(_episode(family, env, base | {name: tasks[name][i]}, seed, held))[1:]
             for i in range(TASKS)
         )
-        for other in others:
-            if len(first) != len(other) or not all(map(_equal, first, other)):
-                return f"episodes of {TASKS} tasks differ"
-    raise FamilyFaultError(f"{TASKS} tasks gave the same episodes under the same seeds and actions")
+        return any(
+            len(first) != len(other) or not all(map(_equal, first, other)) for other in others
+        )
+
+    varied = [name for name, values in tasks.items() if (values != values[0]).any()]
+    for name in varied:
+        if not any(differ(seed, name) for seed in range(EPISODES)):
+            raise FamilyFaultError(
+                f"{TASKS} values of {name} gave the same episodes under the same seeds and actions"
+            )
+    return f"{', '.join(varied)}"
 
 
 def _task_survives_reset(family: TaskFamily) -> str:
@@ -275,6 +295,7 @@ def _time_per_step(family: TaskFamily) -> str:
 
 
 CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
+    "runs": (_runs, "resets and steps must not fail"),
     "task takes effect": (
         _task_takes_effect,
         "read the task in step or reset; one set before reset counts from that reset on",

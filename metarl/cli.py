@@ -37,6 +37,15 @@ from metarl.training import train
 
 T = TypeVar("T")
 
+HELP = {
+    "families": "metarl families [MODULE ...]: lists task families, those of the modules included",
+    "algorithms": "metarl algorithms: lists the named algorithms with their papers",
+    "check": "metarl check FAMILY ...: whether a family, MODULE:ID, keeps what training relies on",
+    "new-family": "metarl new-family NAME: writes a starter family and its test into this folder; "
+    "experiments/own_families has examples of the other kinds",
+}
+"""Of the commands without options."""
+
 WIDE = 120
 """Columns of a table that is cut on a narrower terminal rather than torn."""
 
@@ -71,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "usage: metarl train --help | families [MODULE ...] | algorithms | check FAMILY ... | "
             "new-family NAME | show --help"
         )
+        return
+    if arguments[0] in HELP and set(arguments[1:]) & {"-h", "--help"}:
+        print(HELP[arguments[0]])
         return
     with one_line_errors():
         if arguments[0] not in commands:
@@ -217,7 +229,8 @@ def _show(arguments: Sequence[str]) -> None:
     check_clip_name(path)
     frames = record_clip(family, task, options.steps, options.seed)
     write_clip(frames, path)
-    print(f"wrote {len(frames)} frames to {path}: {family.id}, {task}")
+    shown = ", ".join(f"{name} {np.round(value, 3).tolist()}" for name, value in task.items())
+    print(f"wrote {len(frames)} frames to {path}: {family.id}, {shown}")
 
 
 def print_evaluation(evaluation: Evaluation, title: str = "") -> None:

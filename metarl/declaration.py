@@ -65,10 +65,18 @@ class DeclaredFamily:
 
 @dataclass(frozen=True)
 class MujocoFamily(DeclaredFamily):
-    """A family on a MuJoCo model. States have the model's fields: `state.qpos` [..., nq], ..."""
+    """A family on a MuJoCo model. States have the model's fields: `state.qpos` [..., nq], ...
+
+    To be set: `xml`, `control_timestep`, `tasks`, `observation_space`, `observe`, `reward`; beside
+    these as needed: `fields` that the functions read, `initial`, `terminated`, and for tasks that
+    change the model `model_fields` and `configure`. A policy's actions in ±`action_scale` cover the
+    `ctrlrange` of the actuators, which each must have; the `control` that `reward` sees is the
+    actuators'.
+    """
 
     xml: ClassVar[str]
-    """Path of the model; a bare name means Gymnasium's own assets."""
+    """Path of the model, as `str(Path(__file__).with_name("my.xml"))`; a bare name is one of
+    Gymnasium's."""
     control_timestep: ClassVar[float]
     """Seconds of one environment step; a multiple of the model's time step."""
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
@@ -88,7 +96,15 @@ class MujocoFamily(DeclaredFamily):
         return qpos, qvel
 
     def configure(self, model: Any, task: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Each of `model_fields` under the task: [..., *shape]; `model` has the model's own."""
+        """Each of `model_fields` under the task, as NumPy arrays: [..., *shape].
+
+        `model` has the model's own values of these fields, [*shape]. To change one body's mass
+        only, copy and write its column (its inertia is a field of its own):
+
+            mass = np.repeat(model.body_mass[None], len(task["mass"]), axis=0)
+            mass[:, 2] = task["mass"]
+            return {"body_mass": mass}
+        """
         return {}
 
 
@@ -124,8 +140,10 @@ def load_declaration(reference: str | DeclaredFamily, options: Mapping[str, Any]
     """
     if not isinstance(reference, str):
         return dataclasses.replace(reference, **options)
-    module, name = reference.split(":")
-    family_class = getattr(importlib.import_module(module), name)
+    module, _, name = reference.partition(":")
+    family_class = getattr(importlib.import_module(module), name, None) if name else None
+    if family_class is None:
+        raise UsageError(f"family {reference} must be MODULE:CLASS of a declaration")
     types = get_type_hints(family_class)
     known = {field.name: types[field.name] for field in dataclasses.fields(family_class)}
     for option, value in options.items():

@@ -188,3 +188,32 @@ class Slippery(Line):
 
 
 gymnasium.register("Slippery-v0", f"{__name__}:Slippery", max_episode_steps=12)
+
+
+class Half(Line):
+    """One of its two parameters does nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.task_space["mass"] = spaces.Box(0.5, 2.0, (), np.float64)
+        self.task = {"goal": np.array(0.5), "mass": np.array(1.0)}
+
+
+class Breaks(Line):
+    """Fails at its third step."""
+
+    def reset(self, **options):
+        self.steps = 0
+        return super().reset(**options)
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 3:
+            raise ArithmeticError("there is no bottom here")
+        return super().step(action)
+
+
+for _class in (Half, Breaks):
+    gymnasium.register(
+        f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", max_episode_steps=12
+    )

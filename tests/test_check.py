@@ -14,6 +14,8 @@ from metarl.tasks import make_family
 PLANTED = {
     "Line": set(),
     "TaskIgnored": {"task takes effect"},
+    "Half": {"task takes effect"},
+    "Breaks": {"runs"},
     "TaskLost": {"task survives reset"},
     "Leak": {"no task in observations"},
     "WrongSpace": {"spaces hold"},
@@ -36,6 +38,10 @@ def test_a_planted_fault_is_found(name, monkeypatch):
         assert not faults, findings
     for finding in findings:
         assert bool(finding.hint) != finding.passed
+    if name == "Breaks":
+        assert len(findings) == 1, "the same error again and again"
+        assert "ArithmeticError: there is no bottom here" in findings[0].detail
+        assert "faulty_families.py:" in findings[0].hint
 
 
 def test_what_does_not_pickle_is_found():

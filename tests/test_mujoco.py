@@ -194,6 +194,62 @@ def test_a_wrong_configuration_of_the_model_is_an_error(values, message):
         MujocoEnv(Wrong()).reset(seed=0)
 
 
+def declared(**attributes):
+    return type("Wrong", (HalfCheetahDir,), attributes)()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"xml": "none.xml"}, r"there is no model .*none.xml; for one of your own give the whole"),
+        (
+            {"fields": ("qpos", "xposs")},
+            r"fields has xposs, not one of MuJoCo's; did you mean xpos",
+        ),
+        ({"model_fields": ("bodymass",)}, r"model_fields has bodymass.*did you mean body_mass\?"),
+        ({"configure": lambda self, model, task: {}}, r"has configure but no model_fields"),
+    ],
+)
+def test_a_wrong_declaration_is_one_line(attributes, message):
+    with pytest.raises(backend.UsageError, match=message):
+        MujocoEnv(declared(**attributes))
+
+
+@pytest.mark.parametrize("name", ["reward", "terminated"])
+def test_a_value_of_the_wrong_shape_is_named(name):
+    wrong = declared(
+        **{name: lambda self, *states: states[-2 if name == "reward" else 0].qpos[..., :1]}
+    )
+    env = MujocoVectorEnv(3, wrong)
+    env.reset(seed=0)
+    message = rf"Wrong: {name} gives shape \(3, 1\) for 3 environments, not \(3,\)"
+    with pytest.raises(backend.UsageError, match=message):
+        env.step(np.zeros((3, 6)))
+
+
+@pytest.mark.parametrize(
+    ("xml", "message"),
+    [
+        ("<mujoco><worldbody>", r"own\.xml: XML"),
+        (
+            "<mujoco><worldbody><body><joint name='j'/><geom size='1'/></body></worldbody>"
+            "<actuator><motor joint='j'/></actuator></mujoco>",
+            "actuator 0 of .*own.xml needs a ctrlrange",
+        ),
+    ],
+)
+def test_a_wrong_model_is_one_line(xml, message, tmp_path):
+    (tmp_path / "own.xml").write_text(xml)
+    with pytest.raises(backend.UsageError, match=message):
+        MujocoEnv(declared(xml=str(tmp_path / "own.xml")))
+
+
+@pytest.mark.parametrize("reference", ["HalfCheetahDir", "envs.half_cheetah:HalfCheeta"])
+def test_a_wrong_reference_is_one_line(reference):
+    with pytest.raises(backend.UsageError, match=f"family {reference} must be MODULE:CLASS"):
+        MujocoEnv(reference)
+
+
 def test_a_wrong_control_timestep_is_an_error():
     class Wrong(HalfCheetahDir):
         control_timestep = 0.033

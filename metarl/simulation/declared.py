@@ -10,6 +10,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from metarl.declaration import DeclaredFamily
+from metarl.errors import UsageError
 from metarl.tasks import Task, Tasks, select_tasks, stack_tasks, validate_tasks
 
 Ids = np.ndarray | None
@@ -123,10 +124,12 @@ class DeclaredVectorEnv(gymnasium.vector.VectorEnv):
         # One reward and one observation per environment, also where nothing moved: cheaper than
         # gathering the active ones, and masked below.
         rewards = self.family.reward(before, controls, self._state, self._tasks)
+        self._expect_one_each("reward", rewards)
         rewards = np.where(active & ~unstable, rewards, 0.0)
         self._observations = self.family.observe(self._state)
         terminated = self.family.terminated(self._state, self._tasks)
         if terminated is not None:
+            self._expect_one_each("terminated", terminated)
             self._terminated |= active & ~unstable & terminated
         self.elapsed += active
         late = self.max_episode_steps is not None and self.elapsed >= self.max_episode_steps
@@ -138,6 +141,13 @@ class DeclaredVectorEnv(gymnasium.vector.VectorEnv):
             self._truncated.copy(),
             {"unstable": unstable},
         )
+
+    def _expect_one_each(self, name: str, values: Any) -> None:
+        if np.shape(values) != (self.num_envs,):
+            raise UsageError(
+                f"{type(self.family).__name__}: {name} gives shape {np.shape(values)} for "
+                f"{self.num_envs} environments, not ({self.num_envs},)"
+            )
 
 
 class DeclaredEnv(gymnasium.Env):

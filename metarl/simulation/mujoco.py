@@ -1,6 +1,7 @@
 """Declared MuJoCo families: one environment over MjData, or a batch on MuJoCo's own threads."""
 
 import copy
+import difflib
 import functools
 import logging
 import os
@@ -43,21 +44,57 @@ class _Model:
     def __init__(self, family: MujocoFamily):
         _silence_mujoco()
         self._family = family
+        name = type(family).__name__
+        if not hasattr(family, "control_timestep"):
+            raise UsageError(f"{name} needs control_timestep, in seconds")
         path = os.path.join(_ASSETS, family.xml)  # an absolute family.xml stays as it is
         if not os.path.exists(path):
-            raise UsageError(f"{type(family).__name__}: there is no model {path}")
-        self.model = _compiled(path, "cfrc_ext" in family.fields)
+            raise UsageError(
+                f"{name}: there is no model {path}; for one of your own give the whole path, as "
+                'str(Path(__file__).with_name("my.xml"))'
+            )
+        try:
+            self.model = _compiled(path, "cfrc_ext" in family.fields)
+        except ValueError as error:
+            raise UsageError(f"{name}: {path}: {' '.join(str(error).split())}") from error
+        self._check()
         steps = family.control_timestep / self.model.opt.timestep
         self.substeps = round(steps)
         if abs(steps - self.substeps) > 1e-9 or self.substeps < 1:
             raise UsageError(
-                f"{type(family).__name__}: control_timestep {family.control_timestep} is not a "
+                f"{name}: control_timestep {family.control_timestep} is not a "
                 f"multiple of the model's {self.model.opt.timestep}"
             )
         low, high = self.model.actuator_ctrlrange.T
         self._centre, self._half = (low + high) / 2, (high - low) / 2
         bound = np.full(self.model.nu, family.action_scale, np.float32)
         self.action_space = gymnasium.spaces.Box(-bound, bound)
+
+    def _check(self) -> None:
+        """What would go wrong without a word.
+
+        Raises:
+            UsageError: an actuator without a range, an unknown field, a `configure` of no field.
+
+        """
+        family, name = self._family, type(self._family).__name__
+        if not self.model.actuator_ctrllimited.all():
+            i = int(np.flatnonzero(~self.model.actuator_ctrllimited.astype(bool))[0])
+            raise UsageError(
+                f"{name}: actuator {i} of {family.xml} needs a ctrlrange, to scale actions to"
+            )
+        for kind, holder, fields in (
+            ("fields", mujoco.MjData, family.fields),
+            ("model_fields", mujoco.MjModel, family.model_fields),
+        ):
+            for field in fields:
+                if not hasattr(holder, field):
+                    close = difflib.get_close_matches(field, dir(holder), 1)
+                    hint = f"; did you mean {close[0]}?" if close else ""
+                    raise UsageError(f"{name}: {kind} has {field}, not one of MuJoCo's{hint}")
+        overridden = type(family).configure is not MujocoFamily.configure
+        if overridden and not family.model_fields:
+            raise UsageError(f"{name} has configure but no model_fields: name what it changes")
 
     def control(self, actions: np.ndarray) -> np.ndarray:
         """Actions in ±action_scale as actuator controls, clipped to their range: [n, nu]."""
