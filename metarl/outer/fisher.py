@@ -31,13 +31,14 @@ def natural_step(
     cg_iterations: int,
     cg_damping: float,
     fisher_stride: int,
-) -> tuple[float, Tensor, Tensor]:
+) -> tuple[float, Tensor, Tensor, Tensor]:
     """The step along F⁻¹ ∇ surrogate whose KL is `max_kl`, as far as the KL is quadratic.
 
-    The direction x solves (F + damping I) x = ∇ surrogate by conjugate gradients.
+    The direction x solves (F + damping I) x = ∇ surrogate by conjugate gradients; the length is
+    √(2 max_kl / xᵀFx), 0 where there is no gradient.
 
     Returns:
-        The surrogate, its gradient, and the step; 0 where there is no gradient.
+        The surrogate, its gradient, the direction and the length.
 
     """
     surrogate, gradients = objective.gradient(parameters)
@@ -51,8 +52,8 @@ def natural_step(
     direction, residual = conjugate_gradient(damped_product, gradient, cg_iterations)
     # (F + damping I) x = ∇ − residual, so the quadratic form needs no further product.
     form = direction @ (gradient - residual)
-    length = torch.sqrt(2 * max_kl / form) if form > 0 else 0.0
-    return surrogate, gradient, length * direction
+    length = torch.sqrt(2 * max_kl / form) if form > 0 else torch.zeros_like(form)
+    return surrogate, gradient, direction, length
 
 
 def conjugate_gradient(

@@ -23,7 +23,7 @@ class NaturalGradient:
         self, objective: TrustRegionObjective, parameters: Parameters
     ) -> tuple[Parameters, dict[str, float]]:
         """θ after one update, and `outer/...` metrics."""
-        before, gradient, step = natural_step(
+        before, gradient, direction, length = natural_step(
             objective,
             parameters,
             self.max_kl,
@@ -31,7 +31,7 @@ class NaturalGradient:
             self.cg_damping,
             self.fisher_stride,
         )
-        theta = unflatten(flatten(parameters) + step, parameters)
+        theta = unflatten(flatten(parameters) + length * direction, parameters)
         surrogate, kl = objective.value(theta)
         return theta, {
             "outer/kl": kl,

@@ -32,7 +32,7 @@ class TRPO:
         self, objective: TrustRegionObjective, parameters: Parameters
     ) -> tuple[Parameters, dict[str, float]]:
         """θ after one update, and `outer/...` metrics; θ itself where no step was acceptable."""
-        surrogate, gradient, step = natural_step(
+        surrogate, gradient, direction, length = natural_step(
             objective,
             parameters,
             self.max_kl,
@@ -40,10 +40,10 @@ class TRPO:
             self.cg_damping,
             self.fisher_stride,
         )
-        theta, length = flatten(parameters), 1.0
+        theta = flatten(parameters)
         best, metrics = parameters, {"outer/kl": 0.0, "outer/surrogate": 0.0, "outer/accepted": 0.0}
         for tries in range(1, self.line_search_steps + 1):  # noqa: B007 (told at the end)
-            candidate = unflatten(theta + length * step, parameters)
+            candidate = unflatten(theta + length * direction, parameters)
             new_surrogate, kl = objective.value(candidate)
             improvement = new_surrogate - surrogate
             if improvement > metrics["outer/surrogate"] and kl <= self.max_kl:
@@ -53,7 +53,7 @@ class TRPO:
                     break
             elif metrics["outer/accepted"]:
                 break
-            length *= self._ratio(improvement, kl)
+            length = length * self._ratio(improvement, kl)
         return best, metrics | {
             "outer/line_search_steps": float(tries),
             "outer/gradient_norm": float(gradient.norm()),
