@@ -2,7 +2,8 @@
 
 The backbone (a torch state dict, `--backbone`) is trained on the training digits as any classifier
 is, if no file is given, and saved in the run folder. A fresh head for N classes goes on top; the
-inner loop adapts the head or the whole, and the meta-learner improves where it begins.
+inner loop adapts the head or the whole, and the meta-learner improves where it begins. Plain
+fine-tuning has the step size that serves training tasks best.
 """
 
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ if __name__ == "__main__":
         module, head = with_fresh_head(load_backbone(config, domain), config.ways)
         problem = FewShotClassification({"digits": domain}, module, head, config.ways, config.shots)
         learner = FewShotLearner(config, problem)
-        plain = learner.evaluate()
+        plain, rate = learner.fine_tune()
         run(learner)
-        print_evaluation(plain, "backbone, plainly fine-tuned")
+        print_evaluation(plain, f"backbone, plainly fine-tuned, step size {rate}")
         print_evaluation(learner.evaluate(), "backbone, meta-learned")

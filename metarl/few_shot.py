@@ -1,8 +1,9 @@
 """A meta-learner for supervised few-shot tasks; `metarl.training.run` trains it like any other."""
 
+import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.adaptation import (
+    STEP_SIZE,
     InnerLoop,
     every_parameter,
     initial_step_sizes,
@@ -33,6 +35,9 @@ from metarl.supervised import (
     module_objective,
     query_outputs,
 )
+
+PLAIN_RATES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+"""Step sizes that plain fine-tuning chooses from."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,30 @@ class FewShotLearner:
         scores = self._scores(support, query, self.config.test_steps).cpu().numpy()
         later = dataclasses.replace(key, iteration=self.iteration)
         return Evaluation(split, {}, scores, later.generator(Use.INTERVAL), self.problem.groups)
+
+    def fine_tune(
+        self, rates: Sequence[float] = PLAIN_RATES, best: Callable[..., Any] = max
+    ) -> tuple[Evaluation, float]:
+        """Plain fine-tuning from the parameters as they are, before any meta-update.
+
+        Returns:
+            The evaluation with the step size that is `best` (max or min, as the measure wants) on
+            training tasks after `test_steps`, and that step size.
+
+        """
+
+        def at(rate: float, split: str) -> Evaluation:
+            plain = copy.copy(self)
+            plain.inner = dataclasses.replace(self.inner, learning_rate=rate)
+            plain.parameters = {
+                name: p for name, p in self.parameters.items() if not name.startswith(STEP_SIZE)
+            }
+            return plain.evaluate(split=split)
+
+        scores = {rate: at(rate, "train").returns[-1].mean() for rate in rates}
+        finite = [rate for rate in rates if np.isfinite(scores[rate])]  # others diverged
+        rate = best(finite, key=scores.__getitem__)
+        return at(rate, "test"), rate
 
     def describe(self) -> dict[str, Any]:
         """What config.json holds of the problem."""

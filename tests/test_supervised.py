@@ -212,6 +212,16 @@ def test_a_few_shot_run_on_a_device_agrees_with_the_cpu_and_resumes(tmp_path, de
         torch.testing.assert_close(resumed.parameters[name], value)
 
 
+def test_plain_fine_tuning_takes_the_best_step_size_and_changes_nothing(tmp_path):
+    learner = make_learner(small(tmp_path, step_sizes="per_parameter", test_steps=5, eval_tasks=50))
+    before = {name: p.clone() for name, p in learner.parameters.items()}
+    evaluation, rate = learner.fine_tune((1e-9, 0.01, 100.0), best=min)
+    assert rate == 0.01
+    assert evaluation.returns[-1].mean() < evaluation.returns[0].mean()
+    for name, p in learner.parameters.items():
+        assert torch.equal(p, before[name])
+
+
 def test_classes_of_the_test_split_are_held_out():
     problem = FewShotClassification(
         {"digits": digits(), "photographs": photographs()}, *convolutional_net(3), ways=3, shots=2
