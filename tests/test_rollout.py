@@ -133,7 +133,9 @@ def test_threads_change_no_task_no_reset_and_no_noise():
             (2, [make_simulation(family, 6, 2)]),
         ]
     )
-    for name in (field.name for field in dataclasses.fields(one) if field.name != "unstable"):
+    assert one.success is two.success is None
+    scalars = ("unstable", "success")
+    for name in (f.name for f in dataclasses.fields(one) if f.name not in scalars):
         assert torch.equal(getattr(one, name), getattr(two, name))
     # A matrix product over more tasks may round otherwise; resets and noise are the same.
     assert torch.equal(one.observations[:, :, 0], whole.observations[:, :, 0])
