@@ -28,6 +28,7 @@ class Ant(Locomotion):
     control_timestep: ClassVar[float] = 0.05  # s
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel", "cfrc_ext")
     reset_noise: ClassVar[float] = 0.1
+    normal_velocities: ClassVar[bool] = True
     source: ClassVar[str] = "Finn 2017, ProMP"
 
     observation: Literal["joints", "contacts"] = "joints"
@@ -39,15 +40,6 @@ class Ant(Locomotion):
         """Unbounded, 27 or 105 numbers."""
         size = 105 if self.observation == "contacts" else 27
         return spaces.Box(-np.inf, np.inf, (size,), np.float64)
-
-    def initial(
-        self, generator: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The model's own pose with noise, drawn as Ant-v5 draws it."""
-        return (
-            qpos + generator.uniform(-self.reset_noise, self.reset_noise, qpos.shape),
-            qvel + self.reset_noise * generator.standard_normal(qvel.shape),
-        )
 
     def observe(self, state: Any) -> Array:
         """Joints, and contacts if they are asked for."""

@@ -27,6 +27,7 @@ class HalfCheetah(Locomotion):
     xml: ClassVar[str] = "half_cheetah.xml"
     control_timestep: ClassVar[float] = 0.05  # s
     reset_noise: ClassVar[float] = 0.1
+    normal_velocities: ClassVar[bool] = True
     source: ClassVar[str] = "Finn 2017, ProMP"
 
     observation: Literal["promp", "finn"] = "promp"
@@ -37,15 +38,6 @@ class HalfCheetah(Locomotion):
     def observation_space(self) -> spaces.Box:
         """Unbounded, 17 or 20 numbers."""
         return spaces.Box(-np.inf, np.inf, (20 if self.observation == "finn" else 17,), np.float64)
-
-    def initial(
-        self, generator: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The model's own pose with noise, drawn as HalfCheetah-v5 draws it."""
-        return (
-            qpos + generator.uniform(-self.reset_noise, self.reset_noise, qpos.shape),
-            qvel + self.reset_noise * generator.standard_normal(qvel.shape),
-        )
 
     def observe(self, state: Any) -> Array:
         """Positions and velocities of the joints, without the task."""

@@ -17,6 +17,8 @@ class Locomotion(MujocoFamily):
     observation_size: ClassVar[int]
     reset_noise: ClassVar[float]
     """Half-width of the noise in qpos and qvel at reset."""
+    normal_velocities: ClassVar[bool] = False
+    """Whether the noise in qvel is normal, `reset_noise` its standard deviation."""
 
     action_scale: float = 10.0
 
@@ -30,10 +32,10 @@ class Locomotion(MujocoFamily):
     ) -> tuple[np.ndarray, np.ndarray]:
         """The model's own pose with noise, drawn as Gymnasium's environment draws it."""
         width = self.reset_noise
-        return (
-            qpos + generator.uniform(-width, width, qpos.shape),
-            qvel + generator.uniform(-width, width, qvel.shape),
-        )
+        qpos = qpos + generator.uniform(-width, width, qpos.shape)
+        if self.normal_velocities:
+            return qpos, qvel + width * generator.standard_normal(qvel.shape)
+        return qpos, qvel + generator.uniform(-width, width, qvel.shape)
 
     def velocity(self, before: Any, after: Any) -> Array:
         """Δx / dt over the control step, m/s: [...]."""
