@@ -8,19 +8,16 @@ are stepped nowhere. MuJoCo families are held against 90 % of the bare batch.
 
 import statistics
 import time
-from collections.abc import Callable
 
 import gymnasium
 import numpy as np
 import torch
 import tyro
-from sampling import LIMIT, bare_batch, begin, timed
+from sampling import LIMIT, measure
 
 from metarl.parallel import Workers
-from metarl.policy import expand, make_policy
-from metarl.randomness import RandomKey, Use
-from metarl.rollout import Rollout, collect
-from metarl.simulation.gymnasium import backend_name, make_simulation, make_simulations
+from metarl.policy import expand
+from metarl.simulation.gymnasium import backend_name
 from metarl.tasks import TaskFamily, Tasks, make_family, registered_families
 
 SYNC = 16
@@ -52,28 +49,7 @@ def main(
 
 def line(family: TaskFamily, tasks: int, episodes: int, repeats: int, workers: Workers) -> float:
     """Measures and prints one family; its ratio to the open loop."""
-    simulations = make_simulations(family, tasks, episodes, workers.threads)
-    simulation = make_simulation(family, tasks * episodes, workers.threads)
-    policy = make_policy(simulation.single_observation_space, simulation.single_action_space)
-    key = RandomKey(1)
-    parameters = policy.initial_parameters(key.generator(Use.PARAMETERS))
-    drawn = family.sample_tasks(tasks, key)
-
-    def ours() -> Rollout:
-        together = expand(parameters, tasks)
-        return collect(
-            simulations, policy, together, drawn, episodes, family.horizon, key, 0, workers
-        )
-
-    rollout = ours()
-    if backend_name(family) == "batch":
-        replay = bare_batch(simulation, rollout, drawn, key, workers.threads)
-    else:
-        replay = arrays(simulation, rollout, drawn, key)
-    replay()
-    pairs = [
-        (rollout.env_steps / timed(replay), rollout.env_steps / timed(ours)) for _ in range(repeats)
-    ]
+    policy, parameters, drawn, pairs = measure(family, tasks, episodes, repeats, workers)
     limit, own = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = statistics.median(b / a for a, b in pairs)
     sync = sync_speed(family, policy, parameters, {n: v[:1] for n, v in drawn.items()})
@@ -82,18 +58,6 @@ def line(family: TaskFamily, tasks: int, episodes: int, repeats: int, workers: W
         flush=True,
     )
     return ratio
-
-
-def arrays(
-    simulation: gymnasium.vector.VectorEnv, rollout: Rollout, tasks: Tasks, key: RandomKey
-) -> Callable[[], None]:
-    """Replays the rollout's actions on the vector environment of a family with own dynamics."""
-
-    def replay() -> None:
-        for _, actions in begin(simulation, rollout, tasks, key):
-            simulation.step(actions)
-
-    return replay
 
 
 def sync_speed(family: TaskFamily, policy, parameters, task: Tasks, seconds: float = 1.5) -> float:
