@@ -80,14 +80,34 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
 }
 
+CONTROLS: dict[str, Algorithm] = {
+    "random": Algorithm(
+        "no training: inner steps from a fresh policy",
+        "Finn et al. 2017, arXiv 1703.03400, section 5.3",
+        {"inner_steps": 0},
+    ),
+    "pretrained": Algorithm(
+        "one policy trained on all tasks at once, fine-tuned by inner steps",
+        "Finn et al. 2017, arXiv 1703.03400, section 5.3",
+        {"inner_steps": 0},
+    ),
+    "oracle": Algorithm(
+        "one policy that sees the task",
+        "Finn et al. 2017, arXiv 1703.03400, section 5.3",
+        {"inner_steps": 0, "observe_task": True},
+    ),
+}
+"""What an algorithm is compared with; they train as algorithms do."""
+
 
 def find_algorithm(name: str) -> Algorithm:
-    """The algorithm of that name.
+    """The algorithm or control of that name.
 
     Raises:
         UsageError: there is none; names those that there are.
 
     """
-    if name not in ALGORITHMS:
-        raise UsageError(f"--algorithm {name} must be one of {', '.join(ALGORITHMS)}")
-    return ALGORITHMS[name]
+    known = ALGORITHMS | CONTROLS
+    if name not in known:
+        raise UsageError(f"--algorithm {name} must be one of {', '.join(known)}")
+    return known[name]

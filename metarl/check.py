@@ -5,12 +5,13 @@ what is wrong; `CHECKS` pairs it with what to look at then.
 """
 
 import dataclasses
+import itertools
 import math
 import multiprocessing
 import pickle
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,10 @@ SAMPLED = 200
 LARGEST_LEAK = 0.3
 """Share of a parameter's variance that first observations may explain on held-out tasks."""
 MOST_LEAK_TASKS = 1500
+FEW = 5
+"""Steps after which the episode is searched for what none of them changed."""
+LARGEST_LATE_LEAK = 0.9
+"""Share that entries of the observation may explain which no step changes."""
 
 
 class FamilyFaultError(Exception):
@@ -55,7 +60,8 @@ def check_family(family: TaskFamily) -> list[Finding]:
             findings.append(Finding(name, False, str(fault), hint))
         except Exception as error:  # whatever the family's own code raises is a finding
             text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            place = traceback.extract_tb(error.__traceback__)[-1]
+            # A UsageError may be raised here about a line of the family's.
+            place = traceback.extract_tb((error.__cause__ or error).__traceback__)[-1]
             raised = f"raised at {place.filename}:{place.lineno}"
             findings.append(Finding(name, False, text, raised))
             if check is _runs:
@@ -151,20 +157,50 @@ def _splits_are_disjoint(family: TaskFamily) -> str:
 
 
 def _no_leak(family: TaskFamily) -> str:
-    """Ridge regression of the parameters on first observations and their squares, held out."""
+    """First observations must not tell the task, nor what is the same in all later ones.
+
+    Later observations tell of the task through its dynamics, which is what adaptation is about. But
+    an entry that no step changes, under actions and a first state that differ from task to task,
+    has not been found out by acting: if it gives a parameter almost exactly, it is a copy.
+    """
     size = 2 * math.prod(family.prototype.observation_space.shape or ())
     number = min(MOST_LEAK_TASKS, max(SAMPLED, 4 * size))
     tasks = _tasks(family, number)
+    visible = getattr(family.prototype.unwrapped, "visible", ())
     env = family.make()
-    rows = []
+    first, later, long = [], [], []
     for i in range(number):
-        _set_task(env, select_tasks(tasks, i))
-        rows.append(np.ravel(env.reset(seed=i)[0]).astype(np.float64))
-    x = np.stack(rows)
+        episode = _episode(family, env, select_tasks(tasks, i), i, _actions(family, i, FEW))
+        steps = itertools.islice(episode, 1 + FEW if i < SAMPLED else 1)
+        observations = [np.ravel(observation).astype(np.float64) for observation, *_ in steps]
+        first.append(observations[0])
+        if len(observations) > FEW:
+            later.append(np.stack(observations[1:]))
+            long.append(i)
+    worst, where = _explained(np.stack(first), tasks, visible)
+    if worst > LARGEST_LEAK:
+        raise FamilyFaultError(f"first observations explain {worst:.0%} of the variance of {where}")
+    if len(long) >= SAMPLED // 2:  # where most episodes are long enough
+        x = np.stack(later)  # [tasks, FEW, entries]
+        still = (x == x[:, :1]).all(axis=(0, 1)) & (x[0] != x).any(axis=(0, 1))
+        late, where = _explained(x[:, 0, still], select_tasks(tasks, long), visible)
+        if late > LARGEST_LATE_LEAK:
+            raise FamilyFaultError(
+                f"entries {np.flatnonzero(still).tolist()} of the observation, which no step after "
+                f"the first one changes, explain {late:.0%} of the variance of {where}"
+            )
+    return f"first observations of {number} tasks explain {worst:.0%}"
+
+
+def _explained(x: np.ndarray, tasks: Tasks, visible: Container[str]) -> tuple[float, str]:
+    """The largest share of a parameter's variance that x [tasks, entries] explains, and its name.
+
+    By ridge regression of the parameters on the entries and their squares, on held-out tasks.
+    """
+    number = len(x)
     x = _standardised(np.concatenate([x, x**2], axis=1))
     half = number // 2
     worst, where = 0.0, ""
-    visible = getattr(family.prototype.unwrapped, "visible", ())
     for name, values in tasks.items():
         if name in visible:
             continue
@@ -176,9 +212,7 @@ def _no_leak(family: TaskFamily) -> str:
         best = float(np.where(spread > 0, explained, 0).max(initial=0))
         if best > worst:
             worst, where = best, name
-    if worst > LARGEST_LEAK:
-        raise FamilyFaultError(f"first observations explain {worst:.0%} of the variance of {where}")
-    return f"first observations of {number} tasks explain {worst:.0%}"
+    return worst, where
 
 
 def _spaces_hold(family: TaskFamily) -> str:

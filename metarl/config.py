@@ -1,6 +1,8 @@
 """One run is one frozen, documented dataclass."""
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import (
@@ -70,7 +72,7 @@ class Config:
     inner_lr: float = 0.1
     """Step size of the inner loop."""
     inner_steps: int = 1
-    """Inner steps, each on fresh rollouts."""
+    """Inner steps, each on fresh rollouts; 0 trains one policy for all tasks."""
     discount: float = 0.99
     """Discount γ of the advantages; reported returns are undiscounted."""
     gae_lambda: float = 0.9
@@ -100,6 +102,8 @@ class Config:
     is an input of the policy (CAVIA)."""
     context_size: int = 5
     """Length of the context, where that is what adapts."""
+    observe_task: bool = False
+    """The policy sees the task beside the observation: an oracle, to compare with."""
     step_sizes: Literal["fixed", "per_layer", "per_parameter"] = "fixed"
     """Whether the inner step size is a number, or learned: one for each tensor of parameters, or
     one for each of their elements (Meta-SGD)."""
@@ -140,6 +144,8 @@ class Config:
     """Evaluate on held-out tasks after every so many iterations; 0 never does."""
     eval_tasks: int = 40
     """Held-out tasks of an evaluation."""
+    eval_splits: tuple[str, ...] = ("test",)
+    """Splits that are evaluated, as in `train test beyond`."""
     checkpoint_every: int = 10
     """Iterations between checkpoints; the last one is always written."""
 
@@ -188,6 +194,10 @@ class Config:
                 f"{outer} has no surrogate for --sampling-correction to correct",
             ),
             (
+                self.outer == "reptile" and self.inner_steps == 0,
+                f"{outer} moves to the adapted parameters: --inner-steps must be at least 1",
+            ),
+            (
                 self.outer == "reptile" and self.step_sizes != "fixed",
                 f"{outer} has no gradient for --step-sizes {self.step_sizes}",
             ),
@@ -212,6 +222,21 @@ class Config:
         """
         return cls(algorithm=algorithm, **{**find_algorithm(algorithm).options, **options})
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The configuration that config.json of a run folder holds.
+
+        Raises:
+            UsageError: an option that this version does not know.
+
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise UsageError(f"{unknown[0]} is no option of this version of metarl")
+        tuples = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
+        return cls(**{**data, **tuples, "run_dir": Path(data["run_dir"])})
+
     @property
     def run_folder(self) -> Path:
         """`run_dir`, or the folder that the family and the seed name."""
@@ -219,14 +244,14 @@ class Config:
 
 
 _LOWEST: dict[str, float] = {
-    "iterations": 1,
+    "iterations": 0,
     "seed": 0,
     "threads": 0,
     "workers": 0,
     "meta_batch_size": 1,
     "episodes": 1,
     "horizon": 1,
-    "inner_steps": 1,
+    "inner_steps": 0,
     "discount": 0,
     "gae_lambda": 0,
     "context_size": 1,
@@ -256,7 +281,7 @@ _POSITIVE = (
 RESUMABLE = {
     *("iterations", "run_dir", "resume", "device", "sampling_device", "threads"),
     *("workers", "worker_timeout"),
-    *("eval_every", "eval_tasks", "test_later_lr", "checkpoint_every"),
+    *("eval_every", "eval_tasks", "eval_splits", "test_later_lr", "checkpoint_every"),
 }
 """Options that a resumed run may change: they change no number of training."""
 

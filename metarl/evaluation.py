@@ -1,6 +1,8 @@
 """Returns on held-out tasks after 0..K inner steps, with intervals over tasks."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +17,13 @@ class Evaluation:
     split: str
     tasks: dict[str, np.ndarray]  # [tasks, ...]
     returns: np.ndarray  # [steps + 1, tasks], means over episodes
-    generator: np.random.Generator  # of the bootstrap
+    seed: int = 0  # of the bootstrap
     groups: tuple[str, ...] = ()  # task i belongs to group i modulo their number
     success: np.ndarray | None = None  # [steps + 1, tasks], shares of episodes, if it is told
+    runs: int = 1  # the tasks are those of so many runs, as many each, one run after the other
+    episodes: int = 0  # of a task, that each step learns from
+    env_steps: np.ndarray | None = None  # [steps + 1], of a task, taken before step k is done
+    paths: Sequence[np.ndarray] | None = None  # [tasks, time, 2] in the plane, NaN after the end
 
     def metrics(self) -> dict[str, float]:
         """`<split>/step_k/mean`, `iqm`, and `low`, `high`: the 95 % interval of the mean.
@@ -25,36 +31,118 @@ class Evaluation:
         With several groups also `<split>/<group>/step_k/mean` and the interval of each; where
         success is told, `<split>/step_k/success`, its rate.
         """
-        metrics = self._interval(self.split, self.returns)
+        metrics = _tagged(self.split, self.returns, self._resampled(self.returns.shape[1]))
         if self.success is not None:
             rates = enumerate(self.success.mean(1).tolist())
             metrics |= {f"{self.split}/step_{k}/success": rate for k, rate in rates}
         for i, group in enumerate(self.groups):
             if len(self.groups) > 1:
                 own = self.returns[:, i :: len(self.groups)]
-                metrics |= self._interval(f"{self.split}/{group}", own)
+                resampled = self._resampled(own.shape[1])
+                metrics |= _tagged(f"{self.split}/{group}", own, resampled)
         return metrics
 
-    def _interval(self, name: str, returns_by_step: np.ndarray) -> dict[str, float]:
-        number = returns_by_step.shape[1]
-        resampled = self.generator.integers(number, size=(BOOTSTRAP_SAMPLES, number))
-        metrics: dict[str, float] = {}
-        for k, returns in enumerate(returns_by_step):
-            tail = (1 - CONFIDENCE) / 2
-            low, high = np.quantile(returns[resampled].mean(axis=1), (tail, 1 - tail))
-            metrics |= {
-                f"{name}/step_{k}/mean": float(returns.mean()),
-                f"{name}/step_{k}/iqm": interquartile_mean(returns),
-                f"{name}/step_{k}/low": float(low),
-                f"{name}/step_{k}/high": float(high),
-            }
-        return metrics
+    def summary(self) -> dict[str, Any]:
+        """What evaluation.json holds of a split: aggregates of each step, and every task."""
+        resampled = self._resampled(self.returns.shape[1])
+        steps = []
+        for k, returns in enumerate(self.returns):
+            step: dict[str, Any] = {"step": k, "episodes": k * self.episodes}
+            if self.env_steps is not None:
+                step["env_steps"] = float(self.env_steps[k])
+            for name, statistic in STATISTICS.items():
+                low, high = interval(returns, statistic, resampled)
+                step[name] = {"value": float(statistic(returns)), "low": low, "high": high}
+            step["hurt"] = self.hurt(k)
+            if self.success is not None:
+                step["success"] = float(self.success[k].mean())
+            steps.append(step)
+        tasks: list[dict[str, Any]] = []
+        for i, returns in enumerate(self.returns.T):
+            task = {name: values[i].tolist() for name, values in self.tasks.items()}
+            tasks.append({"task": task, "returns": returns.tolist()})
+            if self.success is not None:
+                tasks[-1]["success"] = self.success[:, i].tolist()
+        return {"steps": steps, "tasks": tasks}
+
+    def hurt(self, step: int) -> float:
+        """Share of the tasks whose mean return after `step` inner steps is below that before."""
+        return float((self.returns[step] < self.returns[0]).mean())
+
+    def _resampled(self, tasks: int) -> np.ndarray:
+        return stratified_indices(np.random.default_rng(self.seed), self.runs, tasks // self.runs)
 
 
-def interquartile_mean(values: np.ndarray) -> float:
-    """Mean of the middle half (Agarwal et al. 2021, arXiv 2108.13264): a quarter is cut each side.
+def pooled(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """One evaluation of the tasks of several runs, as many each: intervals keep runs apart."""
+    first = evaluations[0]
+    names = first.tasks
+    success = [e.success for e in evaluations if e.success is not None]
+    steps = [e.env_steps for e in evaluations if e.env_steps is not None]
+    return Evaluation(
+        first.split,
+        {name: np.concatenate([e.tasks[name] for e in evaluations]) for name in names},
+        np.concatenate([e.returns for e in evaluations], axis=1),
+        first.seed,
+        success=np.concatenate(success, axis=1) if len(success) == len(evaluations) else None,
+        runs=len(evaluations),
+        episodes=first.episodes,
+        env_steps=np.mean(steps, axis=0) if len(steps) == len(evaluations) else None,
+    )
 
-    The quarter is rounded down to whole values, as `scipy.stats.trim_mean(values, 0.25)` does.
+
+def stratified_indices(
+    generator: np.random.Generator, strata: int, size: int, samples: int = BOOTSTRAP_SAMPLES
+) -> np.ndarray:
+    """Indices of bootstrap samples, drawn with replacement within each stratum.
+
+    Stratum s is the values s · size to (s + 1) · size − 1 (Agarwal et al. 2021, arXiv 2108.13264,
+    section 4.1, where the tasks are the strata and the runs are drawn; held-out tasks are drawn
+    here, and the runs, which are few, are the strata).
+
+    Returns:
+        [samples, strata · size].
+
     """
-    cut = len(values) // 4
-    return float(np.sort(values)[cut : len(values) - cut].mean())
+    drawn = generator.integers(size, size=(samples, strata, size))
+    indices: np.ndarray = (drawn + size * np.arange(strata)[:, None]).reshape(samples, -1)
+    return indices
+
+
+def interval(
+    values: np.ndarray, statistic: Callable[[np.ndarray], Any], resampled: np.ndarray
+) -> tuple[float, float]:
+    """The 95 % percentile interval of a statistic over the last axis: [n], [samples, n]."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(statistic(values[resampled]), (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def interquartile_mean(values: np.ndarray) -> Any:
+    """Mean of the middle half along the last axis (Agarwal et al. 2021): [..., n] -> [...].
+
+    A quarter is cut each side, rounded down to whole values, as
+    `scipy.stats.trim_mean(values, 0.25)` does.
+    """
+    cut = values.shape[-1] // 4
+    return np.sort(values)[..., cut : values.shape[-1] - cut].mean(-1)
+
+
+STATISTICS: dict[str, Callable[[np.ndarray], Any]] = {
+    "mean": lambda values: values.mean(-1),
+    "median": lambda values: np.median(values, -1),
+    "iqm": interquartile_mean,
+}
+
+
+def _tagged(name: str, returns_by_step: np.ndarray, resampled: np.ndarray) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for k, returns in enumerate(returns_by_step):
+        low, high = interval(returns, STATISTICS["mean"], resampled)
+        metrics |= {
+            f"{name}/step_{k}/mean": float(returns.mean()),
+            f"{name}/step_{k}/iqm": float(interquartile_mean(returns)),
+            f"{name}/step_{k}/low": low,
+            f"{name}/step_{k}/high": high,
+        }
+    return metrics

@@ -144,6 +144,7 @@ class FewShotLearner:
         self.name = f"{problem.name} on {self.device}"
         self.measure = problem.measure
         self.test_steps = config.test_steps
+        self.eval_splits: tuple[str, ...] = ("test",)
         self.workers = Workers(config.threads)
         self.inner = InnerLoop(
             module_objective(problem.module, problem.loss),
@@ -194,7 +195,7 @@ class FewShotLearner:
         support, query = self._sample(tasks or self.config.eval_tasks, key, split)
         scores = self._scores(support, query, self.config.test_steps).cpu().numpy()
         later = dataclasses.replace(key, iteration=self.iteration)
-        return Evaluation(split, {}, scores, later.generator(Use.INTERVAL), self.problem.groups)
+        return Evaluation(split, {}, scores, later.interval_seed, self.problem.groups)
 
     def fine_tune(
         self, rates: Sequence[float] = PLAIN_RATES, best: Callable[..., Any] = max

@@ -1,6 +1,7 @@
 """The meta-learner of a task family: its meta-iteration, and what uses the policy it learns."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ from metarl.advantage import Batch, make_batch
 from metarl.baseline import BASELINES
 from metarl.clock import Clock
 from metarl.config import Config
+from metarl.errors import UsageError
 from metarl.evaluation import Evaluation
 from metarl.objective import MetaObjective
 from metarl.outer.evolution import EvolutionStrategies, PerturbedReturns
@@ -33,7 +35,15 @@ class Adapted:
     """A policy adapted to one task."""
 
     parameters: Parameters  # without a task dimension
-    returns: list[float]  # mean return after 0..K inner steps
+    episode_returns: np.ndarray  # [steps + 1, episodes]
+    env_steps: int
+    """Environment steps that the adaptation learned from."""
+
+    @property
+    def returns(self) -> list[float]:
+        """Mean return after 0..K inner steps."""
+        means: list[float] = self.episode_returns.mean(1).tolist()
+        return means
 
 
 class Learner:
@@ -53,6 +63,7 @@ class Learner:
             config.hidden_sizes,
             config.activation,
             config.context_size if config.adapts == "context" else 0,
+            self._task_size() if config.observe_task else 0,
         )
         self.inner = make_inner_loop(config, self.policy, self.device)
         self.outer = OUTER_LOOPS[config.outer](config)
@@ -68,6 +79,9 @@ class Learner:
         self.name = f"{self.family.id} on {self.device}"
         self.measure = "return"
         self.test_steps = config.inner_steps
+        self.eval_splits = config.eval_splits
+        for split in config.eval_splits:
+            self.family.check_split(split)
 
     def iterate(self) -> dict[str, float]:
         """One meta-iteration; its metrics, by the names of metrics.jsonl."""
@@ -102,16 +116,18 @@ class Learner:
         steps = sum(rollout.env_steps for rollout in rollouts)
         self.env_steps += steps
         returns = [float(rollout.returns.mean()) for rollout in rollouts]
+        before, after = (rollouts[i].returns.mean(1) for i in (0, -1))
         return {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
             "return/before": returns[0],
             "return/after": returns[-1],
             "return/gain": returns[-1] - returns[0],
+            "return/hurt": float((after < before).double().mean()),
             **{f"return/step_{k}": value for k, value in enumerate(returns)},
             **_success_metrics(rollouts),
             **update,
-            **self._policy_metrics(),
+            **self._policy_metrics(rollouts[0]),
             **step_size_metrics(self.parameters),
             "simulation/unstable": sum(rollout.unstable for rollout in rollouts),
             **{f"time/{name}": seconds for name, seconds in clock.seconds.items()},
@@ -138,20 +154,48 @@ class Learner:
         inner = dataclasses.replace(self.inner, later_factor=self.config.test_later_lr)
         begin = inner.begin(self.parameters, number)
         adapt_by_sampling(inner, begin, steps, sample, self.workers)
-        returns = np.stack([rollout.returns.mean(1).numpy() for rollout in rollouts])
         told = [r.success.float().mean(1).numpy() for r in rollouts if r.success is not None]
-        success = np.stack(told) if len(told) == len(rollouts) else None
-        return Evaluation(split, drawn, returns, key.generator(Use.INTERVAL), success=success)
+        planar = getattr(self.family.prototype.unwrapped, "planar", False)
+        taken = [0, *(rollout.env_steps / number for rollout in rollouts[:-1])]
+        return Evaluation(
+            split,
+            drawn,
+            np.stack([rollout.returns.mean(1).numpy() for rollout in rollouts]),
+            key.interval_seed,
+            success=np.stack(told) if len(told) == len(rollouts) else None,
+            episodes=self.config.episodes,
+            env_steps=np.cumsum(taken),
+            paths=[rollout.path().numpy() for rollout in rollouts] if planar else None,
+        )
 
-    def adapt(self, task: Task, steps: int | None = None) -> Adapted:
+    def on(self, family: TaskFamily) -> "Learner":
+        """A learner of the same policy on another family of the same spaces.
+
+        Raises:
+            UsageError: the spaces differ.
+
+        """
+        own, other = self.family.prototype, family.prototype
+        for name in ("observation_space", "action_space"):
+            mine, given = getattr(own, name), getattr(other, name)
+            if (type(mine), mine.shape) != (type(given), given.shape):
+                raise UsageError(f"{family.id} has {name} {given}; the policy is for {mine}")
+        learner = Learner(self.config, family)
+        learner.load_state(self.state())
+        return learner
+
+    def adapt(self, task: Task, steps: int | None = None, seed: int | None = None) -> Adapted:
         """The policy adapted to one task by `steps` inner steps, and its returns on the way.
+
+        `seed` names the random numbers, that of the run if it is not given.
 
         Raises:
             UsageError: a task outside the family's space.
 
         """
         checked = validate_tasks(self.family.task_space, task, None)
-        key = RandomKey(self.config.seed, Phase.ADAPTATION, self.iteration)
+        seed = self.config.seed if seed is None else seed
+        key = RandomKey(seed, Phase.ADAPTATION, self.iteration)
         rollouts: list[Rollout] = []
         sample = partial(self._sample, stack_tasks([checked]), key, rollouts, Clock())
         number = self.config.inner_steps if steps is None else steps
@@ -159,8 +203,9 @@ class Learner:
         adapted, _ = adapt_by_sampling(
             inner, inner.begin(self.parameters, 1), number, sample, self.workers
         )
-        returns = [float(rollout.returns.mean()) for rollout in rollouts]
-        return Adapted({name: p[0] for name, p in adapted.items()}, returns)
+        returns = np.stack([rollout.returns[0].numpy() for rollout in rollouts])
+        learned_from = sum(rollout.env_steps for rollout in rollouts[:-1])
+        return Adapted({name: p[0] for name, p in adapted.items()}, returns, learned_from)
 
     def describe(self) -> dict[str, Any]:
         """What config.json holds of the family, its variant and the device."""
@@ -236,6 +281,7 @@ class Learner:
                 key,
                 stage,
                 self.workers,
+                self.config.observe_task,
             )
         rollouts.append(rollout)
         config = self.config
@@ -248,6 +294,10 @@ class Learner:
         )
         return batch.to(self.device)
 
+    def _task_size(self) -> int:
+        """Numbers of a task."""
+        return sum(math.prod(space.shape or ()) for space in self.family.task_space.values())
+
     def _simulations_of(self, tasks: int) -> list[gymnasium.vector.VectorEnv]:
         if tasks not in self._simulations:
             self._simulations[tasks] = make_simulations(
@@ -259,9 +309,13 @@ class Learner:
             )
         return self._simulations[tasks]
 
-    def _policy_metrics(self) -> dict[str, float]:
+    def _policy_metrics(self, rollout: Rollout) -> dict[str, float]:
+        """Entropy of the actions of `rollout`, estimated by −log π, and mean σ if it has one."""
+        entropy = {"policy/entropy": -float(rollout.log_probs.sum() / rollout.env_steps)}
         log_std = self.parameters.get("log_std")
-        return {} if log_std is None else {"policy/std": float(log_std.exp().mean())}
+        if log_std is None:
+            return entropy
+        return entropy | {"policy/std": float(log_std.exp().mean())}
 
 
 def _success_metrics(rollouts: list[Rollout]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A starter file for a task family of one's own, and its test."""
+"""Starter files for a task family of one's own, and its test."""
 
 import keyword
 import re
@@ -36,6 +36,78 @@ gymnasium.register("$name-v0", entry_point="$module:$name", max_episode_steps=30
 '''
 )
 
+MUJOCO_FAMILY = Template(
+    '''from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+from array_api_compat import array_namespace
+from gymnasium.spaces import Box
+
+from metarl.declaration import MujocoFamily
+from metarl.distributions import TaskDistribution, Uniform
+
+
+@dataclass(frozen=True)
+class $name(MujocoFamily):
+    """A block on a rail of unknown friction goes to a place that it does not see.
+
+    The functions see arrays [..., n], of one environment or of thousands at once.
+    """
+
+    xml = str(Path(__file__).with_name("$module.xml"))
+    control_timestep = 0.05  # s, five steps of the model
+    fields = ("qpos", "qvel")  # of MjData: what the functions read
+    model_fields = ("dof_damping",)  # of MjModel: what configure gives
+
+    @property
+    def tasks(self):
+        return TaskDistribution(
+            place=Uniform(-1.0, 1.0, unit="m"), damping=Uniform(0.5, 4.0, unit="N s/m")
+        )
+
+    @property
+    def observation_space(self):
+        return Box(-np.inf, np.inf, (2,), np.float64)
+
+    def configure(self, model, task):
+        return {"dof_damping": task["damping"][..., None]}
+
+    def observe(self, state):
+        return array_namespace(state.qpos).concat([state.qpos, state.qvel], axis=-1)
+
+    def reward(self, before, control, after, task):
+        return -abs(after.qpos[..., 0] - task["place"])
+
+
+gymnasium.register(
+    "$name-v0",
+    entry_point="metarl.simulation.mujoco:MujocoEnv",
+    vector_entry_point="metarl.simulation.mujoco:MujocoVectorEnv",
+    max_episode_steps=50,
+    kwargs={"family": "$module:$name"},
+)
+'''
+)
+
+MODEL = Template(
+    """<mujoco model="$module">
+  <option timestep="0.01"/>
+  <worldbody>
+    <light pos="0 0 3"/>
+    <body name="block" pos="0 0 0.1">
+      <joint name="slide" type="slide" axis="1 0 0" range="-2 2" limited="true"/>
+      <geom type="box" size="0.1 0.1 0.1" mass="1"/>
+    </body>
+  </worldbody>
+  <actuator>
+    <motor joint="slide" ctrlrange="-5 5"/>
+  </actuator>
+</mujoco>
+"""
+)
+
 TEST = Template(
     """from metarl import Config, Learner
 from metarl.check import check_family
@@ -57,11 +129,11 @@ def test_it_trains():
 )
 
 
-def write_family(name: str, folder: Path) -> tuple[Path, Path]:
+def write_family(name: str, folder: Path, mujoco: bool = False) -> list[Path]:
     """Writes `name` as a module in snake case, and its test, into the folder.
 
     Returns:
-        The two files.
+        The files: the family, with `mujoco` its model, and the test.
 
     Raises:
         UsageError: the name is not one of a class, or a file is there already; nothing is written.
@@ -72,10 +144,14 @@ def write_family(name: str, folder: Path) -> tuple[Path, Path]:
     module = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()
     if keyword.iskeyword(module):
         raise UsageError(f"family name {name}: {module} is a word of Python's, choose another")
-    paths = folder / f"{module}.py", folder / f"test_{module}.py"
+    templates = {f"{module}.py": MUJOCO_FAMILY if mujoco else FAMILY}
+    if mujoco:
+        templates[f"{module}.xml"] = MODEL
+    templates[f"test_{module}.py"] = TEST
+    paths = [folder / file for file in templates]
     for path in paths:
         if path.exists():
             raise UsageError(f"{path} is there already: nothing was written")
-    for path, template in zip(paths, (FAMILY, TEST), strict=True):
+    for path, template in zip(paths, templates.values(), strict=True):
         path.write_text(template.substitute(name=name, module=module))
     return paths

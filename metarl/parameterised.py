@@ -6,10 +6,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 
 from metarl.distributions import Distribution, TaskDistribution, Uniform, distribution_from_json
 from metarl.errors import UsageError
-from metarl.tasks import Task, validate_tasks
+from metarl.tasks import SPLITS, Task, TaskFamily, find_spec, make_family, validate_tasks
 
 
 class ParameterisedEnv(gymnasium.Env):
@@ -107,6 +108,40 @@ class ParameterisedEnv(gymnasium.Env):
             raise UsageError(f"{type(self._env.unwrapped).__name__} has no attribute {attribute}")
         index = tuple(int(i) for i in match[2].split(",")) if match[2] else None
         return owner, match[1], index
+
+
+def single_task_family(env_id: str, horizon: int | None = None) -> TaskFamily:
+    """A registered environment without a task as a family whose only task is the environment.
+
+    Raises:
+        UsageError: there is no such environment, or no horizon anywhere.
+
+    """
+    spec = find_spec(env_id)
+    name = f"metarl/{spec.id}"
+    if name not in gymnasium.registry:
+        gymnasium.register(
+            name,
+            entry_point="metarl.parameterised:SingleTaskEnv",
+            max_episode_steps=spec.max_episode_steps or horizon,
+            kwargs={"env_id": env_id},
+        )
+    return make_family(name)
+
+
+class SingleTaskEnv(ParameterisedEnv):
+    """An environment with one task, which says nothing."""
+
+    def __init__(self, env_id: str, **options: Any):
+        """`env_id` is made with `options`."""
+        super().__init__(env_id, {}, **options)
+        self.task_space = spaces.Dict(task=spaces.Discrete(1))
+        self.task = {"task": 0}
+        self.splits = SPLITS
+
+    def sample_task(self, generator: np.random.Generator, split: str) -> Task:
+        """The one task."""
+        return {"task": 0}
 
 
 def _distribution(name: str, *given: Any) -> Distribution:

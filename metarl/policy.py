@@ -181,14 +181,18 @@ def make_policy(
     hidden_sizes: tuple[int, ...] = (64, 64),
     activation: Activation = "tanh",
     context_size: int = 0,
+    task_size: int = 0,
 ) -> GaussianPolicy | CategoricalPolicy:
-    """The policy that fits the spaces: Gaussian for a Box of actions, categorical for Discrete."""
+    """The policy that fits the spaces: Gaussian for a Box of actions, categorical for Discrete.
+
+    `task_size` numbers more stand behind the observation.
+    """
     if not isinstance(observation_space, gymnasium.spaces.Box):
         raise UsageError(
             f"observation space {observation_space} is not supported; a Box is "
             "(gymnasium.wrappers.FlattenObservation makes one)"
         )
-    observation_size = math.prod(observation_space.shape)
+    observation_size = math.prod(observation_space.shape) + task_size
     if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1:
         size = action_space.shape[0]
         return GaussianPolicy(observation_size, size, hidden_sizes, activation, context_size)

@@ -54,6 +54,11 @@ class RandomKey:
         words = self._sequence(use, task, stage).generate_state(number, np.uint64)
         return [int(word) for word in words]
 
+    @property
+    def interval_seed(self) -> int:
+        """Seed of the bootstrap of an evaluation's intervals."""
+        return self.seeds(Use.INTERVAL, 0, 0, 1)[0]
+
 
 def uniform_numbers(seeds: np.ndarray, steps: np.ndarray, size: int) -> np.ndarray:
     """Numbers in [0, 1) that are functions of (seed, step): uint64 [n], [n] -> [n, size].

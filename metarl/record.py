@@ -5,13 +5,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from metarl.checkpoint import load_newest, replace_durably, save_checkpoint
 from metarl.errors import UsageError
@@ -20,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 CONFIG = "config.json"
+EVALUATION = "evaluation.json"
+EVALUATED_SPLITS = ("test", "train", "beyond")
+"""That `metarl evaluate` looks at, where the family has them."""
+NO_HYPERPARAMETERS = {"run_dir", "resume"}
 
 
 class RunFolder:
@@ -64,13 +70,19 @@ class RunFolder:
         return config
 
     def open(
-        self, config: Mapping[str, Any], iteration: int, measure: str, inner_steps: int
+        self,
+        config: Mapping[str, Any],
+        iteration: int,
+        measure: str,
+        inner_steps: int,
+        splits: Sequence[str] = ("test",),
     ) -> None:
         """Writes the configuration and opens the metrics for what comes after `iteration`.
 
         The page of custom scalars shows `measure` before and after adaptation, and after each of
-        `inner_steps` steps on held-out tasks. Metrics and events of later iterations, which a crash
-        left behind, are dropped.
+        `inner_steps` steps on held-out tasks of each split; the table of hyperparameters has the
+        options beside the newest values. Metrics and events of later iterations, which a crash left
+        behind, are dropped.
         """
         replace_durably(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
         kept = [m for m in self.read_metrics() if m["iteration"] <= iteration]
@@ -80,9 +92,32 @@ class RunFolder:
         self._writer = SummaryWriter(
             str(self.path), purge_step=iteration + 1 if iteration else None
         )
-        self._writer.add_custom_scalars(_layout(measure, inner_steps))
+        self._writer.add_custom_scalars(_layout(measure, inner_steps, splits))
+        self._write_hyperparameters(config["config"], measure, inner_steps, splits)
         if not iteration:
             self._writer.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```")
+
+    def _write_hyperparameters(
+        self,
+        options: Mapping[str, Any],
+        measure: str,
+        inner_steps: int,
+        splits: Sequence[str],
+    ) -> None:
+        """The run's row in the table of hyperparameters, which reads its metrics from the run.
+
+        `SummaryWriter.add_hparams` would write its own values of them, and into a run below.
+        """
+        assert self._writer is not None
+        values = {
+            name: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for name, value in options.items()
+            if name not in NO_HYPERPARAMETERS
+        }
+        tags = [f"{measure}/after", f"{measure}/before", f"{measure}/gain"]
+        tags += [f"{split}/step_{inner_steps}/mean" for split in splits]
+        for summary in hparams(values, dict.fromkeys(tags, 0.0)):  # type: ignore[no-untyped-call]
+            self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
 
     def read_metrics(self) -> list[dict[str, float]]:
         """The metrics so far; a last line that a crash cut off is left out."""
@@ -98,6 +133,17 @@ class RunFolder:
         for name, value in metrics.items():
             if name != "iteration":
                 self._writer.add_scalar(name, value, int(metrics["iteration"]))
+
+    def show(self, figures: Mapping[str, Figure], iteration: int) -> None:
+        """Adds figures to TensorBoard, by their tags."""
+        assert self._writer is not None, "open() comes first"
+        for tag, figure in figures.items():
+            self._writer.add_figure(tag, figure, iteration, close=False)
+
+    def say(self, name: str, text: str, iteration: int) -> None:
+        """Adds a text to TensorBoard."""
+        assert self._writer is not None, "open() comes first"
+        self._writer.add_text(name, text, iteration)
 
     def save(self, iteration: int, state: dict[str, Any]) -> None:
         """Writes a checkpoint, the metrics up to it first."""
@@ -118,24 +164,25 @@ class RunFolder:
         self._lock.close()
 
 
-def _layout(measure: str, inner_steps: int) -> dict[str, Any]:
-    steps = [f"test/step_{k}" for k in range(inner_steps + 1)]
-    return {
-        "Adaptation": {
-            f"{measure} before and after adaptation": [
-                "Multiline",
-                [f"{measure}/before", f"{measure}/after"],
-            ],
-            f"{measure} on held-out tasks": ["Multiline", [f"{step}/mean" for step in steps]],
-            **{
-                f"held-out tasks, step {k}, 95 % interval": [
-                    "Margin",
-                    [f"{step}/mean", f"{step}/low", f"{step}/high"],
-                ]
-                for k, step in enumerate(steps)
-            },
-        }
+def _layout(measure: str, inner_steps: int, splits: Sequence[str]) -> dict[str, Any]:
+    """The page of custom scalars."""
+    charts = {
+        f"{measure} before and after adaptation": [
+            "Multiline",
+            [f"{measure}/before", f"{measure}/after"],
+        ],
+        "gain of adaptation": ["Multiline", [f"{measure}/gain"]],
     }
+    for split in splits:
+        steps = [f"{split}/step_{k}" for k in range(inner_steps + 1)]
+        charts[f"{measure}, {split}"] = ["Multiline", [f"{step}/mean" for step in steps]]
+        for k, step in enumerate(steps):
+            margin = [f"{step}/{end}" for end in ("mean", "low", "high")]
+            charts[f"{split}, step {k}, 95 % interval"] = ["Margin", margin]
+    for split in dict.fromkeys((*splits, *EVALUATED_SPLITS)):
+        margin = [f"evaluation/{split}/{end}" for end in ("mean", "low", "high")]
+        charts[f"evaluation: {split}, against inner steps"] = ["Margin", margin]
+    return {"Adaptation": charts}
 
 
 class Display:
@@ -178,6 +225,13 @@ class Display:
             f"{shown}  left {minutes}:{seconds:02d}",
             flush=True,
         )
+
+    def say(self, text: str) -> None:
+        """Prints a line above the live one."""
+        if self._live is not None:
+            self._live.console.print(f"[yellow]{text}")
+        else:
+            print(text, flush=True)
 
     def close(self) -> None:
         """Ends the live line."""

@@ -48,6 +48,11 @@ class Rollout:
         """Environment steps taken."""
         return int(self.valid.sum())
 
+    def path(self) -> Tensor:
+        """Observations of each task's first episode, NaN after its end: [tasks, time, ...]."""
+        padding = ~self.valid[:, 0].unsqueeze(-1)
+        return self.observations[:, 0].masked_fill(padding, torch.nan)
+
 
 _TENSORS = [field.name for field in fields(Rollout) if field.name not in ("unstable", "success")]
 
@@ -62,6 +67,7 @@ def collect(
     key: RandomKey,
     stage: int,
     workers: Workers,
+    observe_task: bool = False,
 ) -> Rollout:
     """`episodes` episodes of each task, one in each of the simulations' environments.
 
@@ -74,6 +80,7 @@ def collect(
         tasks: arrays [tasks, ...].
         horizon: most steps an episode can have.
         key, stage: name the streams of resets and action noise.
+        observe_task: the policy sees the task's parameters behind each observation.
 
     Returns:
         A rollout on the CPU.
@@ -88,7 +95,10 @@ def collect(
         own = {name: p[share] for name, p in parameters.items()}
         indices = range(share.start, share.stop)
         drawn = select_tasks(tasks, share)
-        return _collect(simulation, policy, own, drawn, indices, episodes, horizon, key, stage)
+        hints = _as_observations(drawn, episodes) if observe_task else None
+        return _collect(
+            simulation, policy, own, drawn, indices, episodes, horizon, key, stage, hints
+        )
 
     return _joined(workers.map(of_share, simulations, shares))
 
@@ -104,8 +114,12 @@ def _collect(
     horizon: int,
     key: RandomKey,
     stage: int,
+    hints: Tensor | None,
 ) -> Rollout:
-    """The rollout of one simulation; `indices` number its tasks among all."""
+    """The rollout of one simulation; `indices` number its tasks among all.
+
+    `hints` [tasks, episodes, n] stand behind the observations.
+    """
     number = len(indices)
     device = next(iter(parameters.values())).device
     simulation.task = {name: np.repeat(v, episodes, axis=0) for name, v in tasks.items()}  # type: ignore[attr-defined]
@@ -117,8 +131,8 @@ def _collect(
     bounds = (space.low, space.high) if isinstance(space, gymnasium.spaces.Box) else None
 
     def observed(observations: Any) -> Tensor:
-        x = torch.from_numpy(np.asarray(observations, np.float32))
-        return x.reshape(number, episodes, -1)
+        x = torch.from_numpy(np.asarray(observations, np.float32)).reshape(number, episodes, -1)
+        return x if hints is None else torch.cat([x, hints], -1)
 
     observations, _ = simulation.reset(seed=seeds)  # type: ignore[arg-type]
     x = observed(observations)
@@ -187,6 +201,13 @@ def _assembled(
         if not getattr(rollout, name).isfinite().all():
             raise UsageError(f"the environment gave {name.replace('_', ' ')} that are not finite")
     return rollout
+
+
+def _as_observations(tasks: Tasks, episodes: int) -> Tensor:
+    """All parameters of each task, for each episode: [tasks, episodes, n]."""
+    parts = [np.reshape(values, (len(values), -1)) for values in tasks.values()]
+    hints = torch.from_numpy(np.concatenate(parts, 1).astype(np.float32))
+    return hints.unsqueeze(1).expand(-1, episodes, -1)
 
 
 def _masked(actions: Tensor, mask: Tensor) -> Tensor:

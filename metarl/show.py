@@ -1,16 +1,22 @@
-"""A short clip of a family under random actions, for a look."""
+"""Short clips of a family, under random actions or those of a policy."""
 
+import io
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import imageio.v3 as iio
 import numpy as np
 from PIL import Image
 
 from metarl.errors import UsageError
 from metarl.tasks import Task, TaskFamily
+
+Act = Callable[[np.ndarray], Any]
+"""Observation of one environment -> action."""
 
 HELD = 10
 """Steps that each random action is held for, so that something moves."""
@@ -23,8 +29,13 @@ def prefer_offscreen() -> None:
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 
-def record_clip(family: TaskFamily, task: Task, steps: int, seed: int = 0) -> list[np.ndarray]:
+def record_clip(
+    family: TaskFamily, task: Task, steps: int, seed: int = 0, act: Act | None = None
+) -> list[np.ndarray]:
     """Frames [height, width, 3] of an episode, one for each step and one before.
+
+    Args:
+        act: observation -> action; random actions, each held for some steps, if it is not given.
 
     Raises:
         UsageError: the family shows nothing, or there is no way to draw on this machine.
@@ -34,7 +45,7 @@ def record_clip(family: TaskFamily, task: Task, steps: int, seed: int = 0) -> li
         raise UsageError(f"{family.id} has no picture to show: it has no render mode rgb_array")
     env: Any = family.make(render_mode="rgb_array")
     env.unwrapped.task = task
-    env.reset(seed=seed)
+    observation, _ = env.reset(seed=seed)
     env.action_space.seed(seed)
     try:
         frames = [env.render()]
@@ -43,9 +54,11 @@ def record_clip(family: TaskFamily, task: Task, steps: int, seed: int = 0) -> li
     if frames[0] is None:
         raise UsageError(f"{family.id} has no picture to show")
     for t in range(steps):
-        if t % HELD == 0:
+        if act is not None:
+            action = act(observation)
+        elif t % HELD == 0:
             action = env.action_space.sample()
-        _, _, terminated, truncated, _ = env.step(action)
+        observation, _, terminated, truncated, _ = env.step(action)
         frames.append(env.render())
         if terminated or truncated:
             break
@@ -53,25 +66,42 @@ def record_clip(family: TaskFamily, task: Task, steps: int, seed: int = 0) -> li
     return frames
 
 
-def check_clip_name(path: Path) -> None:
+def side_by_side(*clips: list[np.ndarray]) -> list[np.ndarray]:
+    """Clips of one size beside each other; one that ends before the longest rests."""
+    longest = max(map(len, clips))
+    rested = [clip + [clip[-1]] * (longest - len(clip)) for clip in clips]
+    return [np.concatenate(frames, axis=1) for frames in zip(*rested, strict=True)]
+
+
+def check_clip_name(path: Path, option: str = "--out") -> None:
     """Whether `write_clip` can write it.
 
     Raises:
-        UsageError: it ends otherwise than in .gif or .png.
+        UsageError: it ends otherwise than in .mp4, .gif or .png.
 
     """
-    if path.suffix not in (".gif", ".png"):
-        raise UsageError(f"--out {path} must end in .gif or .png")
+    if path.suffix not in (".mp4", ".gif", ".png"):
+        raise UsageError(f"{option} {path} must end in .mp4, .gif or .png")
 
 
 def write_clip(frames: list[np.ndarray], path: Path, seconds_per_frame: float = 0.05) -> None:
-    """Writes a moving .gif, or some of the frames side by side as a .png."""
+    """Writes a moving .mp4 or .gif, or some of the frames side by side as a .png."""
     check_clip_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".mp4":
+        iio.imwrite(path, np.stack(frames), fps=1 / seconds_per_frame, macro_block_size=2)
+        return
     if path.suffix == ".png":
         chosen = np.linspace(0, len(frames) - 1, min(FRAMES_OF_A_STRIP, len(frames))).astype(int)
         Image.fromarray(np.concatenate([frames[i] for i in chosen], axis=1)).save(path)
         return
+    path.write_bytes(gif(frames, seconds_per_frame))
+
+
+def gif(frames: list[np.ndarray], seconds_per_frame: float = 0.05) -> bytes:
+    """The frames as a moving picture."""
+    buffer = io.BytesIO()
     first, *others = map(Image.fromarray, frames)
     milliseconds = round(1000 * seconds_per_frame)
-    first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
+    first.save(buffer, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
+    return buffer.getvalue()

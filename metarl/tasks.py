@@ -184,10 +184,19 @@ class TaskFamily:
             self.spec, max_episode_steps=self.horizon, disable_env_checker=True, **options
         )
 
-    def sample_tasks(self, number: int, key: RandomKey, split: str = "train") -> Tasks:
-        """`number` tasks of a split, checked against the space: arrays [number, ...]."""
+    def check_split(self, split: str) -> None:
+        """Whether the family has the split.
+
+        Raises:
+            UsageError: it does not; names those that it has.
+
+        """
         if split not in self.splits:
             raise UsageError(f"{self.id} has no split {split}; it has {', '.join(self.splits)}")
+
+    def sample_tasks(self, number: int, key: RandomKey, split: str = "train") -> Tasks:
+        """`number` tasks of a split, checked against the space: arrays [number, ...]."""
+        self.check_split(split)
         sample = getattr(self.prototype.unwrapped, "sample_task", None) or functools.partial(
             uniform_task, self.task_space
         )
@@ -235,16 +244,21 @@ def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
     """Gymnasium's entry for `Id` or `module:Id`; the module is imported first.
 
     Raises:
-        UsageError: an unknown module or id, with the closest family.
+        UsageError: an unknown module or id, with the closest family, or what is neither form.
 
     """
-    module, _, name = id.rpartition(":")
+    naming = f"task families are named MODULE:ID, as in envs:HalfCheetahDir-v0, not {id!r}"
+    module, colon, name = id.rpartition(":")
+    if not name or (colon and not module.split(".")[0]):
+        raise UsageError(naming)
     if module:
         import_family_module(module)
     elif name not in gymnasium.registry:
         import_announced_modules()
     if name in gymnasium.registry:
         return gymnasium.registry[name]
+    if not module and "." in name:  # a dot in the place of the colon
+        raise UsageError(naming)
     where = f"module {module} ({_origin(module)}) registers no" if module else "there is no"
     close = difflib.get_close_matches(name, registered_families(), 1, cutoff=0.5)
     hint = f"; did you mean {f'{module}:' if module else ''}{close[0]}?" if close else ""

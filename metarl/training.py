@@ -1,6 +1,7 @@
 """A meta-training run: recorded in a folder, resumed from it, ended in order by a signal."""
 
 import dataclasses
+import json
 import logging
 import signal
 import subprocess
@@ -11,11 +12,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+from metarl.alarms import already_raised, raised
+from metarl.checkpoint import load_newest
 from metarl.config import RESUMABLE, Config, option
 from metarl.errors import UsageError
 from metarl.evaluation import Evaluation
+from metarl.figures import evaluation_figures
 from metarl.learner import Learner
-from metarl.record import Display, RunFolder
+from metarl.record import CONFIG, Display, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +36,14 @@ class Trainable(Protocol):
     """What the curves show: `<measure>/before` and `<measure>/after` are among the metrics."""
     test_steps: int
     """Inner steps of an evaluation."""
+    eval_splits: tuple[str, ...]
+    """Splits that are evaluated during training."""
 
     def iterate(self) -> dict[str, float]:
         """One meta-iteration; its metrics."""
 
-    def evaluate(self) -> Evaluation:
-        """Held-out tasks after 0, 1, ... inner steps."""
+    def evaluate(self, *, split: str) -> Evaluation:
+        """Tasks of a split after 0, 1, ... inner steps."""
 
     def describe(self) -> dict[str, Any]:
         """What config.json holds beside the options."""
@@ -53,6 +59,35 @@ def train(config: Config) -> Learner:
     """Runs the configuration to its last iteration, in its run folder: see `run`."""
     learner = Learner(config)
     run(learner)
+    return learner
+
+
+def load(run_folder: str | Path, **changes: Any) -> Learner:
+    """The learner of a run as its newest checkpoint has it.
+
+    Args:
+        run_folder: as `train` left it, or still writes it.
+        changes: options that change no number of training, as `threads` and `test_later_lr`.
+
+    Raises:
+        UsageError: there is no such run, it has no checkpoint yet, or it is of another kind.
+
+    """
+    folder = Path(run_folder)
+    try:
+        described = json.loads((folder / CONFIG).read_text())
+    except OSError:
+        raise UsageError(f"{folder} is no run folder: it has no {CONFIG}") from None
+    except ValueError as error:
+        raise UsageError(f"{folder / CONFIG} cannot be read: {error}") from None
+    if "algorithm" not in described["config"]:
+        raise UsageError(f"{folder} is not the run of a policy that adapts by gradients")
+    state = load_newest(folder / "checkpoints")
+    if state is None:
+        raise UsageError(f"{folder} has no checkpoint yet")
+    options = described["config"] | {"device": "auto", "sampling_device": "cpu"} | changes
+    learner = Learner(Config.from_json(options | {"run_dir": str(folder)}))
+    learner.load_state(state)
     return learner
 
 
@@ -97,7 +132,9 @@ def _begin(learner: Trainable, folder: RunFolder) -> float:
             seconds = state["seconds"]
     elif config.resume:
         print(f"no run in {folder.path} to resume: beginning one")
-    folder.open(described, learner.iteration, learner.measure, learner.test_steps)
+    folder.open(
+        described, learner.iteration, learner.measure, learner.test_steps, learner.eval_splits
+    )
     print(
         f"{learner.name}, iterations {learner.iteration + 1} to {config.iterations}, in "
         f"{folder.path}",
@@ -112,16 +149,28 @@ def _loop(
     config = learner.config
     display = Display(config.iterations, learner.iteration, learner.measure)
     start, first = time.perf_counter() - seconds, learner.iteration
+    history = folder.read_metrics()
+    alarms = already_raised(history, config)
     try:
         last = learner.iteration >= config.iterations
         while not last:
             metrics = learner.iterate()
             if config.eval_every and learner.iteration % config.eval_every == 0:
                 before = time.perf_counter()
-                metrics |= learner.evaluate().metrics()
+                evaluations = [learner.evaluate(split=split) for split in learner.eval_splits]
+                for evaluation in evaluations:
+                    metrics |= evaluation.metrics()
+                figures = evaluation_figures(evaluations, learner.measure)
+                folder.show(figures, learner.iteration)
                 metrics["time/evaluation"] = time.perf_counter() - before
             metrics["seconds"] = time.perf_counter() - start
             folder.write(metrics)
+            history.append(metrics)
+            for name, message in raised(history, config).items():
+                if name not in alarms:
+                    alarms.add(name)
+                    folder.say("alarms", f"**{name}**: {message}", learner.iteration)
+                    display.say(f"iteration {learner.iteration}: {message}")
             # Asked once: a signal after this line ends the next iteration, not this one unsaved.
             last = learner.iteration == config.iterations or interrupted() > 0
             if last or learner.iteration % config.checkpoint_every == 0:

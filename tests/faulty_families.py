@@ -213,7 +213,43 @@ class Breaks(Line):
         return super().step(action)
 
 
-for _class in (Half, Breaks):
+class LateLeak(Line):
+    """Tells the goal from the first step on, beside what it drew at reset."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = spaces.Box(-10.0, 10.0, (3,), np.float64)
+
+    def told(self):
+        return 3 * float(self.task["goal"])
+
+    def reset(self, **options):
+        x, info = super().reset(**options)
+        self.drawn = self.np_random.uniform()
+        return np.array([x[0], self.drawn, 0.0]), info
+
+    def step(self, action):
+        x, *rest = super().step(action)
+        return np.array([x[0], self.drawn, self.told()]), *rest
+
+
+class FirstReward(LateLeak):
+    """Nothing wrong: remembers what the first action earned, which tells of the goal."""
+
+    def step(self, action):
+        if self.fresh:
+            self.kept, self.fresh = 3 * float(self.task["goal"]) * float(action[0]), False
+        return super().step(action)
+
+    def reset(self, **options):
+        self.fresh = True
+        return super().reset(**options)
+
+    def told(self):
+        return self.kept
+
+
+for _class in (Half, Breaks, LateLeak, FirstReward):
     gymnasium.register(
         f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", max_episode_steps=12
     )

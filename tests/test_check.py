@@ -8,6 +8,7 @@ import pytest
 
 from metarl.check import CHECKS, check_family
 from metarl.errors import UsageError
+from metarl.new_family import write_family
 from metarl.simulation.gymnasium import make_simulation
 from metarl.tasks import make_family
 
@@ -18,6 +19,8 @@ PLANTED = {
     "Breaks": {"runs"},
     "TaskLost": {"task survives reset"},
     "Leak": {"no task in observations"},
+    "LateLeak": {"no task in observations"},
+    "FirstReward": set(),
     "WrongSpace": {"spaces hold"},
     "TaskOutside": {"tasks in the space"},
     "NanReward": {"rewards are finite"},
@@ -42,6 +45,26 @@ def test_a_planted_fault_is_found(name, monkeypatch):
         assert len(findings) == 1, "the same error again and again"
         assert "ArithmeticError: there is no bottom here" in findings[0].detail
         assert "faulty_families.py:" in findings[0].hint
+
+
+def test_a_late_leak_is_told(monkeypatch):
+    """Beside an entry that is as still, but drawn at each reset."""
+    monkeypatch.delitem(CHECKS, "pickles")
+    family = make_family("faulty_families:LateLeak-v0")
+    (finding,) = (f for f in check_family(family) if f.name == "no task in observations")
+    assert "which no step after the first one changes, explain 100%" in finding.detail
+    assert "the variance of goal" in finding.detail
+
+
+def test_a_field_that_is_not_declared_is_a_finding_at_the_familys_line(tmp_path, monkeypatch):
+    family, *_ = write_family("Blind", tmp_path, mujoco=True)
+    family.write_text(family.read_text().replace("after.qpos[", "after.xpos["))
+    monkeypatch.chdir(tmp_path)
+    (finding,) = check_family(make_family("blind:Blind-v0"))
+    assert (
+        "Blind.reward reads state.xpos, which is not in its fields (qpos, qvel)" in finding.detail
+    )
+    assert "blind.py:" in finding.hint
 
 
 def test_what_does_not_pickle_is_found():

@@ -1,5 +1,7 @@
 """Declared MuJoCo families against Gymnasium's own environment, and the batch against one."""
 
+from pathlib import Path
+
 import gymnasium
 import mujoco
 import numpy as np
@@ -225,6 +227,67 @@ def test_a_value_of_the_wrong_shape_is_named(name):
     message = rf"Wrong: {name} gives shape \(3, 1\) for 3 environments, not \(3,\)"
     with pytest.raises(backend.UsageError, match=message):
         env.step(np.zeros((3, 6)))
+
+
+@pytest.mark.parametrize("make", [lambda f: MujocoVectorEnv(3, f), MujocoEnv])
+@pytest.mark.parametrize(
+    ("function", "read"),
+    [
+        ("observe", lambda self, state: state.xpos),
+        ("reward", lambda self, before, control, after, task: before.xpos[..., 0]),
+        ("terminated", lambda self, state, task: state.xpos[..., 0, 0] > 1),
+    ],
+)
+def test_a_field_that_is_read_but_not_declared_is_one_line(function, read, make):
+    wrong = declared(**{function: read})
+    message = (
+        rf"^Wrong\.{function} reads state\.xpos, which is not in its fields \(qpos, qvel.*\): "
+        r"add it to `fields`$"
+    )
+
+    def run():
+        env = make(wrong)
+        env.reset(seed=0)
+        env.step(np.zeros(env.action_space.shape))
+
+    with pytest.raises(backend.UsageError, match=message):
+        run()
+
+
+def test_a_model_field_that_is_read_but_not_declared_is_one_line():
+    wrong = declared(
+        model_fields=("body_mass",),
+        configure=lambda self, model, task: {"body_mass": model.body_inertia[None]},
+    )
+    message = (
+        r"^Wrong\.configure reads model\.body_inertia, which is not in its model_fields "
+        r"\(body_mass\): add it to `model_fields`$"
+    )
+    with pytest.raises(backend.UsageError, match=message):
+        MujocoEnv(wrong).reset(seed=0)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda self, state: state.qpos.no_such_method(),
+        lambda self, state: self.no_such_option,
+        lambda self, state: state.qpos @ np.ones(1000),
+    ],
+)
+def test_other_errors_of_a_familys_own_are_raised_as_they_are(read):
+    with pytest.raises((AttributeError, ValueError), match=r"no_such|matmul") as raised:
+        MujocoEnv(declared(observe=read)).reset(seed=0)
+    assert raised.traceback[-1].path == Path(__file__)
+
+
+def test_a_family_may_ask_whether_a_state_has_a_field():
+    class Asks(HalfCheetahDir):
+        def observe(self, state):
+            assert not hasattr(state, "xpos")
+            return super().observe(state)
+
+    MujocoEnv(Asks()).reset(seed=0)
 
 
 @pytest.mark.parametrize(

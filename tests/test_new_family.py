@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -6,10 +7,18 @@ import pytest
 from metarl.errors import UsageError
 from metarl.new_family import write_family
 
+FILES = {
+    False: ["push_to_goal2d.py", "test_push_to_goal2d.py"],
+    True: ["push_to_goal2d.py", "push_to_goal2d.xml", "test_push_to_goal2d.py"],
+}
 
-def test_the_starter_passes_its_own_test(tmp_path):
-    family, test = write_family("PushToGoal2D", tmp_path)
-    assert (family.name, test.name) == ("push_to_goal2d.py", "test_push_to_goal2d.py")
+
+@pytest.mark.parametrize("mujoco", [False, True])
+def test_the_starter_passes_its_own_test(mujoco, tmp_path):
+    """Which checks it and takes a meta-iteration."""
+    paths = write_family("PushToGoal2D", tmp_path, mujoco)
+    assert [path.name for path in paths] == FILES[mujoco]
+    test = paths[-1]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)],
         cwd=tmp_path, capture_output=True, text=True,
@@ -25,9 +34,42 @@ def test_a_name_that_is_none_is_refused(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_overwritten(tmp_path):
-    (tmp_path / "test_reach.py").write_text("mine")
-    with pytest.raises(UsageError, match=r"test_reach\.py is there already"):
-        write_family("Reach", tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["test_reach.py"]
-    assert (tmp_path / "test_reach.py").read_text() == "mine"
+@pytest.mark.parametrize("mine", ["reach.py", "reach.xml", "test_reach.py"])
+def test_nothing_is_overwritten(mine, tmp_path):
+    (tmp_path / mine).write_text("mine")
+    with pytest.raises(UsageError, match=f"{re.escape(mine)} is there already"):
+        write_family("Reach", tmp_path, mujoco=True)
+    assert [path.name for path in tmp_path.iterdir()] == [mine]
+    assert (tmp_path / mine).read_text() == "mine"
+
+
+def metarl(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "metarl", *arguments], cwd=cwd, capture_output=True, text=True
+    )
+
+
+def test_the_command_writes_a_mujoco_family_that_trains_as_it_says(tmp_path):
+    result = metarl("new-family", "Reach", "--mujoco", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    wrote, check, train = result.stdout.splitlines()
+    assert "reach.py, reach.xml and test_reach.py" in wrote
+    assert check.split() == ["metarl", "check", "reach:Reach-v0"]
+    small = "--iterations 1 --meta-batch-size 2 --episodes 2 --horizon 5 --eval-every 0"
+    result = metarl(*train.split()[1:], *small.split(), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "iteration 1/1" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["Reach", "--warp"], "metarl new-family has no option --warp; it has --mujoco"),
+        (["--mujoco"], "metarl new-family NAME [--mujoco]: give one name, as in PushToGoal"),
+        (["Reach", "Push"], "metarl new-family NAME [--mujoco]: give one name, as in PushToGoal"),
+    ],
+)
+def test_a_wrong_command_is_one_line(arguments, message, tmp_path):
+    result = metarl("new-family", *arguments, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (2, f"error: {message}\n")
+    assert not list(tmp_path.iterdir())

@@ -1,3 +1,5 @@
+import re
+
 import gymnasium
 import numpy as np
 import pytest
@@ -113,6 +115,21 @@ def test_registered_families_are_listed_without_naming_their_module():
 def test_an_unknown_family_is_an_error_with_the_closest_one(id, message):
     with pytest.raises(UsageError, match=message.replace("?", r"\?")):
         find_spec(id)
+
+
+@pytest.mark.parametrize("id", ["envs.HalfCheetahDir-v0", "envs:", ":Line-v0", ".envs:Line-v0", ""])
+def test_an_id_that_is_none_is_one_line(id):
+    message = f"task families are named MODULE:ID, as in envs:HalfCheetahDir-v0, not '{id}'"
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+        make_family(id)
+
+
+def test_a_registered_id_may_have_a_dot():
+    gymnasium.register("Line.Short-v0", "faulty_families:Line", max_episode_steps=3)
+    try:
+        assert make_family("Line.Short-v0").horizon == 3
+    finally:
+        del gymnasium.registry["Line.Short-v0"]
 
 
 def test_an_environment_without_a_task_is_an_error():

@@ -1,6 +1,7 @@
 """From a declared family to a Gymnasium environment, single or vector."""
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import gymnasium
@@ -106,7 +107,7 @@ class DeclaredVectorEnv(gymnasium.vector.VectorEnv):
         self.physics.configure(ids, select_tasks(self._tasks, ids))
         self.physics.reset(ids, [self._generators[i] for i in ids])
         self._state = self.physics.state()
-        self._observations = self.family.observe(self._state)
+        self._observations = call(self.family, "observe", self._state)
         return self._observations.copy(), {}
 
     def step(
@@ -123,11 +124,11 @@ class DeclaredVectorEnv(gymnasium.vector.VectorEnv):
         before, self._state = self._state, self.physics.state()
         # One reward and one observation per environment, also where nothing moved: cheaper than
         # gathering the active ones, and masked below.
-        rewards = self.family.reward(before, controls, self._state, self._tasks)
+        rewards = call(self.family, "reward", before, controls, self._state, self._tasks)
         self._expect_one_each("reward", rewards)
         rewards = np.where(active & ~unstable, rewards, 0.0)
-        self._observations = self.family.observe(self._state)
-        terminated = self.family.terminated(self._state, self._tasks)
+        self._observations = call(self.family, "observe", self._state)
+        terminated = call(self.family, "terminated", self._state, self._tasks)
         if terminated is not None:
             self._expect_one_each("terminated", terminated)
             self._terminated |= active & ~unstable & terminated
@@ -206,6 +207,26 @@ class DeclaredEnv(gymnasium.Env):
             bool(truncated[0]),
             {"unstable": unstable},
         )
+
+
+def call(family: DeclaredFamily, function: str, *arguments: Any) -> Any:
+    """What a function of the family gives; whatever error is its own is raised as it is.
+
+    Raises:
+        UsageError: it reads a field of the states, or of the model, that the family does not name.
+
+    """
+    try:
+        return getattr(family, function)(*arguments)
+    except AttributeError as error:
+        fields = error.obj
+        if not isinstance(fields, SimpleNamespace) or all(fields is not a for a in arguments):
+            raise
+        owner, kind = ("model", "model_fields") if function == "configure" else ("state", "fields")
+        raise UsageError(
+            f"{type(family).__name__}.{function} reads {owner}.{error.name}, which is not in its "
+            f"{kind} ({', '.join(vars(fields))}): add it to `{kind}`"
+        ) from error
 
 
 def _written(values: np.ndarray, ids: np.ndarray, new: np.ndarray) -> np.ndarray:

@@ -68,11 +68,16 @@ class DynamicsEnv(DeclaredEnv):
         super().__init__(declaration, DynamicsPhysics(declaration, 1), render_mode)
         self._path: list[np.ndarray] = []
 
+    @property
+    def planar(self) -> bool:
+        """Whether the observation is a place in the plane."""
+        return self.observation_space.shape == (2,)
+
     def render(self) -> np.ndarray | None:
         """The way of a point in the plane since the episode began, as far as it was rendered, and
         the task's goal if it has one: [240, 320, 3]; None of other families.
         """
-        if self.render_mode is None or self.observation_space.shape != (2,):
+        if self.render_mode is None or not self.planar:
             return None
         if self.elapsed == 0:
             self._path = []

@@ -15,7 +15,7 @@ import numpy as np
 
 from metarl.declaration import MujocoFamily, load_declaration
 from metarl.errors import UsageError
-from metarl.simulation.declared import DeclaredEnv, DeclaredVectorEnv, Ids
+from metarl.simulation.declared import DeclaredEnv, DeclaredVectorEnv, Ids, call
 from metarl.tasks import Tasks
 
 try:
@@ -106,7 +106,7 @@ class _Model:
         """The family's model fields under the tasks: [tasks, ...]."""
         names = self._family.model_fields
         own = SimpleNamespace(**{name: getattr(self.model, name).copy() for name in names})
-        configured = self._family.configure(own, tasks) if names else {}
+        configured = call(self._family, "configure", own, tasks) if names else {}
         if set(configured) != set(names):
             raise UsageError(
                 f"{type(self._family).__name__}: configure gives {sorted(configured)}, "

@@ -1,0 +1,46 @@
+"""Bernoulli bandit: what one inner step makes of a few pulls, beside what could be made of them.
+
+Five arms that pay with unknown probabilities, uniform over [0, 1]. Sizes of Deleu's
+pytorch-maml-rl; a step's gain grows with the pulls: `--episodes 100`. Printed at the end, for
+held-out tasks: the return of a pull after adaptation, of the best arm (which knows the task), and
+of the arm that looks best after the same number of pulls, spread evenly: no one does better whose
+pulls are drawn beforehand.
+"""
+
+import numpy as np
+
+from metarl.cli import print_evaluation, run_experiment
+from metarl.config import Config
+
+
+def best_posterior_mean(arms: int, pulls: int) -> float:
+    """Expected worth of the arm with the best record after `pulls` of each, from a flat prior.
+
+    The number of successes of an arm is then uniform over 0 to `pulls`, and with s successes its
+    expected probability is (s + 1) / (pulls + 2).
+    """
+    fewer = np.arange(1, pulls + 1) / (pulls + 1)
+    return float((pulls - (fewer**arms).sum() + 1) / (pulls + 2))
+
+
+if __name__ == "__main__":
+    learner = run_experiment(
+        Config(
+            family="envs:BernoulliBandit-v0",
+            iterations=300,
+            meta_batch_size=100,
+            episodes=10,
+            inner_lr=0.5,
+            gae_lambda=1.0,
+            hidden_sizes=(32, 32),
+            activation="relu",
+            eval_every=0,
+        ),
+        __doc__,
+    )
+    evaluation = learner.evaluate(2000, steps=3)
+    print_evaluation(evaluation)
+    arms = evaluation.tasks["probability"].shape[1]
+    print(f"best arm: {evaluation.tasks['probability'].max(1).mean():.3f}")
+    pulls = learner.config.episodes
+    print(f"best record after {pulls} pulls: {best_posterior_mean(arms, pulls // arms):.3f}")

@@ -1,0 +1,342 @@
+"""Algorithms and controls beside each other on one family, at equal environment steps."""
+
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from metarl.algorithms import CONTROLS, find_algorithm
+from metarl.config import Config, option
+from metarl.errors import UsageError
+from metarl.evaluation import Evaluation
+from metarl.learner import Learner
+from metarl.parallel import available_cores
+from metarl.plot import Line, adaptation_curve, draw, read_run, write_figures
+from metarl.record import EVALUATION
+from metarl.report import write_report
+from metarl.rl2 import RL2Config, RL2Learner
+from metarl.tasks import make_family
+from metarl.training import run, train
+
+RL2 = "rl2"
+LOG = "log.txt"
+RATES = (3.0, 1.0, 0.3, 0.1, 0.03)
+"""Step sizes that fine-tuning of a control chooses from, in units of the inner step size."""
+TUNING_TASKS = 20
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and for how long."""
+
+    family: str
+    """Task family, MODULE:ID."""
+    family_options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """The family's variant, name and value in turn."""
+    algorithms: tuple[str, ...] = ("maml-trpo",)
+    """Names, as `metarl algorithms` lists them; each with its own preset."""
+    controls: tuple[str, ...] = ()
+    """Of random, pretrained, oracle and rl2."""
+    seeds: int = 3
+    """Seeds 1 to this."""
+    iterations: int = 100
+    """Meta-updates of a run with one inner step; others have as many as take the same number of
+    environment steps."""
+    meta_batch_size: int = 20
+    """Tasks of a meta-iteration."""
+    episodes: int = 20
+    """Episodes of each task, before and again after each inner step."""
+    horizon: int | None = None
+    """Steps after which an episode is truncated; the family's own if not given."""
+    inner_lr: float | None = None
+    """Step size of the inner loop, for all; that of each preset if not given. random and
+    pretrained are fine-tuned with the best of several step sizes around it, on training tasks."""
+    eval_tasks: int = 40
+    """Held-out tasks of each seed."""
+    inner_steps: int = 3
+    """Inner steps of the evaluation; rl2 has one episode for each."""
+    test_later_lr: float = 0.5
+    """Steps after the first have this times the step size, as in Finn et al."""
+    processes: int = 0
+    """Runs at a time; 0 is one for each core."""
+    run_dir: Path | None = None
+    """Each run in a folder below it; runs/compare/<family> if not given."""
+
+    def __post_init__(self) -> None:
+        """Checks every number and name.
+
+        Raises:
+            UsageError: names the option, its value and what would be right.
+
+        """
+        for name in ("seeds", "eval_tasks", "inner_steps", "iterations"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{option(name)} {getattr(self, name)} must be at least 1")
+        if self.processes < 0:
+            raise UsageError(f"--processes {self.processes} must be at least 0")
+        known = (*CONTROLS, RL2)
+        for name in self.controls:
+            if name not in known:
+                raise UsageError(f"--controls {name} must be one of {', '.join(known)}")
+        for name in self.algorithms:
+            if name in known:
+                raise UsageError(f"--algorithms {name} is a control: --controls {name}")
+            find_algorithm(name)
+        if not self.names:
+            raise UsageError("--algorithms and --controls are empty: nothing to compare")
+        if RL2 in self.controls and self.rl2_trials < 1:
+            raise UsageError(
+                f"--meta-batch-size {self.meta_batch_size} times --episodes {self.episodes} is "
+                f"less than one trial of rl2, which has {self.inner_steps + 1} episodes"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that is compared."""
+        return self.algorithms + self.controls
+
+    @property
+    def folder(self) -> Path:
+        """`run_dir`, or the folder that the family names."""
+        return self.run_dir or Path("runs", "compare", self.family.rpartition(":")[2])
+
+    @property
+    def rl2_trials(self) -> int:
+        """Trials of an iteration of rl2: as many episodes as the tasks have in one stage."""
+        return self.meta_batch_size * self.episodes // (self.inner_steps + 1)
+
+    def run_folder(self, name: str, seed: int) -> Path:
+        """That of one run."""
+        return self.folder / name / f"seed-{seed}"
+
+    def config(self, name: str, seed: int) -> Config | RL2Config:
+        """The configuration of one run."""
+        shared: dict[str, Any] = {
+            "family": self.family,
+            "family_options": self.family_options,
+            "horizon": self.horizon,
+            "seed": seed,
+            "threads": 1,
+            "eval_every": 0,
+            "run_dir": self.run_folder(name, seed),
+            "resume": True,
+        }
+        if name == RL2:
+            trials, episodes = self.rl2_trials, self.inner_steps + 1
+            steps = 2 * self.iterations * self.meta_batch_size * self.episodes
+            minibatches = min(RL2Config.minibatches, trials)
+            return RL2Config(
+                iterations=max(1, steps // (trials * episodes)),
+                trials=trials,
+                episodes=episodes,
+                minibatches=minibatches,
+                **shared,
+            )
+        stages = 1 + find_algorithm(name).options.get("inner_steps", 1)
+        if self.inner_lr is not None:
+            shared["inner_lr"] = self.inner_lr
+        return Config.of(
+            name,
+            iterations=0 if name == "random" else max(1, 2 * self.iterations // stages),
+            meta_batch_size=self.meta_batch_size,
+            episodes=self.episodes,
+            test_later_lr=self.test_later_lr,
+            **shared,
+        )
+
+
+def compare(comparison: Comparison) -> list[Line]:
+    """Trains and evaluates whatever is not finished yet, in processes; a line for each name.
+
+    Writes comparison.png, .pdf, .csv, and a page of TensorBoard into the folder. A first SIGINT or
+    SIGTERM ends every run with a checkpoint; the same command goes on from there.
+
+    Raises:
+        UsageError: a run cannot be begun or failed; the others are finished.
+
+    """
+    make_family(comparison.family, comparison.horizon, **comparison.family_options)
+    jobs = [(n, s) for n in comparison.names for s in range(1, comparison.seeds + 1)]
+    for name, seed in jobs:  # so that what is wrong is told before hours of work
+        comparison.config(name, seed)
+        comparison.run_folder(name, seed).mkdir(parents=True, exist_ok=True)
+    processes = comparison.processes or available_cores()
+    with _stoppable() as start, ThreadPoolExecutor(processes) as pool:
+        codes = list(pool.map(lambda job: start(comparison, *job), jobs))
+    for (name, seed), code in zip(jobs, codes, strict=True):
+        if code:
+            log = comparison.run_folder(name, seed) / LOG
+            last = (log.read_text().strip() or "no output").splitlines()[-1]
+            raise UsageError(f"{name}, seed {seed}: {last} (in {log})")
+    lines = [
+        Line(name, [read_run(comparison.run_folder(name, s + 1)) for s in range(comparison.seeds)])
+        for name in comparison.names
+    ]
+    write_figures(lines, comparison.folder / "comparison", comparison.family)
+    _write_page(comparison, lines)
+    return lines
+
+
+def outcome(comparison: Comparison, name: str, seed: int) -> None:
+    """One run, from where it is to its evaluation."""
+    config = comparison.config(name, seed)
+    evaluation: Evaluation
+    learner: Learner | RL2Learner
+    if isinstance(config, RL2Config):
+        learner = RL2Learner(config)
+        run(learner)
+        evaluation = learner.evaluate(comparison.eval_tasks)
+    else:
+        learner = train(config)
+        if name in ("random", "pretrained"):
+            tune(learner, comparison.inner_steps)
+        steps = 0 if config.observe_task else comparison.inner_steps
+        evaluation = learner.evaluate(comparison.eval_tasks, steps)
+    write_report(config.run_folder, learner, [evaluation])
+
+
+def tune(learner: Learner, steps: int) -> float:
+    """Gives the inner loop the step size that is best on training tasks, and returns it."""
+    rates = [rate * learner.config.inner_lr for rate in RATES]
+    inner = learner.inner
+
+    def final_return(rate: float) -> float:
+        learner.inner = dataclasses.replace(inner, learning_rate=rate)
+        return float(learner.evaluate(TUNING_TASKS, steps, "train").returns[-1].mean())
+
+    best = max(rates, key=final_return)
+    learner.inner = dataclasses.replace(inner, learning_rate=best)
+    print(f"fine-tuned with inner step size {best:g}")
+    return best
+
+
+def is_finished(comparison: Comparison, name: str, seed: int) -> bool:
+    """Whether the run's evaluation is there, of its last iteration and as it is asked for."""
+    path = comparison.run_folder(name, seed) / EVALUATION
+    if not path.exists():
+        return False
+    data = json.loads(path.read_text())
+    test = data["splits"]["test"]
+    steps = 1 if name == "oracle" else comparison.inner_steps + 1
+    return bool(
+        data["iteration"] == comparison.config(name, seed).iterations
+        and len(test["steps"]) == steps
+        and len(test["tasks"]) == comparison.eval_tasks
+    )
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[Any]:
+    """In the block a signal ends the processes that the yielded function has started.
+
+    It runs one job in a process of its own and returns its exit code.
+    """
+    context = multiprocessing.get_context("spawn")
+    running: set[BaseProcess] = set()
+    received: list[int] = []
+
+    def receive(number: int, _frame: Any) -> None:
+        received.append(number)
+        for process in list(running):
+            process.terminate()  # a run then ends with a checkpoint
+
+    def start(comparison: Comparison, name: str, seed: int) -> int:
+        if received:
+            return 0
+        if is_finished(comparison, name, seed):
+            print(f"{name}, seed {seed}: finished before", flush=True)
+            return 0
+        process = context.Process(target=_job, args=(comparison, name, seed))
+        running.add(process)
+        process.start()
+        process.join()
+        running.discard(process)
+        print(f"{name}, seed {seed}: {'failed' if process.exitcode else 'finished'}", flush=True)
+        return process.exitcode or 0
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.signal(number, receive) for number in numbers}
+    try:
+        yield start
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if received:
+            print("stopped; the same command goes on from there")
+            raise SystemExit(128 + received[0])
+
+
+def _job(comparison: Comparison, name: str, seed: int) -> None:
+    """A process of its own: its output goes into the run folder's log."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    log = open(comparison.run_folder(name, seed) / LOG, "a")  # noqa: SIM115 (for the process)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    try:
+        outcome(comparison, name, seed)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _write_page(comparison: Comparison, lines: list[Line]) -> None:
+    """The comparison as a run of its own beside the others, whose x axis are the inner steps."""
+    for old in comparison.folder.glob("events.out.tfevents.*"):
+        old.unlink()
+    writer = SummaryWriter(str(comparison.folder))
+    names = [line.name for line in lines]
+    charts: dict[str, Any] = {
+        "return after each inner step": ["Multiline", [f"comparison/{n}/mean" for n in names]]
+    }
+    for line in lines:
+        tags = [f"comparison/{line.name}/{end}" for end in ("mean", "low", "high")]
+        charts[line.name] = ["Margin", tags]
+        for k, row in enumerate(_curve(line)):
+            for tag, value in zip(tags, row, strict=True):
+                writer.add_scalar(tag, float(value), k)
+    writer.add_custom_scalars({"Comparison": charts})
+    writer.add_figure("comparison", draw(lines, comparison.family), close=False)
+    writer.close()
+
+
+def _curve(line: Line) -> np.ndarray:
+    evaluation = line.evaluation()
+    assert evaluation is not None, "every run was evaluated"
+    return adaptation_curve(evaluation)
+
+
+def table_rows(lines: list[Line]) -> list[tuple[str, ...]]:
+    """A row for each line: name, mean and interval after each step, environment steps, minutes."""
+    rows = []
+    curves = [_curve(line) for line in lines]
+    longest = max(map(len, curves))
+    for line, curve in zip(lines, curves, strict=True):
+        cells = [f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in curve]
+        cells += [""] * (longest - len(cells))
+        last = [run.metrics[-1] if run.metrics else {} for run in line.runs]
+        env_steps, seconds = (
+            float(np.mean([m.get(name, 0.0) for m in last])) for name in ("env_steps", "seconds")
+        )
+        rows.append((line.name, *cells, f"{env_steps / 1e6:.1f}M", f"{seconds / 60:.1f}"))
+    return rows
