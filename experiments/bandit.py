@@ -27,10 +27,11 @@ if __name__ == "__main__":
     learner = run_experiment(
         Config(
             family="envs:BernoulliBandit-v0",
-            iterations=300,
-            meta_batch_size=100,
+            iterations=150,
+            meta_batch_size=40,
             episodes=10,
-            inner_lr=0.5,
+            inner_lr=10.0,
+            step_sizes="per_layer",
             gae_lambda=1.0,
             hidden_sizes=(32, 32),
             activation="relu",
@@ -42,5 +43,6 @@ if __name__ == "__main__":
     print_evaluation(evaluation)
     arms = evaluation.tasks["probability"].shape[1]
     print(f"best arm: {evaluation.tasks['probability'].max(1).mean():.3f}")
-    pulls = learner.config.episodes
-    print(f"best record after {pulls} pulls: {best_posterior_mean(arms, pulls // arms):.3f}")
+    for k in range(1, len(evaluation.returns)):
+        pulls = k * learner.config.episodes
+        print(f"best record after {pulls} pulls: {best_posterior_mean(arms, pulls // arms):.3f}")

@@ -3,7 +3,7 @@
 Ten states, five actions, ten steps; transitions and mean rewards are unknown (Duan et al. 2016,
 arXiv 1611.02779; Deleu's pytorch-maml-rl). Printed at the end, for the same held-out tasks: the
 return after each inner step; of the optimal policy, which knows the task; of planning in the
-posterior mean of the MDP after as many episodes of random actions as one step sees; and of random
+posterior mean of the MDP after as many episodes of random actions as a step sees; and of random
 actions.
 """
 
@@ -64,13 +64,13 @@ if __name__ == "__main__":
     learner = run_experiment(
         Config(
             family="envs:TabularMDP-v0",
-            iterations=300,
+            iterations=150,
             meta_batch_size=40,
             episodes=20,
-            inner_lr=5.0,
+            inner_lr=3.0,
+            inner_steps=3,
             step_sizes="per_layer",
-            gae_lambda=1.0,
-            discount=0.99,
+            gae_lambda=0.7,
             eval_every=0,
         ),
         __doc__,

@@ -9,8 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -19,24 +18,28 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from metarl.algorithms import CONTROLS, find_algorithm
-from metarl.config import Config, option
+from metarl.algorithms import ALGORITHMS, CONTROLS, find_algorithm
+from metarl.config import RESUMABLE, Config, option
 from metarl.errors import UsageError
-from metarl.evaluation import Evaluation
 from metarl.learner import Learner
 from metarl.parallel import available_cores
 from metarl.plot import Line, adaptation_curve, draw, read_run, write_figures
-from metarl.record import EVALUATION
+from metarl.record import CONFIG, EVALUATION
 from metarl.report import write_report
 from metarl.rl2 import RL2Config, RL2Learner
 from metarl.tasks import make_family
-from metarl.training import run, train
+from metarl.training import run
 
+Job = tuple[str, int]
+"""Name and seed of a run."""
 RL2 = "rl2"
 LOG = "log.txt"
 RATES = (3.0, 1.0, 0.3, 0.1, 0.03)
 """Step sizes that fine-tuning of a control chooses from, in units of the inner step size."""
 TUNING_TASKS = 20
+CHANGE_NO_RESULT = RESUMABLE - {"test_later_lr"}
+POLL_SECONDS = 0.2
+"""After which a signal is heeded at the latest."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,13 @@ class Comparison:
         for name in self.algorithms:
             if name in known:
                 raise UsageError(f"--algorithms {name} is a control: --controls {name}")
-            find_algorithm(name)
+            if name not in ALGORITHMS:
+                raise UsageError(f"--algorithms {name} must be one of {', '.join(ALGORITHMS)}")
         if not self.names:
             raise UsageError("--algorithms and --controls are empty: nothing to compare")
+        for name in self.names:
+            if self.names.count(name) > 1:
+                raise UsageError(f"{name} is named more than once")
         if RL2 in self.controls and self.rl2_trials < 1:
             raise UsageError(
                 f"--meta-batch-size {self.meta_batch_size} times --episodes {self.episodes} is "
@@ -169,19 +176,22 @@ def compare(comparison: Comparison) -> list[Line]:
         UsageError: a run cannot be begun or failed; the others are finished.
 
     """
-    make_family(comparison.family, comparison.horizon, **comparison.family_options)
     jobs = [(n, s) for n in comparison.names for s in range(1, comparison.seeds + 1)]
-    for name, seed in jobs:  # so that what is wrong is told before hours of work
-        comparison.config(name, seed)
-        comparison.run_folder(name, seed).mkdir(parents=True, exist_ok=True)
-    processes = comparison.processes or available_cores()
-    with _stoppable() as start, ThreadPoolExecutor(processes) as pool:
-        codes = list(pool.map(lambda job: start(comparison, *job), jobs))
-    for (name, seed), code in zip(jobs, codes, strict=True):
+    for job in jobs:  # so that what is wrong is told before hours of work
+        comparison.config(*job)
+    family = make_family(comparison.family, comparison.horizon, **comparison.family_options)
+    comparison = dataclasses.replace(comparison, horizon=family.horizon)
+    for job in jobs:
+        folder = comparison.run_folder(*job)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"run folder {folder} cannot be written: {error.strerror}") from error
+    for (name, seed), code in _run_all(comparison, jobs).items():
         if code:
             log = comparison.run_folder(name, seed) / LOG
             last = (log.read_text().strip() or "no output").splitlines()[-1]
-            raise UsageError(f"{name}, seed {seed}: {last} (in {log})")
+            raise UsageError(f"{name}, seed {seed} ended with status {code}: {last} (in {log})")
     lines = [
         Line(name, [read_run(comparison.run_folder(name, s + 1)) for s in range(comparison.seeds)])
         for name in comparison.names
@@ -194,17 +204,21 @@ def compare(comparison: Comparison) -> list[Line]:
 def outcome(comparison: Comparison, name: str, seed: int) -> None:
     """One run, from where it is to its evaluation."""
     config = comparison.config(name, seed)
-    evaluation: Evaluation
-    learner: Learner | RL2Learner
-    if isinstance(config, RL2Config):
-        learner = RL2Learner(config)
-        run(learner)
+    learner = RL2Learner(config) if isinstance(config, RL2Config) else Learner(config)
+    run(learner)
+    if learner.iteration > config.iterations:
+        raise UsageError(
+            f"{config.run_folder} has {learner.iteration} iterations, more than the "
+            f"{config.iterations} that are compared: take more --iterations or another --run-dir"
+        )
+    # What is there was asked for otherwise, and must not pass for finished if this is cut off.
+    (config.run_folder / EVALUATION).unlink(missing_ok=True)
+    if isinstance(learner, RL2Learner):
         evaluation = learner.evaluate(comparison.eval_tasks)
     else:
-        learner = train(config)
         if name in ("random", "pretrained"):
             tune(learner, comparison.inner_steps)
-        steps = 0 if config.observe_task else comparison.inner_steps
+        steps = 0 if learner.config.observe_task else comparison.inner_steps
         evaluation = learner.evaluate(comparison.eval_tasks, steps)
     write_report(config.run_folder, learner, [evaluation])
 
@@ -225,59 +239,76 @@ def tune(learner: Learner, steps: int) -> float:
 
 
 def is_finished(comparison: Comparison, name: str, seed: int) -> bool:
-    """Whether the run's evaluation is there, of its last iteration and as it is asked for."""
-    path = comparison.run_folder(name, seed) / EVALUATION
-    if not path.exists():
+    """Whether the run's evaluation is there, of its last iteration, and all as it is asked for."""
+    folder, config = comparison.run_folder(name, seed), comparison.config(name, seed)
+    if not (folder / EVALUATION).exists():
         return False
-    data = json.loads(path.read_text())
-    test = data["splits"]["test"]
+    asked = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    held = json.loads((folder / CONFIG).read_text())["config"]
+    data = json.loads((folder / EVALUATION).read_text())
+    test = data["splits"].get("test", {"steps": [], "tasks": []})
     steps = 1 if name == "oracle" else comparison.inner_steps + 1
     return bool(
-        data["iteration"] == comparison.config(name, seed).iterations
+        all(held.get(o) == value for o, value in asked.items() if o not in CHANGE_NO_RESULT)
+        and data["iteration"] == config.iterations
         and len(test["steps"]) == steps
         and len(test["tasks"]) == comparison.eval_tasks
     )
 
 
-@contextlib.contextmanager
-def _stoppable() -> Iterator[Any]:
-    """In the block a signal ends the processes that the yielded function has started.
+def _run_all(comparison: Comparison, jobs: Sequence[Job]) -> dict[Job, int]:
+    """What is not finished yet, so many runs at a time, each in a process; their exit codes.
 
-    It runs one job in a process of its own and returns its exit code.
+    A signal ends the processes, and this one when they have ended.
     """
     context = multiprocessing.get_context("spawn")
-    running: set[BaseProcess] = set()
+    at_a_time = comparison.processes or available_cores()
+    waiting, codes = list(jobs), dict.fromkeys(jobs, 0)
+    running: dict[int, tuple[BaseProcess, Job]] = {}  # by the sentinel
+    with _signals() as received:
+        told = 0
+        while running or (waiting and not received):
+            while waiting and len(running) < at_a_time and not received:
+                job = waiting.pop(0)
+                if is_finished(comparison, *job):
+                    _say(job, "finished before")
+                    continue
+                process: BaseProcess = context.Process(target=_job, args=(comparison, *job))
+                process.start()
+                running[process.sentinel] = process, job
+            ended = multiprocessing.connection.wait(list(running), POLL_SECONDS)
+            for sentinel in [s for s in running if s in ended]:
+                process, job = running.pop(sentinel)
+                process.join()
+                codes[job] = process.exitcode or 0
+                _say(job, ("stopped" if received else "failed") if codes[job] else "finished")
+            while told < len(received):  # here, not in the handler: none is being started
+                told += 1
+                for process, _ in running.values():
+                    process.terminate()  # a run then ends with a checkpoint
+    if received:
+        print("stopped; the same command goes on from there")
+        raise SystemExit(128 + received[0])
+    return codes
+
+
+def _say(job: Job, what: str) -> None:
+    print(f"{job[0]}, seed {job[1]}: {what}", flush=True)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """In the block SIGINT and SIGTERM do nothing but enter the yielded list."""
     received: list[int] = []
-
-    def receive(number: int, _frame: Any) -> None:
-        received.append(number)
-        for process in list(running):
-            process.terminate()  # a run then ends with a checkpoint
-
-    def start(comparison: Comparison, name: str, seed: int) -> int:
-        if received:
-            return 0
-        if is_finished(comparison, name, seed):
-            print(f"{name}, seed {seed}: finished before", flush=True)
-            return 0
-        process = context.Process(target=_job, args=(comparison, name, seed))
-        running.add(process)
-        process.start()
-        process.join()
-        running.discard(process)
-        print(f"{name}, seed {seed}: {'failed' if process.exitcode else 'finished'}", flush=True)
-        return process.exitcode or 0
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    handlers = {number: signal.signal(number, receive) for number in numbers}
+    handlers = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        yield start
+        yield received
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if received:
-            print("stopped; the same command goes on from there")
-            raise SystemExit(128 + received[0])
 
 
 def _job(comparison: Comparison, name: str, seed: int) -> None:
@@ -289,6 +320,7 @@ def _job(comparison: Comparison, name: str, seed: int) -> None:
         multiprocessing.connection.wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
 
+    os.setpgrp()  # a terminal's Ctrl-C comes to the parent alone, which passes it on
     threading.Thread(target=end_with_parent, daemon=True).start()
     log = open(comparison.run_folder(name, seed) / LOG, "a")  # noqa: SIM115 (for the process)
     os.dup2(log.fileno(), 1)
@@ -331,8 +363,10 @@ def table_rows(lines: list[Line]) -> list[tuple[str, ...]]:
     rows = []
     curves = [_curve(line) for line in lines]
     longest = max(map(len, curves))
+    digits = 3 if max(np.abs(curve).max() for curve in curves) < 10 else 1
     for line, curve in zip(lines, curves, strict=True):
-        cells = [f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in curve]
+        shown = ([f"{value:.{digits}f}" for value in row] for row in curve)
+        cells = [f"{mean} [{low}, {high}]" for mean, low, high in shown]
         cells += [""] * (longest - len(cells))
         last = [run.metrics[-1] if run.metrics else {} for run in line.runs]
         env_steps, seconds = (

@@ -77,9 +77,11 @@ def path_figure(evaluation: Evaluation) -> Figure:
     """One episode of some tasks before and after adaptation, with the goal where there is one."""
     assert evaluation.paths is not None
     number = min(MOST_PATHS, evaluation.returns.shape[1])
-    figure = Figure((3 * number, 3), layout="constrained")
+    columns = min(number, 3)
+    figure = Figure((3 * columns, 3 * -(-number // columns)), layout="constrained")
     goals: Mapping[str, np.ndarray] = evaluation.tasks
-    for i, axes in enumerate(figure.subplots(1, number, squeeze=False)[0]):
+    every = figure.subplots(-(-number // columns), columns, squeeze=False).flat
+    for i, axes in enumerate(every[:number]):
         for name, paths in (("before", evaluation.paths[0]), ("after", evaluation.paths[-1])):
             axes.plot(*paths[i, :, :2].T, label=name)
         if "goal" in goals and goals["goal"][i].shape == (2,):

@@ -6,18 +6,24 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 
-from metarl.distributions import Distribution, TaskDistribution, Uniform, distribution_from_json
+from metarl.distributions import (
+    Choice,
+    Distribution,
+    TaskDistribution,
+    Uniform,
+    distribution_from_json,
+)
 from metarl.errors import UsageError
-from metarl.tasks import SPLITS, Task, TaskFamily, find_spec, make_family, validate_tasks
+from metarl.tasks import Task, TaskFamily, find_spec, make_family, validate_tasks
 
 
 class ParameterisedEnv(gymnasium.Env):
     """An existing Gymnasium environment whose task is the value of some of its attributes.
 
     `parameters` maps a task parameter to [attribute, low, high], or to [attribute, distribution],
-    the distribution of a number as data (`metarl.distributions`). Attributes are those of the
+    the distribution of a number as data (`metarl.distributions`); none is a family of one task.
+    Attributes are those of the
     unwrapped environment, with dots and indices: `"m"`, `"model.body_mass[1]"`. Values are
     written before each reset; after a write to a MuJoCo model its derived constants follow.
 
@@ -46,9 +52,9 @@ class ParameterisedEnv(gymnasium.Env):
         self._attributes = {name: attribute for name, (attribute, *_) in parameters.items()}
         for attribute in self._attributes.values():
             self._locate(attribute)
-        self.tasks = TaskDistribution(
-            **{name: _distribution(name, *given) for name, (_, *given) in parameters.items()}
-        )
+        distributions = {n: _distribution(n, *given) for n, (_, *given) in parameters.items()}
+        # Without parameters there is one task, which changes nothing.
+        self.tasks = TaskDistribution(**distributions or {"environment": Choice((0.0,))})
         self.task_space = self.tasks.space
         self.splits = self.tasks.splits
         self.task = self.sample_task(np.random.default_rng(0), "train")
@@ -122,26 +128,11 @@ def single_task_family(env_id: str, horizon: int | None = None) -> TaskFamily:
     if name not in gymnasium.registry:
         gymnasium.register(
             name,
-            entry_point="metarl.parameterised:SingleTaskEnv",
+            entry_point="metarl.parameterised:ParameterisedEnv",
             max_episode_steps=spec.max_episode_steps or horizon,
-            kwargs={"env_id": env_id},
+            kwargs={"env_id": env_id, "parameters": {}},
         )
     return make_family(name)
-
-
-class SingleTaskEnv(ParameterisedEnv):
-    """An environment with one task, which says nothing."""
-
-    def __init__(self, env_id: str, **options: Any):
-        """`env_id` is made with `options`."""
-        super().__init__(env_id, {}, **options)
-        self.task_space = spaces.Dict(task=spaces.Discrete(1))
-        self.task = {"task": 0}
-        self.splits = SPLITS
-
-    def sample_task(self, generator: np.random.Generator, split: str) -> Task:
-        """The one task."""
-        return {"task": 0}
 
 
 def _distribution(name: str, *given: Any) -> Distribution:

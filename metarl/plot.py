@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,12 +51,14 @@ def read_run(path: Path, split: str = "test") -> Run:
     """A run folder.
 
     Raises:
-        UsageError: it is none, has no metrics, or its evaluation lacks the split.
+        UsageError: it is none, not of a policy, or its evaluation lacks the split.
 
     """
     if not (path / CONFIG).exists():
         raise UsageError(f"{path} is no run folder: it has no {CONFIG}")
     config = json.loads((path / CONFIG).read_text())["config"]
+    if "family" not in config:
+        raise UsageError(f"{path} is not the run of a policy: it has no returns to draw")
     lines = (path / METRICS).read_text().split("\n")[:-1] if (path / METRICS).exists() else []
     returns = None
     if (path / EVALUATION).exists():
@@ -65,22 +67,34 @@ def read_run(path: Path, split: str = "test") -> Run:
             raise UsageError(f"{path / EVALUATION} has no split {split}")
         tasks = evaluation["splits"][split]["tasks"]
         returns = np.array([task["returns"] for task in tasks]).T
-    family = str(config.get("family", path.name)).rpartition(":")[2]
+    family = config["family"].rpartition(":")[2]
     name = f"{config.get('algorithm', 'rl2')}, {family}"
     return Run(path, name, config["seed"], [json.loads(line) for line in lines], returns)
 
 
 def group(runs: Sequence[Run]) -> list[Line]:
-    """Runs of the same algorithm and family as one line; names without what all share."""
+    """Runs of the same algorithm and family as one line; names without what all share.
+
+    Raises:
+        UsageError: two runs of one line have the same seed.
+
+    """
     named: dict[str, list[Run]] = {}
     for run in runs:
-        named.setdefault(run.name, []).append(run)
+        own = named.setdefault(run.name, [])
+        for other in own:
+            if other.seed == run.seed:
+                raise UsageError(
+                    f"{other.path} and {run.path} are both {run.name}, seed {run.seed}: the runs "
+                    "of a line must differ in their seeds"
+                )
+        own.append(run)
     families = {name.rpartition(", ")[2] for name in named}
     shorten = len(families) == 1 and len(named) > 1
     return [Line(name.rpartition(", ")[0] if shorten else name, own) for name, own in named.items()]
 
 
-def training_curves(line: Line, measure: str = "return") -> dict[str, np.ndarray]:
+def training_curves(line: Line) -> dict[str, np.ndarray]:
     """Of the iterations that all runs have: `env_steps`, and `before`, `after` [runs, iterations].
 
     `env_steps` are means over the runs.
@@ -88,14 +102,12 @@ def training_curves(line: Line, measure: str = "return") -> dict[str, np.ndarray
     number = min(len(run.metrics) for run in line.runs)
 
     def column(name: str) -> np.ndarray:
-        return np.array(
-            [[m.get(name, m["iteration"]) for m in run.metrics[:number]] for run in line.runs]
-        )
+        return np.array([[m[name] for m in run.metrics[:number]] for run in line.runs])
 
     return {
         "env_steps": column("env_steps").mean(0),
-        "before": column(f"{measure}/before"),
-        "after": column(f"{measure}/after"),
+        "before": column("return/before"),
+        "after": column("return/after"),
     }
 
 
@@ -143,22 +155,33 @@ def draw(lines: Sequence[Line], title: str = "") -> Figure:
 
 
 def write_figures(lines: Sequence[Line], out: Path, title: str = "") -> list[Path]:
-    """Writes `out`.png, .pdf and .csv; the files."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    """Writes `out`.png, .pdf and .csv; the files.
+
+    Raises:
+        UsageError: they cannot be written, or evaluations differ in their steps or tasks.
+
+    """
     figure = draw(lines, title)
     paths = [out.with_name(f"{out.name}.{suffix}") for suffix in ("png", "pdf", "csv")]
-    figure.savefig(paths[0], dpi=150)
-    figure.savefig(paths[1])
-    with open(paths[2], "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("line", "seed", "curve", "x", "value", "low", "high"))
-        for line in lines:
-            for run in line.runs:
-                for m in run.metrics:
-                    for curve in ("before", "after"):
-                        x, value = m.get("env_steps", m["iteration"]), m[f"return/{curve}"]
-                        writer.writerow((line.name, run.seed, curve, x, value, "", ""))
-            if (evaluation := line.evaluation()) is not None:
-                for k, row in enumerate(adaptation_curve(evaluation)):
-                    writer.writerow((line.name, "all", "inner steps", k, *row))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(paths[0], dpi=150)
+        figure.savefig(paths[1])
+        with open(paths[2], "w", newline="") as file:
+            csv.writer(file).writerows(rows(lines))
+    except OSError as error:
+        raise UsageError(f"{error.filename or out} cannot be written: {error.strerror}") from error
     return paths
+
+
+def rows(lines: Sequence[Line]) -> Iterator[tuple[Any, ...]]:
+    """Of the .csv: the heading, then each seed's iterations and each line's inner steps."""
+    yield "line", "seed", "curve", "x", "value", "low", "high"
+    for line in lines:
+        for run in line.runs:
+            for m in run.metrics:
+                for curve in ("before", "after"):
+                    yield line.name, run.seed, curve, m["env_steps"], m[f"return/{curve}"], "", ""
+        if (evaluation := line.evaluation()) is not None:
+            for k, row in enumerate(adaptation_curve(evaluation)):
+                yield line.name, "all", "inner steps", k, *row

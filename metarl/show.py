@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import imageio.v3 as iio
+import imageio_ffmpeg
 import numpy as np
 from PIL import Image
 
@@ -89,7 +89,14 @@ def write_clip(frames: list[np.ndarray], path: Path, seconds_per_frame: float = 
     check_clip_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".mp4":
-        iio.imwrite(path, np.stack(frames), fps=1 / seconds_per_frame, macro_block_size=2)
+        height, width, _ = frames[0].shape
+        writer = imageio_ffmpeg.write_frames(
+            str(path), (width, height), fps=1 / seconds_per_frame, macro_block_size=2
+        )
+        writer.send(None)
+        for frame in frames:
+            writer.send(np.ascontiguousarray(frame))
+        writer.close()
         return
     if path.suffix == ".png":
         chosen = np.linspace(0, len(frames) - 1, min(FRAMES_OF_A_STRIP, len(frames))).astype(int)

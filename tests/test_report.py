@@ -1,0 +1,253 @@
+"""What can be asked of a finished run: evaluate, adapt, load; and what it leaves in TensorBoard."""
+
+import json
+import subprocess
+import sys
+
+import gymnasium
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import metarl
+import metarl.export
+import metarl.parameterised
+from metarl import Config, UsageError, train
+from metarl.cli import main
+from metarl.report import actor
+from metarl.show import side_by_side, write_clip
+
+SMALL = [
+    *("--meta-batch-size", "3", "--episodes", "4", "--horizon", "6", "--hidden-sizes", "8"),
+    *("--iterations", "2", "--eval-every", "0", "--device", "cpu"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "navigation"
+    main(["train", "--family", "envs:Navigation2D-v0", "--run-dir", str(path), *SMALL])
+    return path
+
+
+@pytest.fixture(scope="module")
+def cheetah(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "cheetah"
+    main(["train", "--family", "envs:HalfCheetahVel-v0", "--run-dir", str(path), *SMALL])
+    return path
+
+
+def failure(capsys, *arguments):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit:
+        main([str(a) for a in arguments])
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_run_is_loaded_as_it_was_left(run):
+    learner = metarl.load(run)
+    again = train(
+        Config.from_json(json.loads((run / "config.json").read_text())["config"] | {"resume": True})
+    )
+    assert learner.iteration == 2
+    assert learner.config.hidden_sizes == (8,)
+    for name, value in again.parameters.items():
+        assert torch.equal(value, learner.parameters[name])
+
+
+def test_an_evaluation_is_written_three_times_the_same(run, capsys):
+    main(["evaluate", str(run), "--steps", "2", "--tasks", "5"])
+    output = capsys.readouterr().out
+    data = json.loads((run / "evaluation.json").read_text())
+    assert list(data["splits"]) == ["test", "train", "beyond"]
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    for split, told in data["splits"].items():
+        returns = np.array([task["returns"] for task in told["tasks"]])
+        assert returns.shape == (5, 3)
+        shown = events.Scalars(f"evaluation/{split}/mean")
+        assert [event.step for event in shown] == [0, 1, 2]
+        np.testing.assert_allclose([event.value for event in shown], returns.mean(0), rtol=1e-6)
+        for k, step in enumerate(told["steps"]):
+            assert step["mean"]["value"] == pytest.approx(returns[:, k].mean())
+            assert step["hurt"] == (returns[:, k] < returns[:, 0]).mean()
+            assert step["env_steps"] <= k * 4 * 6
+            assert f"{step['mean']['value']:.4g}" in output
+    test, train = (data["splits"][s]["steps"][2]["mean"]["value"] for s in ("test", "train"))
+    assert data["train_test_gap"][2] == pytest.approx(train - test)
+    assert "adapts worst to: goal" in output
+    assert {"evaluation/adaptation/curve", "evaluation/adaptation/paths"} <= set(
+        events.Tags()["images"]
+    )
+
+
+def test_a_new_evaluation_replaces_the_old_one(run):
+    for steps in ("1", "2"):
+        main(["evaluate", str(run), "--steps", steps, "--tasks", "2", "--splits", "test"])
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0}).Reload()
+    assert [event.step for event in events.Scalars("evaluation/test/mean")] == [0, 1, 2]
+    assert "evaluation/train/mean" not in events.Tags()["scalars"]
+    assert len(list(run.glob("*.evaluation"))) == 1
+
+
+def test_clips_move(run):
+    main(["evaluate", str(run), "--tasks", "3", "--splits", "test", "--clips", "2"])
+    events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
+    clips = [tag for tag in events.Tags()["images"] if tag.startswith("evaluation/clips/goal")]
+    assert len(clips) == 2
+    data = events.Images(clips[0])[0].encoded_image_string
+    assert data[:6] == b"GIF89a"
+
+
+def test_the_policy_runs_without_metarl(run, tmp_path, capsys):
+    """The program and the plain layers give the very actions that they give here."""
+    out = tmp_path / "policy"
+    main(["adapt", str(run), "--task", "goal=.3,-.2", "--steps", "2", "--out", str(out)])
+    assert "adapted with" in capsys.readouterr().out
+    learner = metarl.load(run)
+    about = json.loads((out / "policy.json").read_text())
+    assert about["task"] == {"goal": [0.3, -0.2]}
+    observations = torch.randn(7, 2, generator=torch.Generator().manual_seed(0))
+    adapted = learner.adapt({"goal": [0.3, -0.2]}, 2, seed=1)
+    assert about["returns"] == adapted.returns
+    rows = {name: p.unsqueeze(0) for name, p in adapted.parameters.items()}
+    expected = learner.policy.distribution(rows, observations.unsqueeze(0)).mode()[0]
+    torch.save(observations, tmp_path / "observations.pt")
+    code = f"""
+import json, sys, torch
+from safetensors.torch import load_file
+x = torch.load({str(tmp_path / "observations.pt")!r})
+program = torch.export.load({str(out / "policy.pt2")!r}).module()
+about = json.load(open({str(out / "policy.json")!r}))
+network = torch.nn.Sequential(*(getattr(torch.nn, n)(*sizes) for n, *sizes in about["layers"]))
+network.load_state_dict(load_file({str(out / "policy.safetensors")!r}))
+assert not any(name.split(".")[0] in ("metarl", "envs") for name in sys.modules)
+plain = network(x).clamp(torch.tensor(about["low"]), torch.tensor(about["high"]))
+for n in (1, 7):
+    assert torch.equal(program(x[:n]), plain[:n]) or n == 1
+torch.save((program(x), plain), {str(tmp_path / "actions.pt")!r})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    program, plain = torch.load(tmp_path / "actions.pt")
+    module = metarl.export.PolicyModule(
+        learner.policy, adapted.parameters, learner.family.prototype.action_space
+    )
+    assert torch.equal(program, module(observations))
+    assert torch.equal(plain, module(observations))
+    torch.testing.assert_close(program, expected.clamp(-0.1, 0.1))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "gif"])
+def test_adaptation_outside_the_training_range_with_a_video(run, tmp_path, capsys, suffix):
+    video = tmp_path / f"v.{suffix}"
+    out = ["--out", str(tmp_path / "p")]
+    main(["adapt", str(run), "--task", "goal=.7,.7", "--steps", "1", "--video", str(video), *out])
+    assert "left before, right after" in capsys.readouterr().out
+    if suffix == "mp4":
+        assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == 7
+        return
+    with Image.open(video) as image:
+        assert (image.n_frames, image.size) == (7, (640, 240))
+
+
+def test_adapting_to_an_environment_without_a_task(run, tmp_path, capsys):
+    class Plain(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-9, 9, (2,), np.float32)
+        action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            return np.zeros(2, np.float32), float(action[0]), False, False, {}
+
+    gymnasium.register("Plain-v0", entry_point=Plain, max_episode_steps=5)
+    arguments = ["--env", "Plain-v0", "--out", str(tmp_path), "--steps", "3"]
+    main(["adapt", str(run), *arguments])
+    assert "Plain-v0" in capsys.readouterr().out
+    learner = metarl.load(run)
+    own = learner.on(metarl.parameterised.single_task_family("Plain-v0"))
+    adapted = own.adapt({"environment": 0.0}, 8)
+    assert adapted.returns[-1] > adapted.returns[0]
+    assert adapted.env_steps == 8 * 4 * 5
+    assert "the policy is for" in failure(
+        capsys, "adapt", run, "--env", "CartPole-v1", "--out", tmp_path
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "nowhere"], "nowhere is no run folder: it has no config.json"),
+        (["evaluate", "RUN", "--splits", "far"], "has no split far; it has train, test, beyond"),
+        (["evaluate", "RUN", "--tasks", "0"], "--tasks 0 must be at least 1"),
+        (["evaluate", "RUN", "--clips", "-1"], "--clips -1 must be at least 0"),
+        (["adapt", "RUN", "--task", "speed=1"], "--task speed=1 must be PARAMETER=NUMBER"),
+        (["adapt", "RUN", "--task", "goal=9,9"], "goal = 9 is outside [-0.75, 0.75]"),
+        (["adapt", "RUN", "--steps", "-1"], "--steps -1 must be at least 0"),
+        (["adapt", "RUN", "--video", "x.avi"], "--video x.avi must end in .mp4, .gif or .png"),
+        (["adapt", "RUN", "--env", "Nothing-v0"], "there is no task family Nothing-v0"),
+        (["adapt", "RUN", "--env", "CartPole-v1", "--task", "a=1"], "has no task"),
+    ],
+)
+def test_a_mistake_is_one_line(run, capsys, arguments, message):
+    before = sorted(path.name for path in run.iterdir())
+    line = failure(capsys, *[run if a == "RUN" else a for a in arguments])
+    assert message in line
+    assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_what_cannot_be_loaded_is_one_line(run, tmp_path):
+    described = json.loads((run / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(UsageError, match="has no checkpoint yet"):
+        metarl.load(tmp_path)
+    described["config"]["from_the_future"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
+    with pytest.raises(UsageError, match="from_the_future is no option of this version"):
+        metarl.load(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UsageError, match=r"config\.json cannot be read"):
+        metarl.load(tmp_path)
+
+
+def test_return_against_a_number_and_hyperparameters_are_shown(cheetah):
+    main(["evaluate", str(cheetah), "--tasks", "3", "--splits", "test", "beyond"])
+    events = EventAccumulator(str(cheetah)).Reload()
+    assert "evaluation/adaptation/by_task" in events.Tags()["images"]
+    content = events.PluginTagToContent("hparams")
+    assert set(content) == {
+        "_hparams_/experiment",
+        "_hparams_/session_start_info",
+        "_hparams_/session_end_info",
+    }
+    assert not [path for path in cheetah.iterdir() if path.is_dir() and path.name != "checkpoints"]
+
+
+def test_clips_of_different_lengths_end_together():
+    short, long = [np.zeros((2, 2, 3), np.uint8)] * 2, [np.ones((2, 4, 3), np.uint8)] * 5
+    both = side_by_side(short, long)
+    assert len(both) == 5
+    assert both[-1].shape == (2, 6, 3)
+
+
+def test_a_strip_is_a_picture(tmp_path):
+    write_clip([np.zeros((4, 4, 3), np.uint8)] * 9, tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.size == (24, 4)
+
+
+def test_the_actor_gives_what_the_environment_takes():
+    learner = metarl.Learner(Config("envs:CartPoleParams-v0", meta_batch_size=2, episodes=2))
+    module = metarl.export.PolicyModule(
+        learner.policy, learner.parameters, learner.family.prototype.action_space
+    )
+    action = actor(module)(np.zeros(4))
+    assert isinstance(action, int)
+    assert learner.family.prototype.action_space.contains(action)
