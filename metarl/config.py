@@ -20,6 +20,7 @@ from metarl.algorithms import find_algorithm
 from metarl.errors import UsageError
 from metarl.outer.registry import OUTER_LOOPS
 from metarl.policy import Activation
+from metarl.sinks import check_sinks
 from metarl.surrogate import SURROGATES
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ class Config:
     """Splits that are evaluated, as in `train test beyond`."""
     checkpoint_every: int = 10
     """Iterations between checkpoints; the last one is always written."""
+    sinks: tuple[str, ...] = ()
+    """Where metrics go beside the run folder: wandb, mlflow; each an extra of that name."""
 
     def __post_init__(self) -> None:
         """Checks every choice and every number.
@@ -157,6 +160,7 @@ class Config:
 
         """
         find_algorithm(self.algorithm)
+        check_sinks(self.sinks)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UsageError(
@@ -240,7 +244,9 @@ class Config:
     @property
     def run_folder(self) -> Path:
         """`run_dir`, or the folder that the family and the seed name."""
-        return self.run_dir or Path("runs", self.family.rpartition(":")[2], f"seed-{self.seed}")
+        if self.run_dir is not None:
+            return Path(self.run_dir)
+        return Path("runs", self.family.rpartition(":")[2], f"seed-{self.seed}")
 
 
 _LOWEST: dict[str, float] = {
@@ -282,6 +288,7 @@ RESUMABLE = {
     *("iterations", "run_dir", "resume", "device", "sampling_device", "threads"),
     *("workers", "worker_timeout"),
     *("eval_every", "eval_tasks", "eval_splits", "test_later_lr", "checkpoint_every"),
+    "sinks",
 }
 """Options that a resumed run may change: they change no number of training."""
 

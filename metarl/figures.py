@@ -81,6 +81,8 @@ def path_figure(evaluation: Evaluation) -> Figure:
     figure = Figure((3 * columns, 3 * -(-number // columns)), layout="constrained")
     goals: Mapping[str, np.ndarray] = evaluation.tasks
     every = figure.subplots(-(-number // columns), columns, squeeze=False).flat
+    for axes in every[number:]:
+        axes.remove()
     for i, axes in enumerate(every[:number]):
         for name, paths in (("before", evaluation.paths[0]), ("after", evaluation.paths[-1])):
             axes.plot(*paths[i, :, :2].T, label=name)

@@ -9,7 +9,6 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-import torch
 
 from metarl.adaptation import adapt_by_sampling, initial_step_sizes, step_size_metrics
 from metarl.advantage import Batch, make_batch
@@ -209,23 +208,10 @@ class Learner:
 
     def describe(self) -> dict[str, Any]:
         """What config.json holds of the family, its variant and the device."""
-        family = self.family
-        declaration = getattr(family.prototype.unwrapped, "family", None)
         return {
-            "config": {"horizon": family.horizon},
-            "family": {
-                "id": family.id,
-                "options": dataclasses.asdict(declaration) if declaration else family.options,
-                "task_space": {name: str(space) for name, space in family.task_space.items()},
-                "splits": family.splits,
-                "observation_space": str(family.prototype.observation_space),
-                "action_space": str(family.prototype.action_space),
-            },
-            "device": {
-                "learner": str(self.device),
-                "name": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
-                "threads": self.workers.threads,
-            },
+            "config": {"horizon": self.family.horizon},
+            "family": self.family.describe(),
+            "device": self.workers.describe(self.device),
         }
 
     def state(self) -> dict[str, Any]:

@@ -52,6 +52,11 @@ class Workers:
         torch.set_num_threads(1)
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
 
+    def describe(self, device: torch.device) -> dict[str, Any]:
+        """What config.json of a run holds of the device and the threads."""
+        name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+        return {"learner": str(device), "name": name, "threads": self.threads}
+
     def map(self, function: Callable[..., R], *items: Iterable[Any]) -> list[R]:
         """`list(map(function, *items))`, on the pool's threads."""
         return list((self._pool.map if self._pool else map)(function, *items))

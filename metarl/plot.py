@@ -132,8 +132,8 @@ def draw(lines: Sequence[Line], title: str = "") -> Figure:
             training.fill_between(
                 steps, after.min(0), after.max(0), alpha=0.15, color=style["color"]
             )
-            if len(lines) == 1:
-                training.plot(steps, curves["before"].mean(0), "0.5", label="before adaptation")
+            before = f"{line.name}, before" if len(lines) == 1 else None
+            training.plot(steps, curves["before"].mean(0), ":", color=style["color"], label=before)
         if (evaluation := line.evaluation()) is not None:
             mean, low, high = adaptation_curve(evaluation).T
             errors = np.array([mean - low, high - mean])
@@ -143,7 +143,7 @@ def draw(lines: Sequence[Line], title: str = "") -> Figure:
             )
     training.set_xlabel("environment steps, millions")
     training.set_ylabel("return after adaptation")
-    training.set_title("training, mean and range of the seeds")
+    training.set_title("training, mean and range of the seeds; dotted: before")
     adaptation.set_xlabel("inner steps (episodes, for rl2)")
     adaptation.set_ylabel("return")
     adaptation.set_title("held-out tasks, 95 % interval over tasks")

@@ -17,6 +17,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from metarl.checkpoint import load_newest, replace_durably, save_checkpoint
 from metarl.errors import UsageError
+from metarl.sinks import Sinks
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ CONFIG = "config.json"
 EVALUATION = "evaluation.json"
 EVALUATED_SPLITS = ("test", "train", "beyond")
 """That `metarl evaluate` looks at, where the family has them."""
-NO_HYPERPARAMETERS = {"run_dir", "resume"}
+NO_HYPERPARAMETERS = {"run_dir", "resume", "sinks"}
 
 
 class RunFolder:
@@ -43,6 +44,7 @@ class RunFolder:
         """
         self.path = path
         self._writer: SummaryWriter | None = None
+        self._sinks = Sinks()
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = open(path / "lock", "a+")  # noqa: SIM115 (held until close)
@@ -83,7 +85,13 @@ class RunFolder:
         `inner_steps` steps on held-out tasks of each split; the table of hyperparameters has the
         options beside the newest values. Metrics and events of later iterations, which a crash left
         behind, are dropped.
+
+        Raises:
+            UsageError: a sink does not begin; the folder's run is as it was.
+
         """
+        # First, for W&B watches the writer that is made after it has begun.
+        self._sinks.open(config["config"].get("sinks", ()), self.path, config["config"])
         replace_durably(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
         kept = [m for m in self.read_metrics() if m["iteration"] <= iteration]
         text = "".join(json.dumps(metrics) + "\n" for metrics in kept)
@@ -126,13 +134,14 @@ class RunFolder:
         return [json.loads(line) for line in lines]
 
     def write(self, metrics: Mapping[str, float]) -> None:
-        """Appends one iteration to metrics.jsonl and to TensorBoard."""
+        """Appends one iteration to metrics.jsonl, to TensorBoard and to the sinks."""
         assert self._writer is not None, "open() comes first"
         self._metrics.write(json.dumps(metrics) + "\n")
         self._metrics.flush()
         for name, value in metrics.items():
             if name != "iteration":
                 self._writer.add_scalar(name, value, int(metrics["iteration"]))
+        self._sinks.write(metrics)
 
     def show(self, figures: Mapping[str, Figure], iteration: int) -> None:
         """Adds figures to TensorBoard, by their tags."""
@@ -156,11 +165,12 @@ class RunFolder:
         """The newest whole checkpoint's state, or None."""
         return load_newest(self.path / "checkpoints")
 
-    def close(self) -> None:
-        """Closes the files and lets go of the folder."""
+    def close(self, failed: bool = False) -> None:
+        """Closes the files and lets go of the folder; the sinks hear whether the run failed."""
         if self._writer is not None:
             self._writer.close()
             self._metrics.close()
+        self._sinks.close(failed)
         self._lock.close()
 
 

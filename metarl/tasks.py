@@ -11,6 +11,7 @@ Without them tasks are uniform over `task_space`, and a finite space of more tha
 divided so that `train` and `test` are disjoint.
 """
 
+import dataclasses
 import difflib
 import functools
 import importlib
@@ -183,6 +184,18 @@ class TaskFamily:
         return gymnasium.make(
             self.spec, max_episode_steps=self.horizon, disable_env_checker=True, **options
         )
+
+    def describe(self) -> dict[str, Any]:
+        """What config.json of a run holds of the family and its variant."""
+        declaration = getattr(self.prototype.unwrapped, "family", None)
+        return {
+            "id": self.id,
+            "options": dataclasses.asdict(declaration) if declaration else self.options,
+            "task_space": {name: str(space) for name, space in self.task_space.items()},
+            "splits": self.splits,
+            "observation_space": str(self.prototype.observation_space),
+            "action_space": str(self.prototype.action_space),
+        }
 
     def check_split(self, split: str) -> None:
         """Whether the family has the split.

@@ -102,12 +102,14 @@ def run(learner: Trainable) -> None:
 
     """
     folder = RunFolder(learner.config.run_folder)
+    failed = True
     try:
         seconds = _begin(learner, folder)
         with _interruptible() as interrupted:
             _loop(learner, folder, seconds, interrupted)
+        failed = False
     finally:
-        folder.close()
+        folder.close(failed)
     if interrupted() and learner.iteration < learner.config.iterations:
         number = interrupted()
         print(f"stopped after iteration {learner.iteration}; --resume goes on from there")

@@ -1,11 +1,7 @@
 """Every named algorithm, and the parts that only some have."""
 
 import dataclasses
-import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,8 +26,6 @@ SMALL = {
     "hidden_sizes": (6,),
     "device": "cpu",
 }
-
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
@@ -248,24 +242,3 @@ def test_a_contradiction_is_refused_in_python_too():
         Config(family="x", outer="trpp")
     with pytest.raises(UsageError, match="--estimator lcv must be one of naive, lvc"):
         Config(family="x", estimator="lcv")
-
-
-def test_a_comparison_is_at_equal_environment_steps_and_resumes(tmp_path):
-    command = [
-        *(sys.executable, str(EXPERIMENTS / "compare_algorithms.py"), "--run-dir", str(tmp_path)),
-        *("--family", "envs:PendulumParams-v0", "--algorithms", "maml-pg", "reptile"),
-        *("--seeds", "1", "--iterations", "2", "--meta-batch-size", "1", "--eval-tasks", "3"),
-        *("--inner-steps", "2", "--processes", "1"),
-    ]
-    tables = []
-    for _ in range(2):
-        result = subprocess.run(command, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        tables.append(result.stdout[result.stdout.index("PendulumParams-v0, 2 iterations") :])
-    assert tables[0] == tables[1], "a finished run is not trained again"
-    results = json.loads((tmp_path / "results.json").read_text())["algorithms"]
-    assert set(results) == {"maml-pg", "reptile"}
-    assert (tmp_path / "curves.png").stat().st_size > 10_000
-    for result in results.values():
-        assert np.shape(result["runs"][0]["returns"]) == (3, 3)
-        assert result["runs"][0]["env_steps"] == 2 * 2 * 20 * 200

@@ -37,7 +37,7 @@ FLOORS = [
     {"metarl.simulation.declared", "metarl.simulation.processes"},
     {"metarl.simulation.serial"},
     {"metarl.declaration", "metarl.parameterised"},
-    {"metarl.tasks"},
+    {"metarl.tasks", "metarl.sinks"},
     {"metarl.checkpoint"},
     {"metarl.policy", "metarl.parallel", "metarl.randomness"},
     {"metarl.distributions"},

@@ -24,8 +24,8 @@ def run(*command, cwd):
 
 def test_there_is_no_other_kind_of_block():
     assert {language for language, _ in BLOCKS} == {"bash", "python"}
-    assert len(PYTHON) == 2
-    assert len(SHELL) == 6
+    assert len(PYTHON) == 3
+    assert len(SHELL) == 10
 
 
 def test_the_own_family_trains_as_the_readme_says(tmp_path):
@@ -50,8 +50,26 @@ def test_the_python_example_runs(tmp_path):
     assert "test/step_1/mean" in lines[4]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder in which the README's run was trained, much smaller."""
+    folder = tmp_path_factory.mktemp("readme")
+    small = "--iterations 2 --meta-batch-size 2 --episodes 3 --horizon 5 --eval-every 0"
+    run(sys.executable, ROOT / "experiments/half_cheetah_dir.py", *small.split(), cwd=folder)
+    return folder
+
+
+SMALLER = {
+    "half_cheetah_dir.py": "--iterations 1 --meta-batch-size 2 --eval-every 0 --run-dir one",
+    "evaluate": "--tasks 3",
+    "compare": "--iterations 1 --seeds 1 --meta-batch-size 2 --episodes 2 --horizon 3 "
+    "--eval-tasks 2",
+}
+"""What is added to a command, so that it takes seconds."""
+
+
 @pytest.mark.parametrize("line", SHELL)
-def test_each_command_runs(line, tmp_path):
+def test_each_command_runs(line, trained):
     """What follows the making of the virtual environment, with this one's programs."""
     command = line.split("&&")[-1].split()
     assert command[0].startswith(".venv/bin/")
@@ -59,13 +77,25 @@ def test_each_command_runs(line, tmp_path):
     if "pytest" in command:
         return  # this is what runs
     if "tensorboard" in command[0]:
-        run(program, "--version", cwd=tmp_path)
+        run(program, "--version", cwd=trained)
         return
-    if "half_cheetah_dir.py" in line:
+    if command[1].endswith(".py"):
         command[1] = str(ROOT / command[1])
-        command += ["--iterations", "1", "--meta-batch-size", "2", "--eval-every", "0"]
-    output = run(program, *command[1:], cwd=tmp_path)
-    assert "HalfCheetah" in output
+    for name, options in SMALLER.items():
+        if Path(command[1]).name == name:
+            command += options.split()
+    if command[1] == "train":
+        command += ["--run-dir", f"run-{len(line)}"]
+    output = run(program, *command[1:], cwd=trained)
+    assert any(word in output for word in ("HalfCheetah", "wrote"))
+
+
+def test_the_adapted_policy_is_loaded_in_plain_torch(trained):
+    (code,) = [code for code in PYTHON if "safetensors" in code]
+    command = ["adapt", "runs/HalfCheetahDir-v0/seed-1", "--out", "policy"]
+    run(sys.executable, "-m", "metarl", *command, cwd=trained)
+    shown = "print(network(torch.zeros(1, 17)).shape)"
+    assert "[1, 6]" in run(sys.executable, "-c", code + shown, cwd=trained / "policy")
 
 
 def test_links_lead_somewhere():

@@ -28,17 +28,24 @@ def main(
     tasks: int = 40,
     episodes: int = 20,
     repeats: int = 3,
+    horizon: int = 50,
     threads: int = 0,
 ) -> None:
-    """Prints a line for each family: all that are declared, if none is named."""
+    """Prints a line for each family: all that are declared, if none is named.
+
+    Episodes are cut at `horizon`, for the slowest families' sake: a step takes the same time later.
+    """
     workers = Workers(threads)
-    print(f"{tasks} x {episodes} episodes, {workers.threads} threads, medians of {repeats} pairs")
+    print(
+        f"{tasks} x {episodes} episodes of at most {horizon} steps, {workers.threads} threads, "
+        f"medians of {repeats} pairs"
+    )
     print(
         f"{'family':22s} {'collect':>11s} {'open loop':>11s} {'ratio':>6s}  SyncVectorEnv({SYNC})"
     )
     worst = 1.0
     for name in families or tuple(f"envs:{name}" for name in registered_families()):
-        family = make_family(name)
+        family = make_family(name, min(horizon, make_family(name).horizon))
         if backend_name(family) not in ("batch", "arrays"):
             continue
         ratio = line(family, tasks, episodes, repeats, workers)
