@@ -113,10 +113,11 @@ def test_the_figure_draws_means_ranges_and_intervals(folders):
     figure = draw(lines_of(folders), "Hills")
     training, adaptation = figure.axes
     assert figure.get_suptitle() == "Hills"
-    first, second = training.lines
-    assert first.get_xdata().tolist() == [110e-6, 210e-6]
-    assert first.get_ydata().tolist() == [4, 6.5]
-    assert second.get_ydata().tolist() == [-1]
+    assert [(line.get_linestyle(), line.get_ydata().tolist()) for line in training.lines] == [
+        *(("-", [4, 6.5]), (":", [3, 5])),  # after, and dotted before adaptation
+        *(("-", [-1]), (":", [-1])),
+    ]
+    assert training.lines[0].get_xdata().tolist() == [110e-6, 210e-6]
     band = training.collections[0].get_paths()[0].vertices
     assert {tuple(point) for point in band} >= {(110e-6, 2), (110e-6, 6), (210e-6, 4), (210e-6, 9)}
     whole, oracle = adaptation.containers
@@ -128,9 +129,10 @@ def test_the_figure_draws_means_ranges_and_intervals(folders):
         assert [text.get_text() for text in axes.get_legend().get_texts()] == ["promp", "oracle"]
 
 
-def test_a_line_alone_is_drawn_with_its_curve_before_adaptation(folders):
+def test_a_line_alone_names_its_curve_before_adaptation(folders):
     training, _ = draw(lines_of(folders[:2])).axes
-    assert [line.get_ydata().tolist() for line in training.lines] == [[4, 6.5], [3, 5]]
+    names = [text.get_text() for text in training.get_legend().get_texts()]
+    assert names == ["promp, Hill-v0", "promp, Hill-v0, before"]
 
 
 def test_the_command_writes_the_figures_and_the_numbers_behind_them(folders, tmp_path, capsys):

@@ -1,0 +1,203 @@
+"""RL²: trials against a plain loop, the update's arithmetic, resuming, and that it learns."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from metarl import UsageError
+from metarl.randomness import RandomKey
+from metarl.rl2 import RL2Config, RL2Learner, Statistics, clipped_loss, entropy, make_experience
+from metarl.training import run
+
+SMALL = RL2Config(
+    "envs:CartPoleParams-v0",  # episodes end early, at different times
+    iterations=3,
+    trials=6,
+    episodes=3,
+    horizon=15,
+    hidden_size=8,
+    minibatches=2,
+    eval_every=0,
+    eval_tasks=3,
+    eval_trials=2,
+    device="cpu",
+)
+
+
+def sampled(config=SMALL, iterations=1):
+    learner = RL2Learner(config)
+    list(learner.learn(iterations))
+    tasks = learner.family.sample_tasks(config.trials, RandomKey(5))
+    return learner, learner._sample(tasks, 1, RandomKey(5))
+
+
+def experience_of(trials, discount=0.9, gae_lambda=0.8, scale=2.0):
+    return make_experience(trials, scale, discount, gae_lambda)
+
+
+def test_packed_trials_pass_through_the_states_of_sampling():
+    """What the update computes over whole trials is what was computed step by step."""
+    learner, trials = sampled()
+    lengths = trials.valid.sum(1)
+    assert len(set(lengths.tolist())) > 1, "no episode ended early: nothing is tested"
+    with torch.no_grad():
+        distribution, values, _ = learner.network(trials.inputs)
+    ratios = (distribution.log_prob(trials.actions) - trials.log_probs)[trials.valid].exp()
+    torch.testing.assert_close(ratios, torch.ones_like(ratios), atol=1e-5, rtol=0)
+    torch.testing.assert_close(values[trials.valid], trials.values[trials.valid])
+
+
+def test_a_trial_is_a_plain_loop_over_its_episodes():
+    learner, trials = sampled()
+    hidden = None
+    for t in range(int(trials.valid[0].sum())):
+        with torch.no_grad():
+            step = trials.inputs[:1, t : t + 1]
+            distribution, _, hidden = learner.network(step, hidden)
+        log_prob = distribution.log_prob(trials.actions[:1, t : t + 1])
+        assert float(log_prob) == pytest.approx(float(trials.log_probs[0, t]), abs=1e-5)
+
+
+def test_inputs_hold_the_previous_step_and_mark_new_episodes():
+    learner, trials = sampled()
+    size = learner.spaces.observation_size
+    for i in range(SMALL.trials):
+        number = int(trials.valid[i].sum())
+        inputs = trials.inputs[i, :number]
+        rewards, actions, began = inputs[:, size], inputs[:, size + 1 : -1], inputs[:, -1]
+        assert began.sum() == SMALL.episodes
+        assert began[0] == 1
+        assert not actions[0].any()
+        assert rewards[0] == 0
+        torch.testing.assert_close(rewards[1:].double(), trials.rewards[i, : number - 1])
+        assert torch.equal(actions[1:].argmax(-1), trials.actions[i, : number - 1])
+        assert float(trials.rewards[i].sum()) == pytest.approx(float(trials.returns[i].sum()))
+
+
+def test_advantages_run_across_the_episodes_of_a_trial():
+    _, trials = sampled()
+    discount, gae_lambda, scale = 0.9, 0.8, 2.0
+    plain = []
+    for i in range(SMALL.trials):
+        rewards = (trials.rewards[i][trials.valid[i]] / scale).tolist()
+        values = [*trials.values[i][trials.valid[i]].tolist(), 0.0]
+        advantage, own = 0.0, []
+        for t in reversed(range(len(rewards))):
+            error = rewards[t] + discount * values[t + 1] - values[t]
+            advantage = error + discount * gae_lambda * advantage
+            own.append(advantage)
+        plain += own[::-1]
+    plain = np.array(plain)
+    batch = experience_of(trials, discount, gae_lambda, scale)
+    ours = batch.advantages[batch.valid].numpy()
+    np.testing.assert_allclose(ours, (plain - plain.mean()) / plain.std(), rtol=1e-3, atol=1e-3)
+    targets = batch.targets[batch.valid].numpy()
+    np.testing.assert_allclose(targets, plain + trials.values[trials.valid].numpy(), atol=1e-5)
+    assert not batch.advantages[~batch.valid].any()
+
+
+def test_the_loss_at_the_start_is_that_of_the_values_alone():
+    """All ratios are 1, and advantages have mean 0."""
+    learner, trials = sampled()
+    batch = experience_of(trials)
+    loss = clipped_loss(learner.network, batch, SMALL)
+    error = (trials.values - batch.targets)[batch.valid].square().sum()
+    assert loss.item() == pytest.approx(float(0.25 * error), rel=1e-3, abs=1e-2)
+
+
+def test_the_clip_stops_what_went_far_enough():
+    learner, trials = sampled()
+    batch = experience_of(trials)
+    far = dataclasses.replace(
+        batch, log_probs=batch.log_probs - 1.0, advantages=batch.valid.float()
+    )
+    config = dataclasses.replace(SMALL, value_weight=0.0)
+    loss = clipped_loss(learner.network, far, config)
+    assert loss.item() == pytest.approx(-1.2 * float(batch.valid.sum()), rel=1e-5)
+    assert not any(
+        g.any()
+        for g in torch.autograd.grad(
+            loss, list(learner.network.parameters()), materialize_grads=True, allow_unused=True
+        )
+    )
+
+
+def test_entropies_are_those_of_torch():
+    learner, trials = sampled()
+    with torch.no_grad():
+        distribution, _, _ = learner.network(trials.inputs)
+    expected = torch.distributions.Categorical(logits=distribution.log_probs).entropy()
+    torch.testing.assert_close(entropy(distribution), expected)
+
+
+def test_statistics_are_those_of_all_rows():
+    rows = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)).double() * 5 + 2
+    statistics = Statistics(3)
+    assert [x.tolist() for x in statistics.moments] == [[0, 0, 0], [1, 1, 1]]
+    statistics.add(rows[:20])
+    statistics.add(rows[20:])
+    mean, std = statistics.moments
+    torch.testing.assert_close(mean, rows.mean(0))
+    torch.testing.assert_close(std, rows.std(0, correction=0))
+
+
+@pytest.mark.parametrize("family", ["envs:CartPoleParams-v0", "envs:Navigation2D-v0"])
+def test_a_resumed_run_is_the_same_run(family, tmp_path):
+    config = dataclasses.replace(SMALL, family=family)
+    whole = RL2Learner(dataclasses.replace(config, run_dir=tmp_path / "whole"))
+    run(whole)
+    first = dataclasses.replace(config, run_dir=tmp_path / "parts", iterations=2)
+    run(RL2Learner(first))
+    second = RL2Learner(dataclasses.replace(first, iterations=3, resume=True, threads=1))
+    run(second)
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, second.network.state_dict()[name]), name
+
+
+def test_evaluation_is_of_the_same_tasks_and_changes_nothing():
+    quiet, disturbed = RL2Learner(SMALL), RL2Learner(SMALL)
+    list(quiet.learn(2))
+    tasks = []
+    for _ in disturbed.learn(2):
+        evaluation = disturbed.evaluate()
+        assert evaluation.returns.shape == (3, 3)
+        tasks.append(evaluation.tasks)
+    assert all(np.array_equal(tasks[0][name], tasks[1][name]) for name in tasks[0])
+    for name, value in quiet.network.state_dict().items():
+        assert torch.equal(value, disturbed.network.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 0}, "--trials 0 must be a number of at least 1"),
+        ({"discount": 1.5}, r"--discount 1\.5 must be at most 1"),
+        ({"clip": 0.0}, "--clip 0.0 must be a number above 0"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan must be a number above 0"),
+        ({"minibatches": 7}, "--minibatches 7 must be at most --trials 6"),
+        ({"device": "tpu"}, "--device tpu must be one of"),
+    ],
+)
+def test_a_wrong_option_is_one_line(options, message):
+    with pytest.raises(UsageError, match=message):
+        dataclasses.replace(SMALL, **options)
+
+
+def test_it_learns_to_explore_a_bandit():
+    """Ten pulls of five arms: the first pays .5 whatever is done, the last ones more."""
+    config = RL2Config(
+        "envs:BernoulliBandit-v0",
+        trials=200,
+        episodes=10,
+        hidden_size=32,
+        learning_rate=3e-3,
+        threads=1,
+        device="cpu",
+    )
+    learner = RL2Learner(config)
+    list(learner.learn(40))
+    returns = learner.evaluate(400).returns.mean(1)
+    assert returns[0] == pytest.approx(0.5, abs=0.05)
+    assert returns[-3:].mean() > 0.55
