@@ -31,11 +31,11 @@ def make_simulations(
     """Environments for `episodes` episodes of each task: two halves if threads can step them.
 
     While one half waits for its actions, the other's physics run. They are two for any number of
-    threads, so that the number changes no result.
+    threads, so that the number changes no result. Each may use all threads: neither then waits for
+    a core that the system has slowed.
     """
     sizes = [tasks - tasks // 2, tasks // 2] if tasks > 1 and _is_declared(family) else [tasks]
-    share = max(1, threads // len(sizes))
-    return [make_simulation(family, size * episodes, share, processes) for size in sizes]
+    return [make_simulation(family, size * episodes, threads, processes) for size in sizes]
 
 
 def make_simulation(
