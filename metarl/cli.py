@@ -301,10 +301,11 @@ def _print_summary(evaluation: Evaluation) -> None:
     data = evaluation.summary()
     title = f"{evaluation.split}: {len(data['tasks'])} tasks, 95 % intervals"
     success = evaluation.success is not None
-    columns = ("step", "episodes", "env steps", "mean", "median", "IQM", "hurt")
+    columns = ("step", "episodes", "env steps", "mean", "median", "IQM", "gain", "hurt")
     table = Table(*columns, *(["success"] if success else []), box=None, title=title)
     for step in data["steps"]:
-        cells = ["{value:.4g} [{low:.4g}, {high:.4g}]".format(**step[name]) for name in STATISTICS]
+        names = (*STATISTICS, "gain")
+        cells = ["{value:.4g} [{low:.4g}, {high:.4g}]".format(**step[name]) for name in names]
         cells += [f"{step['hurt']:.0%}"] + ([f"{step['success']:.0%}"] if success else [])
         costs = (str(step["step"]), str(step["episodes"]), f"{step['env_steps']:,.0f}")
         table.add_row(*costs, *cells)

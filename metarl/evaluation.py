@@ -43,7 +43,10 @@ class Evaluation:
         return metrics
 
     def summary(self) -> dict[str, Any]:
-        """What evaluation.json holds of a split: aggregates of each step, and every task."""
+        """What evaluation.json holds of a split: aggregates of each step, and every task.
+
+        The gain over step 0 has an interval of its own: it is that of the same tasks.
+        """
         resampled = self._resampled(self.returns.shape[1])
         steps = []
         for k, returns in enumerate(self.returns):
@@ -53,6 +56,9 @@ class Evaluation:
             for name, statistic in STATISTICS.items():
                 low, high = interval(returns, statistic, resampled)
                 step[name] = {"value": float(statistic(returns)), "low": low, "high": high}
+            gains = returns - self.returns[0]
+            low, high = interval(gains, STATISTICS["mean"], resampled)
+            step["gain"] = {"value": float(gains.mean()), "low": low, "high": high}
             step["hurt"] = self.hurt(k)
             if self.success is not None:
                 step["success"] = float(self.success[k].mean())

@@ -114,6 +114,8 @@ def test_a_summary_by_hand():
     assert (before["episodes"], after["episodes"]) == (0, 3)
     assert after["env_steps"] == 15
     assert (before["hurt"], after["hurt"]) == (0, 0.5)
+    assert after["gain"] == {"value": 0.5, "low": -1, "high": 2}
+    assert before["gain"] == {"value": 0, "low": 0, "high": 0}
     assert after["success"] == 1
     assert after["mean"]["value"] == after["median"]["value"] == after["iqm"]["value"] == 3.5
     assert 3 <= after["mean"]["low"] <= after["mean"]["high"] <= 4
