@@ -309,7 +309,7 @@ def _print_summary(evaluation: Evaluation) -> None:
         cells += [f"{step['hurt']:.0%}"] + ([f"{step['success']:.0%}"] if success else [])
         costs = (str(step["step"]), str(step["episodes"]), f"{step['env_steps']:,.0f}")
         table.add_row(*costs, *cells)
-    Console(width=max(Console().width, WIDE)).print(table)
+    Console(width=max(Console().width, 160)).print(table)
     worst = sorted(data["tasks"], key=lambda task: task["returns"][-1])[:3]
     told = "; ".join(f"{task_name(t['task'])} ({t['returns'][-1]:.4g})" for t in worst)
     print(f"adapts worst to: {told}")
