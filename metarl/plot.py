@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from metarl.errors import UsageError
 from metarl.evaluation import STATISTICS, Evaluation, interval, stratified_indices
@@ -145,6 +146,7 @@ def draw(lines: Sequence[Line], title: str = "") -> Figure:
     training.set_ylabel("return after adaptation")
     training.set_title("training, mean and range of the seeds; dotted: before")
     adaptation.set_xlabel("inner steps (episodes, for rl2)")
+    adaptation.xaxis.set_major_locator(MaxNLocator(integer=True))
     adaptation.set_ylabel("return")
     adaptation.set_title("held-out tasks, 95 % interval over tasks")
     for axes in (training, adaptation):
