@@ -97,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(
             "usage: metarl train --help | evaluate RUN | adapt RUN | compare --help | plot RUN ... "
-            "| families [MODULE ...] | algorithms | check FAMILY ... | new-family NAME | "
-            "show FAMILY"
+            "| families [MODULE ...] | algorithms | check FAMILY ... | new-family NAME "
+            "[--mujoco] | show FAMILY"
         )
         return
     if arguments[0] in HELP and set(arguments[1:]) & {"-h", "--help"}:

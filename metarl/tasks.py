@@ -246,8 +246,8 @@ def import_family_module(module: str) -> None:
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise  # one of its own imports
         raise UsageError(
             f"there is no module {module} here or among the installed packages"
         ) from None

@@ -110,6 +110,7 @@ def test_registered_families_are_listed_without_naming_their_module():
         ("envs:HalfCheetahDri-v0", "did you mean envs:HalfCheetahDir-v0?"),
         ("Navigation2-v0", "there is no task family Navigation2-v0; did you mean Navigation2D-v0?"),
         ("no_such_module:Family-v0", "there is no module no_such_module"),
+        ("no_such_package.module:Family-v0", "there is no module no_such_package.module"),
     ],
 )
 def test_an_unknown_family_is_an_error_with_the_closest_one(id, message):
