@@ -82,8 +82,8 @@ class RL2Config:
     """Steps after which an episode is truncated; the family's own if not given."""
     hidden_size: int = 128
     """Length of the recurrent network's hidden state."""
-    learning_rate: float = 3e-4
-    """Step size of Adam."""
+    learning_rate: float = 1e-3
+    """Step size of Adam. With 3e-4 RL² learns Navigation2D several times more slowly."""
     discount: float = 0.99
     """Discount γ, over the whole trial; reported returns are undiscounted."""
     gae_lambda: float = 0.95
