@@ -372,7 +372,8 @@ def _adapt(arguments: Sequence[str]) -> None:
     files = export_policy(module, adapted.parameters, folder, about)
     print(f"wrote {', '.join(file.name for file in files)} to {folder}")
     if options.video is not None:
-        write_clip(clip_before_and_after(learner, task, options.steps), options.video)
+        clip = clip_before_and_after(learner, task, options.steps, options.seed)
+        write_clip(clip, options.video)
         print(f"wrote {options.video}: left before, right after adaptation")
 
 

@@ -105,11 +105,16 @@ def clips_before_and_after(
     ]
 
 
-def clip_before_and_after(learner: Learner, task: Task, steps: int) -> list[np.ndarray]:
-    """Frames of an episode with the initial policy, and beside it with the adapted one."""
+def clip_before_and_after(
+    learner: Learner, task: Task, steps: int, seed: int | None = None
+) -> list[np.ndarray]:
+    """Frames of an episode with the initial policy, and beside it with the adapted one.
+
+    The adapted policy is that of `learner.adapt(task, steps, seed)`.
+    """
     clips = []
     for number in (0, steps):
-        adapted = learner.adapt(task, number)
+        adapted = learner.adapt(task, number, seed)
         module = PolicyModule(
             learner.policy, adapted.parameters, learner.family.prototype.action_space
         )
