@@ -79,24 +79,6 @@ class Evaluation:
         return stratified_indices(np.random.default_rng(self.seed), self.runs, tasks // self.runs)
 
 
-def pooled(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """One evaluation of the tasks of several runs, as many each: intervals keep runs apart."""
-    first = evaluations[0]
-    names = first.tasks
-    success = [e.success for e in evaluations if e.success is not None]
-    steps = [e.env_steps for e in evaluations if e.env_steps is not None]
-    return Evaluation(
-        first.split,
-        {name: np.concatenate([e.tasks[name] for e in evaluations]) for name in names},
-        np.concatenate([e.returns for e in evaluations], axis=1),
-        first.seed,
-        success=np.concatenate(success, axis=1) if len(success) == len(evaluations) else None,
-        runs=len(evaluations),
-        episodes=first.episodes,
-        env_steps=np.mean(steps, axis=0) if len(steps) == len(evaluations) else None,
-    )
-
-
 def stratified_indices(
     generator: np.random.Generator, strata: int, size: int, samples: int = BOOTSTRAP_SAMPLES
 ) -> np.ndarray:
