@@ -27,41 +27,45 @@ def main(
     families: tuple[str, ...] = (),
     tasks: int = 40,
     episodes: int = 20,
-    repeats: int = 3,
+    seconds: float = 40.0,
     horizon: int = 50,
     threads: int = 0,
 ) -> None:
     """Prints a line for each family: all that are declared, if none is named.
+
+    Each is measured in pairs for `seconds`; the ratio is their median, with the quartiles.
 
     Episodes are cut at `horizon`, for the slowest families' sake: a step takes the same time later.
     """
     workers = Workers(threads)
     print(
         f"{tasks} x {episodes} episodes of at most {horizon} steps, {workers.threads} threads, "
-        f"medians of {repeats} pairs"
+        f"medians of the pairs that {seconds:g} s allow"
     )
     print(
-        f"{'family':22s} {'collect':>11s} {'open loop':>11s} {'ratio':>6s}  SyncVectorEnv({SYNC})"
+        f"{'family':22s} {'collect':>11s} {'open loop':>11s} {'ratio':>6s} {'quartiles':>13s} "
+        f"{'pairs':>5s}  SyncVectorEnv({SYNC})"
     )
     worst = 1.0
     for name in families or tuple(f"envs:{name}" for name in registered_families()):
         family = make_family(name, min(horizon, make_family(name).horizon))
         if backend_name(family) not in ("batch", "arrays"):
             continue
-        ratio = line(family, tasks, episodes, repeats, workers)
+        ratio = line(family, tasks, episodes, seconds, workers)
         if backend_name(family) == "batch":
             worst = min(worst, ratio)
     print(f"least ratio of a MuJoCo family: {worst:.3f}; limit: at least {LIMIT}")
 
 
-def line(family: TaskFamily, tasks: int, episodes: int, repeats: int, workers: Workers) -> float:
+def line(family: TaskFamily, tasks: int, episodes: int, seconds: float, workers: Workers) -> float:
     """Measures and prints one family; its ratio to the open loop."""
-    policy, parameters, drawn, pairs = measure(family, tasks, episodes, repeats, workers)
+    policy, parameters, drawn, pairs = measure(family, tasks, episodes, seconds, workers)
     limit, own = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(b / a for a, b in pairs)
+    low, ratio, high = statistics.quantiles(b / a for a, b in pairs)
     sync = sync_speed(family, policy, parameters, {n: v[:1] for n, v in drawn.items()})
     print(
-        f"{family.id.split(':')[1]:22s} {own:11,.0f} {limit:11,.0f} {ratio:6.3f} {sync:11,.0f}",
+        f"{family.id.split(':')[1]:22s} {own:11,.0f} {limit:11,.0f} {ratio:6.3f} "
+        f"[{low:.3f}, {high:.3f}] {len(pairs):5d} {sync:11,.0f}",
         flush=True,
     )
     return ratio
