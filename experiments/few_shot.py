@@ -21,8 +21,9 @@ from envs.classification import (
     digits,
     photographs,
 )
-from metarl.cli import one_line_errors, print_evaluation
 from metarl.few_shot import FewShotConfig, FewShotLearner, Problem
+from metarl.options import one_line_errors
+from metarl.run_commands import print_evaluation
 from metarl.training import run
 
 DOMAINS = {"digits": digits, "photographs": photographs}

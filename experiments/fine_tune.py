@@ -16,9 +16,10 @@ import tyro
 from torch import nn
 
 from envs.classification import Domain, FewShotClassification, convolutional_net, digits
-from metarl.cli import one_line_errors, print_evaluation
 from metarl.errors import UsageError
 from metarl.few_shot import FewShotConfig, FewShotLearner
+from metarl.options import one_line_errors
+from metarl.run_commands import print_evaluation
 from metarl.training import run
 
 

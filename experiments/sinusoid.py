@@ -11,8 +11,9 @@ import torch
 import tyro
 
 from envs.sinusoid import Sinusoid
-from metarl.cli import one_line_errors, print_evaluation
 from metarl.few_shot import FewShotConfig, FewShotLearner
+from metarl.options import one_line_errors
+from metarl.run_commands import print_evaluation
 from metarl.training import run
 
 

@@ -9,8 +9,9 @@ actions.
 
 import numpy as np
 
-from metarl.cli import print_evaluation, run_experiment
+from metarl.cli import run_experiment
 from metarl.config import Config
+from metarl.run_commands import print_evaluation
 
 
 def plan(transitions: np.ndarray, means: np.ndarray, horizon: int) -> np.ndarray:

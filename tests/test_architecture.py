@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"metarl.__main__"},
     {"metarl.cli"},
+    {"metarl.run_commands", "metarl.family_commands"},
     {"metarl.compare"},
     {"metarl.report"},
     {"metarl.training", "metarl.plot", "metarl.check", "metarl.new_family", "metarl.show"},
@@ -32,7 +33,7 @@ FLOORS = [
     {"metarl.surrogate"},
     {"metarl.advantage"},
     {"metarl.baseline"},
-    {"metarl.rollout"},
+    {"metarl.rollout", "metarl.recurrent"},
     {"metarl.simulation.gymnasium", "metarl.simulation.mujoco", "metarl.simulation.dynamics"},
     {"metarl.simulation.declared", "metarl.simulation.processes"},
     {"metarl.simulation.serial"},
@@ -41,6 +42,7 @@ FLOORS = [
     {"metarl.checkpoint"},
     {"metarl.policy", "metarl.parallel", "metarl.randomness"},
     {"metarl.distributions"},
+    {"metarl.options"},
     {"metarl.errors", "metarl.clock"},
 ]
 """From the top down: a module may import what stands below it."""

@@ -172,9 +172,7 @@ def test_metarl_train_is_the_same_thing(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["trian"])
     error = capsys.readouterr().err
-    assert error.startswith(
-        "error: metarl has no command trian; it has train, families, algorithms"
-    )
+    assert error.startswith("error: metarl has no command trian; it has train, evaluate, adapt")
 
 
 OWN_FAMILY = '''

@@ -8,7 +8,8 @@ import torch
 
 from metarl import UsageError
 from metarl.randomness import RandomKey
-from metarl.rl2 import RL2Config, RL2Learner, Statistics, clipped_loss, entropy, make_experience
+from metarl.recurrent import Statistics
+from metarl.rl2 import RL2Config, RL2Learner, clipped_loss, entropy, make_experience
 from metarl.training import run
 
 SMALL = RL2Config(
