@@ -37,6 +37,10 @@ LOG = "log.txt"
 RATES = (3.0, 1.0, 0.3, 0.1, 0.03)
 """Step sizes that fine-tuning of a control chooses from, in units of the inner step size."""
 TUNING_TASKS = 20
+FINE_TUNED = ("random", "pretrained")
+"""Controls that are not trained to be adapted with one step size."""
+FINE_TUNED_LR = "fine_tuned_lr"
+"""Of evaluation.json: the step size that a fine-tuned control was given."""
 CHANGE_NO_RESULT = RESUMABLE - {"test_later_lr"}
 POLL_SECONDS = 0.2
 """After which a signal is heeded at the latest."""
@@ -213,14 +217,15 @@ def outcome(comparison: Comparison, name: str, seed: int) -> None:
         )
     # What is there was asked for otherwise, and must not pass for finished if this is cut off.
     (config.run_folder / EVALUATION).unlink(missing_ok=True)
+    about: dict[str, Any] = {}
     if isinstance(learner, RL2Learner):
         evaluation = learner.evaluate(comparison.eval_tasks)
     else:
-        if name in ("random", "pretrained"):
-            tune(learner, comparison.inner_steps)
+        if name in FINE_TUNED:
+            about[FINE_TUNED_LR] = tune(learner, comparison.inner_steps)
         steps = 0 if learner.config.observe_task else comparison.inner_steps
         evaluation = learner.evaluate(comparison.eval_tasks, steps)
-    write_report(config.run_folder, learner, [evaluation])
+    write_report(config.run_folder, learner, [evaluation], about=about)
 
 
 def tune(learner: Learner, steps: int) -> float:
@@ -253,6 +258,8 @@ def is_finished(comparison: Comparison, name: str, seed: int) -> bool:
         and data["iteration"] == config.iterations
         and len(test["steps"]) == steps
         and len(test["tasks"]) == comparison.eval_tasks
+        # `metarl evaluate` writes the file too, and tunes nothing.
+        and (name not in FINE_TUNED or FINE_TUNED_LR in data)
     )
 
 

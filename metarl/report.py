@@ -1,7 +1,7 @@
 """What a trained run's policy does on held-out tasks: evaluation.json, TensorBoard, clips."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +39,22 @@ def write_report(
     learner: Trainable,
     evaluations: Sequence[Evaluation],
     clips: Sequence[tuple[str, list[np.ndarray]]] = (),
-) -> None:
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Writes evaluation.json into the run folder, and what TensorBoard shows of the same.
 
     There `evaluation/<split>/mean` and its interval are curves over the inner steps; figures and
     clips (each with its name) stand beside them. What an earlier report left is replaced.
+
+    Args:
+        about: what the file says of the evaluation besides.
+
+    Returns:
+        What evaluation.json holds.
+
     """
-    text = json.dumps(as_data(learner, evaluations), indent=2) + "\n"
-    replace_durably(folder / EVALUATION, text.encode())
+    data = {**(about or {}), **_as_data(learner, evaluations)}
+    replace_durably(folder / EVALUATION, (json.dumps(data, indent=2) + "\n").encode())
     for old in folder.glob(f"events.out.tfevents.*{EVENTS}"):
         old.unlink()
     writer = SummaryWriter(str(folder), filename_suffix=EVENTS)
@@ -70,9 +78,10 @@ def write_report(
         clip = _moving(f"evaluation/clips/{name}", frames)
         writer._get_file_writer().add_summary(clip)  # type: ignore[no-untyped-call]
     writer.close()
+    return data
 
 
-def as_data(learner: Trainable, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+def _as_data(learner: Trainable, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     """What evaluation.json holds."""
     data: dict[str, Any] = {
         "family": getattr(learner.config, "family", learner.name),

@@ -19,7 +19,6 @@ from metarl.plot import group, read_run, write_figures
 from metarl.randomness import Phase, RandomKey
 from metarl.record import EVALUATION
 from metarl.report import (
-    as_data,
     clip_before_and_after,
     clips_before_and_after,
     evaluate_splits,
@@ -60,10 +59,9 @@ def evaluate_run(arguments: Sequence[str]) -> None:
     at_least("--steps", steps, 0)
     evaluations = evaluate_splits(learner, options.splits, options.tasks, steps)
     clips = clips_before_and_after(learner, evaluations[0], options.clips, steps)
-    write_report(options.run, learner, evaluations, clips)
+    data = write_report(options.run, learner, evaluations, clips)
     for evaluation in evaluations:
         _print_summary(evaluation)
-    data = as_data(learner, evaluations)
     if "train_test_gap" in data:
         print(f"train less test after {steps} steps: {data['train_test_gap'][-1]:.3g}")
     print(f"wrote {options.run / EVALUATION}; figures are in TensorBoard")

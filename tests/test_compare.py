@@ -213,6 +213,16 @@ def test_an_evaluation_of_other_splits_alone_is_none(compared, tmp_path):
     assert not is_finished(comparison, "maml-pg", 1)
 
 
+def test_an_evaluation_that_tuned_nothing_is_none_of_a_fine_tuned_control(compared, tmp_path):
+    comparison = dataclasses.replace(compared[0], run_dir=tmp_path)
+    folder = comparison.run_folder("pretrained", 1)
+    shutil.copytree(compared[0].run_folder("pretrained", 1), folder)
+    assert evaluation_of(folder)["fine_tuned_lr"] in [0.1 * rate for rate in RATES]
+    assert is_finished(comparison, "pretrained", 1)
+    main(["evaluate", str(folder), "--splits", "test", "--tasks", "3", "--steps", "2"])
+    assert not is_finished(comparison, "pretrained", 1)
+
+
 def test_another_evaluation_of_a_finished_run_trains_nothing(compared, tmp_path):
     comparison = dataclasses.replace(compared[0], run_dir=tmp_path, test_later_lr=1.0)
     folder = comparison.run_folder("maml-pg", 1)
