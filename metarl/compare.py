@@ -210,11 +210,6 @@ def outcome(comparison: Comparison, name: str, seed: int) -> None:
     config = comparison.config(name, seed)
     learner = RL2Learner(config) if isinstance(config, RL2Config) else Learner(config)
     run(learner)
-    if learner.iteration > config.iterations:
-        raise UsageError(
-            f"{config.run_folder} has {learner.iteration} iterations, more than the "
-            f"{config.iterations} that are compared: take more --iterations or another --run-dir"
-        )
     # What is there was asked for otherwise, and must not pass for finished if this is cut off.
     (config.run_folder / EVALUATION).unlink(missing_ok=True)
     about: dict[str, Any] = {}

@@ -23,6 +23,9 @@ from metarl.record import CONFIG, Display, RunFolder
 
 logger = logging.getLogger(__name__)
 
+SAME_REQUEST_SECONDS = 1.0
+"""Signals that follow the first within this are the same request to stop."""
+
 
 class Trainable(Protocol):
     """A learner that a run can train, record and resume."""
@@ -95,7 +98,8 @@ def run(learner: Trainable) -> None:
     """Trains a learner to its last iteration, in its run folder.
 
     The first SIGINT or SIGTERM ends the run after the iteration under way, with a checkpoint; the
-    process then exits with 128 + the signal's number. A second one ends it at once.
+    process then exits with 128 + the signal's number. One more, over a second later, ends it at
+    once; a job manager and a parent process may both pass the first on.
 
     Raises:
         UsageError: the run cannot be begun; nothing of an existing run is changed.
@@ -130,6 +134,11 @@ def _begin(learner: Trainable, folder: RunFolder) -> float:
         _compare(folder.read_config()["config"], described["config"])
         state = folder.load()
         if state is not None:
+            if state["iteration"] > config.iterations:
+                raise UsageError(
+                    f"run folder {folder.path} has {state['iteration']} iterations, more than "
+                    f"--iterations {config.iterations}: take as many, or another --run-dir"
+                )
             learner.load_state(state)
             seconds = state["seconds"]
     elif config.resume:
@@ -222,11 +231,16 @@ def _git_commit() -> str | None:
 def _interruptible() -> Iterator[Callable[[], int]]:
     """In the block a first SIGINT or SIGTERM only makes the yielded function say its number."""
     received: list[int] = []
+    first = 0.0
 
     def receive(number: int, _frame: Any) -> None:
+        nonlocal first
         if received:
-            raise KeyboardInterrupt
+            if time.monotonic() - first > SAME_REQUEST_SECONDS:
+                raise KeyboardInterrupt
+            return
         received.append(number)
+        first = time.monotonic()
         logger.warning("signal %d: stopping after this iteration", number)
 
     handlers = {

@@ -240,7 +240,7 @@ def test_a_run_with_more_iterations_than_are_compared_is_refused(compared):
     fewer = dataclasses.replace(compared[0], iterations=1)
     evaluation = compared[0].run_folder("maml-pg", 1) / EVALUATION
     before = evaluation.read_bytes()
-    with pytest.raises(UsageError, match=r"seed-1 has 2 iterations, more than the 1"):
+    with pytest.raises(UsageError, match=r"seed-1 has 2 iterations, more than --iterations 1"):
         outcome(fewer, "maml-pg", 1)
     assert evaluation.read_bytes() == before
 
@@ -445,6 +445,8 @@ def test_however_the_command_ends_its_runs_end_with_a_checkpoint_and_go_on(tmp_p
             # A terminal's Ctrl-C reaches the command alone: a second signal ends a run at once.
             assert os.getpgid(worker) == worker
             process.send_signal(number)
+            if number == signal.SIGTERM:
+                os.kill(worker, number)  # as a job manager does, which tells every process
             output, _ = process.communicate(timeout=120)
             if number == signal.SIGTERM:
                 assert process.returncode == 128 + number

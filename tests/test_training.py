@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metarl import Config, Learner, UsageError, train
+from metarl import Config, Learner, UsageError, train, training
 from metarl.checkpoint import load_newest
 from metarl.record import RunFolder
 
@@ -199,6 +199,30 @@ def test_a_signal_at_any_moment_loses_no_iteration(tmp_path, monkeypatch, moment
     done = len(metrics_of(tmp_path))
     assert 0 < done < SMALL.iterations
     assert load_newest(tmp_path / "checkpoints")["iteration"] == done
+
+
+@pytest.mark.parametrize(("gap", "ends_with"), [(60.0, SystemExit), (-1.0, KeyboardInterrupt)])
+def test_only_a_late_second_signal_ends_the_run_at_once(tmp_path, monkeypatch, gap, ends_with):
+    iterate = Learner.iterate
+
+    def interrupted_twice(learner):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        return iterate(learner)
+
+    monkeypatch.setattr(Learner, "iterate", interrupted_twice)
+    monkeypatch.setattr(training, "SAME_REQUEST_SECONDS", gap)
+    with pytest.raises(ends_with):
+        train(small(tmp_path, checkpoint_every=100))
+    assert (load_newest(tmp_path / "checkpoints") is None) == (ends_with is KeyboardInterrupt)
+
+
+def test_a_run_with_more_iterations_than_are_asked_for_is_left_as_it_is(tmp_path):
+    train(small(tmp_path, iterations=2))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=r"has 2 iterations, more than --iterations 1"):
+        train(small(tmp_path, iterations=1, resume=True))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_more_inner_steps_are_recorded(tmp_path):
