@@ -137,11 +137,14 @@ def draw(lines: Sequence[Line], title: str = "") -> Figure:
             training.plot(steps, curves["before"].mean(0), ":", color=style["color"], label=before)
         if (evaluation := line.evaluation()) is not None:
             mean, low, high = adaptation_curve(evaluation).T
-            errors = np.array([mean - low, high - mean])
-            marker = "o" if len(mean) == 1 else None
-            adaptation.errorbar(
-                range(len(mean)), mean, errors, capsize=3, marker=marker, label=line.name, **style
-            )
+            if len(mean) == 1:  # an oracle, which has nothing to adapt: its level
+                adaptation.axhline(mean[0], label=line.name, color=style["color"], linestyle="--")
+                adaptation.axhspan(low[0], high[0], alpha=0.15, color=style["color"])
+            else:
+                errors = np.array([mean - low, high - mean])
+                adaptation.errorbar(
+                    range(len(mean)), mean, errors, capsize=3, label=line.name, **style
+                )
     training.set_xlabel("environment steps, millions")
     training.set_ylabel("return after adaptation")
     training.set_title("training, mean and range of the seeds; dotted: before")
