@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import metarl
 import metarl.export
 import metarl.parameterised
-from metarl import Config, UsageError, train
+from metarl import Config, UsageError, report, train
 from metarl.cli import main
 from metarl.report import actor
 from metarl.show import side_by_side, write_clip
@@ -152,6 +152,22 @@ def test_adaptation_outside_the_training_range_with_a_video(run, tmp_path, capsy
         return
     with Image.open(video) as image:
         assert (image.n_frames, image.size) == (7, (640, 240))
+
+
+def test_the_video_shows_the_policy_that_is_written(run, tmp_path, monkeypatch):
+    shown, observations = [], np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+
+    def recorded(family, task, steps, seed, act):
+        shown.append([act(observation).tolist() for observation in observations])
+        return [np.zeros((2, 2, 3), np.uint8)]
+
+    monkeypatch.setattr(report, "record_clip", recorded)
+    out = ["--seed", "5", "--out", str(tmp_path), "--video", str(tmp_path / "v.gif")]
+    main(["adapt", str(run), "--task", "goal=.3,.4", "--steps", "2", *out])
+    program = torch.export.load(tmp_path / "policy.pt2").module()
+    before, after = shown
+    assert [program(row[None])[0].tolist() for row in torch.from_numpy(observations)] == after
+    assert before != after
 
 
 def test_adapting_to_an_environment_without_a_task(run, tmp_path, capsys):
