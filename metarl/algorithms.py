@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from metarl.errors import UsageError
+from metarl.errors import UsageError, nearest
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,9 @@ CONTROLS: dict[str, Algorithm] = {
 }
 """What an algorithm is compared with; they train as algorithms do."""
 
+RL2 = "rl2"
+"""The control of `metarl compare` that is a learner of its own: `metarl.rl2`."""
+
 
 def find_algorithm(name: str) -> Algorithm:
     """The algorithm or control of that name.
@@ -109,5 +112,7 @@ def find_algorithm(name: str) -> Algorithm:
     """
     known = ALGORITHMS | CONTROLS
     if name not in known:
-        raise UsageError(f"--algorithm {name} must be one of {', '.join(known)}")
+        raise UsageError(
+            f"--algorithm {name} must be one of {', '.join(known)}{nearest(name, known)}"
+        )
     return known[name]

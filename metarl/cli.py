@@ -3,13 +3,14 @@
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
 
 from metarl.algorithms import find_algorithm
 from metarl.config import Config
-from metarl.errors import UsageError
+from metarl.errors import UsageError, nearest
 from metarl.family_commands import (
     check_families,
     list_algorithms,
@@ -19,8 +20,9 @@ from metarl.family_commands import (
 )
 from metarl.learner import Learner
 from metarl.options import one_line_errors, parse
+from metarl.record import CONFIG
 from metarl.run_commands import adapt_run, compare_algorithms, evaluate_run, plot_runs
-from metarl.training import train
+from metarl.training import read_options, train
 
 HELP = {"-h", "--help"}
 
@@ -29,19 +31,25 @@ def run_experiment(
     default: Config | None = None,
     description: str | None = None,
     arguments: Sequence[str] | None = None,
+    command: str | None = None,
 ) -> Learner:
     """The main function of an experiment: options over `default`, then training.
 
-    Exits with status 2 and one line where the command line is at fault.
+    Exits with status 2 and one line where the command line is at fault; its usage names the
+    `command` of metarl, or the script.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     with one_line_errors():
-        config = _parse(default, description, sys.argv[1:] if arguments is None else arguments)
-        return train(config)
+        config = _parse(default, description, arguments, command)
+        learner = train(config)
+    folder = config.run_folder
+    print(f"next: metarl evaluate {folder}, metarl adapt {folder}, tensorboard --logdir {folder}")
+    return learner
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], object], str, str]] = {
     "train": (
-        lambda rest: run_experiment(arguments=rest, description=Config.__doc__),
+        lambda rest: run_experiment(None, Config.__doc__, rest, "train"),
         "--family FAMILY",
         "trains a policy that adapts, into a run folder",
     ),
@@ -72,15 +80,17 @@ WITHOUT_OPTIONS = ("families", "algorithms", "check", "new-family")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in HELP:
-        print("usage: metarl COMMAND ...; its --help has its options, FAMILY is MODULE:ID\n")
-        for name in COMMANDS:
-            print(_usage(name))
-        return
-    name, *rest = arguments
+    name, *rest = arguments or ("--help",)
     with one_line_errors():
+        if name in HELP:
+            print("usage: metarl COMMAND ...; its --help has its options, FAMILY is MODULE:ID\n")
+            print("\n".join(map(_usage, COMMANDS)))
+            return
         if name not in COMMANDS:
-            raise UsageError(f"metarl has no command {name}; it has {', '.join(COMMANDS)}")
+            known = ", ".join(COMMANDS)
+            raise UsageError(
+                f"metarl has no command {name}; it has {known}{nearest(name, COMMANDS)}"
+            )
         if name in WITHOUT_OPTIONS and HELP & set(rest):
             print(f"metarl {_usage(name)}")
             return
@@ -92,10 +102,24 @@ def _usage(name: str) -> str:
     return f"{f'{name} {arguments}':26s} {summary}"
 
 
-def _parse(default: Config | None, description: str | None, arguments: Sequence[str]) -> Config:
+def _parse(
+    default: Config | None, description: str | None, arguments: Sequence[str], command: str | None
+) -> Config:
     preset = _preset(arguments)
-    default = dataclasses.replace(default or Config(family=tyro.MISSING), **preset)
-    return parse(Config, arguments, description, default)
+    resumed = _resumed(arguments)
+    default = resumed or dataclasses.replace(default or Config(family=tyro.MISSING), **preset)
+    return parse(Config, arguments, description, default, command)
+
+
+def _resumed(arguments: Sequence[str]) -> Config | None:
+    """The options of the run that is to go on, if `--run-dir` names its folder."""
+    pairs = [argument.partition("=") for argument in arguments]
+    for i, (option, _, value) in enumerate(pairs):
+        if option == "--run-dir" and "--resume" in arguments:
+            folder = Path(value or " ".join(arguments[i + 1 : i + 2]))
+            if (folder / CONFIG).exists():
+                return Config.from_json(read_options(folder) | {"run_dir": str(folder)})
+    return None
 
 
 def _preset(arguments: Sequence[str]) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from metarl.algorithms import ALGORITHMS, CONTROLS, find_algorithm
+from metarl.algorithms import ALGORITHMS, CONTROLS, RL2, find_algorithm
 from metarl.config import RESUMABLE, Config, option
-from metarl.errors import UsageError
+from metarl.errors import UsageError, nearest
 from metarl.learner import Learner
 from metarl.parallel import available_cores
 from metarl.plot import Line, adaptation_curve, draw, read_run, write_figures
@@ -32,7 +32,6 @@ from metarl.training import run
 
 Job = tuple[str, int]
 """Name and seed of a run."""
-RL2 = "rl2"
 LOG = "log.txt"
 RATES = (3.0, 1.0, 0.3, 0.1, 0.03)
 """Step sizes that fine-tuning of a control chooses from, in units of the inner step size."""
@@ -81,7 +80,7 @@ class Comparison:
     processes: int = 0
     """Runs at a time; 0 is one for each core."""
     run_dir: Path | None = None
-    """Each run in a folder below it; runs/compare/<family> if not given."""
+    """Each run in a folder below it; comparisons/<family> if not given."""
 
     def __post_init__(self) -> None:
         """Checks every number and name.
@@ -98,12 +97,14 @@ class Comparison:
         known = (*CONTROLS, RL2)
         for name in self.controls:
             if name not in known:
-                raise UsageError(f"--controls {name} must be one of {', '.join(known)}")
+                listed = f"{', '.join(known)}{nearest(name, known)}"
+                raise UsageError(f"--controls {name} must be one of {listed}")
         for name in self.algorithms:
             if name in known:
                 raise UsageError(f"--algorithms {name} is a control: --controls {name}")
             if name not in ALGORITHMS:
-                raise UsageError(f"--algorithms {name} must be one of {', '.join(ALGORITHMS)}")
+                listed = f"{', '.join(ALGORITHMS)}{nearest(name, ALGORITHMS)}"
+                raise UsageError(f"--algorithms {name} must be one of {listed}")
         if not self.names:
             raise UsageError("--algorithms and --controls are empty: nothing to compare")
         for name in self.names:
@@ -123,7 +124,7 @@ class Comparison:
     @property
     def folder(self) -> Path:
         """`run_dir`, or the folder that the family names."""
-        return self.run_dir or Path("runs", "compare", self.family.rpartition(":")[2])
+        return self.run_dir or Path("comparisons", self.family.rpartition(":")[2])
 
     @property
     def rl2_trials(self) -> int:
@@ -361,7 +362,11 @@ def _curve(line: Line) -> np.ndarray:
 
 
 def table_rows(lines: list[Line]) -> list[tuple[str, ...]]:
-    """A row for each line: name, mean and interval after each step, environment steps, minutes."""
+    """A row for each line.
+
+    Its name, mean and interval after each step, each seed's mean in the end, environment steps and
+    minutes.
+    """
     rows = []
     curves = [_curve(line) for line in lines]
     longest = max(map(len, curves))
@@ -370,9 +375,10 @@ def table_rows(lines: list[Line]) -> list[tuple[str, ...]]:
         shown = ([f"{value:.{digits}f}" for value in row] for row in curve)
         cells = [f"{mean} [{low}, {high}]" for mean, low, high in shown]
         cells += [""] * (longest - len(cells))
+        ends = ", ".join(f"{end:.{digits}f}" for end in line.means()[:, -1])
         last = [run.metrics[-1] if run.metrics else {} for run in line.runs]
         env_steps, seconds = (
             float(np.mean([m.get(name, 0.0) for m in last])) for name in ("env_steps", "seconds")
         )
-        rows.append((line.name, *cells, f"{env_steps / 1e6:.1f}M", f"{seconds / 60:.1f}"))
+        rows.append((line.name, *cells, ends, f"{env_steps:,.0f}", f"{seconds / 60:.1f}"))
     return rows

@@ -24,6 +24,7 @@ class Evaluation:
     episodes: int = 0  # of a task, that each step learns from
     env_steps: np.ndarray | None = None  # [steps + 1], of a task, taken before step k is done
     paths: Sequence[np.ndarray] | None = None  # [tasks, time, 2] in the plane, NaN after the end
+    adaptations: np.ndarray | None = None  # [steps + 1, tasks, n]: `returns` are means over n
 
     def metrics(self) -> dict[str, float]:
         """`<split>/step_k/mean`, `iqm`, and `low`, `high`: the 95 % interval of the mean.
@@ -67,6 +68,8 @@ class Evaluation:
         for i, returns in enumerate(self.returns.T):
             task = {name: values[i].tolist() for name, values in self.tasks.items()}
             tasks.append({"task": task, "returns": returns.tolist()})
+            if self.adaptations is not None:
+                tasks[-1]["adaptations"] = self.adaptations[:, i].T.tolist()
             if self.success is not None:
                 tasks[-1]["success"] = self.success[:, i].tolist()
         return {"steps": steps, "tasks": tasks}

@@ -12,9 +12,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from metarl.algorithms import ALGORITHMS, CONTROLS
+from metarl.algorithms import ALGORITHMS, CONTROLS, RL2
 from metarl.check import check_family
-from metarl.distributions import TaskDistribution
+from metarl.distributions import Ball, TaskDistribution
 from metarl.errors import UsageError
 from metarl.new_family import write_family
 from metarl.options import parse
@@ -43,23 +43,29 @@ def list_families(modules: Sequence[str]) -> None:
         base: Any = family.prototype.unwrapped
         declaration = getattr(base, "family", None)
         distribution = getattr(declaration or base, "tasks", TaskDistribution())
-        units = {key: getattr(d, "unit", "") for key, d in distribution.parameters.items()}
         parameters = "\n".join(
-            f"{key} {_range(space)} {units.get(key, '')}".rstrip()
+            f"{key} {_range(space, distribution.parameters.get(key))}"
             for key, space in family.task_space.items()
         )
         splits, backend = " ".join(family.splits), backend_name(family)
         source = declaration.source if declaration else ""
         table.add_row(name, parameters, str(family.horizon), splits, backend, source)
     Console(width=max(Console().width, WIDE)).print(table)
+    print("--family takes one as MODULE:ID, or as ID if an installed package announces it, as envs")
 
 
-def _range(space: Any) -> str:
-    """A task parameter's range and shape, briefly."""
+def _range(space: Any, distribution: Any) -> str:
+    """A task parameter's range, shape and unit, and the range of training where that is less."""
     if isinstance(space, gymnasium.spaces.Discrete):
         return f"{space.start} to {space.start + space.n - 1}"
     shape = "×".join(map(str, space.shape))
-    return f"[{space.low.min():.3g}, {space.high.max():.3g}]{f' × {shape}' if shape else ''}"
+    text = f"[{space.low.min():.3g}, {space.high.max():.3g}]{f' × {shape}' if shape else ''}"
+    text += f" {unit}" if (unit := getattr(distribution, "unit", "")) else ""
+    if getattr(distribution, "beyond", None) is None:
+        return text
+    if isinstance(distribution, Ball):
+        return f"{text}, trained within {distribution.radius:.3g}"
+    return f"{text}, trained in [{distribution.low:.3g}, {distribution.high:.3g}]"
 
 
 def list_algorithms(_: Sequence[str]) -> None:
@@ -67,6 +73,9 @@ def list_algorithms(_: Sequence[str]) -> None:
     table = Table("algorithm", "what it is", "source", box=None)
     for name, algorithm in (ALGORITHMS | CONTROLS).items():
         table.add_row(name, algorithm.summary, algorithm.source)
+    table.add_row(
+        RL2, "a recurrent policy, of metarl compare", "Duan et al. 2016, arXiv 1611.02779"
+    )
     Console().print(table)
 
 
@@ -120,7 +129,7 @@ class Show:
 
 def show_family(arguments: Sequence[str]) -> None:
     """Writes a clip."""
-    options = parse(Show, arguments, Show.__doc__)
+    options = parse(Show, arguments, Show.__doc__, command="show")
     prefer_offscreen()
     family = make_family(options.family)
     drawn = select_tasks(family.sample_tasks(1, RandomKey(options.seed)), 0)

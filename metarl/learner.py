@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from torch import Tensor
 
 from metarl.adaptation import adapt_by_sampling, initial_step_sizes, step_size_metrics
 from metarl.advantage import Batch, make_batch
@@ -140,31 +141,47 @@ class Learner:
             yield self.iterate()
 
     def evaluate(
-        self, tasks: int | None = None, steps: int | None = None, split: str = "test"
+        self,
+        tasks: int | None = None,
+        steps: int | None = None,
+        split: str = "test",
+        adaptations: int = 1,
     ) -> Evaluation:
-        """Returns after 0..`steps` inner steps on held-out tasks, the same ones at every call."""
+        """Returns after 0..`steps` inner steps on held-out tasks, the same ones at every call.
+
+        Those of a task are means over so many `adaptations` to it, each from rollouts of its own.
+        """
         number = tasks or self.config.eval_tasks
         steps = self.config.inner_steps if steps is None else steps
         fixed = RandomKey(self.config.seed, Phase.EVALUATION)
         key = dataclasses.replace(fixed, iteration=self.iteration)
         drawn = self.family.sample_tasks(number, fixed, split)
         rollouts: list[Rollout] = []
-        sample = partial(self._sample, drawn, key, rollouts, Clock())
+        repeated = {name: np.repeat(values, adaptations, 0) for name, values in drawn.items()}
+        sample = partial(self._sample, repeated, key, rollouts, Clock())
         inner = dataclasses.replace(self.inner, later_factor=self.config.test_later_lr)
-        begin = inner.begin(self.parameters, number)
+        begin = inner.begin(self.parameters, number * adaptations)
+
+        def of_adaptations(values: Tensor) -> np.ndarray:
+            """Means over episodes: [tasks, adaptations]."""
+            means: np.ndarray = values.double().mean(1).reshape(number, adaptations).numpy()
+            return means
+
         adapt_by_sampling(inner, begin, steps, sample, self.workers)
-        told = [r.success.float().mean(1).numpy() for r in rollouts if r.success is not None]
+        each = np.stack([of_adaptations(rollout.returns) for rollout in rollouts])
+        told = [of_adaptations(r.success).mean(1) for r in rollouts if r.success is not None]
         planar = getattr(self.family.prototype.unwrapped, "planar", False)
-        taken = [0, *(rollout.env_steps / number for rollout in rollouts[:-1])]
+        taken = [0, *(r.env_steps / number / adaptations for r in rollouts[:-1])]
         return Evaluation(
             split,
             drawn,
-            np.stack([rollout.returns.mean(1).numpy() for rollout in rollouts]),
+            each.mean(-1),
             key.interval_seed,
             success=np.stack(told) if len(told) == len(rollouts) else None,
             episodes=self.config.episodes,
             env_steps=np.cumsum(taken),
-            paths=[rollout.path().numpy() for rollout in rollouts] if planar else None,
+            paths=[r.path()[::adaptations].numpy() for r in rollouts] if planar else None,
+            adaptations=each if adaptations > 1 else None,
         )
 
     def on(self, family: TaskFamily) -> "Learner":

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
@@ -16,21 +17,37 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """In the block a `UsageError` is one line on standard error and an exit with status 2."""
+    """In the block a `UsageError` is one line on standard error and an exit with status 2.
+
+    Whoever reads the output may stop before its end, as `head` does: that is an end without words.
+    """
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        raise SystemExit(1) from None
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def parse(
-    options: type[T], arguments: Sequence[str], description: str | None, default: T | None = None
+    options: type[T],
+    arguments: Sequence[str],
+    description: str | None,
+    default: T | None = None,
+    command: str | None = None,
 ) -> T:
-    """What tyro parses; its message on one line where the command line is at fault."""
+    """What tyro parses; its message on one line where the command line is at fault.
+
+    `command` of metarl is named in the usage.
+    """
     output = io.StringIO()
     given: dict[str, Any] = {} if default is None else {"default": default}
+    if command is not None:
+        given["prog"] = f"metarl {command}"
     try:
         with contextlib.redirect_stderr(output):
             parsed: T = tyro.cli(options, description=description, args=arguments, **given)

@@ -47,6 +47,10 @@ class Line:
             raise UsageError(f"evaluations of {self.name} differ in [steps + 1, tasks]: {shapes}")
         return Evaluation("test", {}, np.concatenate(whole, axis=1), runs=len(whole))
 
+    def means(self) -> np.ndarray:
+        """Mean over each run's held-out tasks: [runs, steps + 1]."""
+        return np.array([run.returns.mean(1) for run in self.runs if run.returns is not None])
+
 
 def read_run(path: Path, split: str = "test") -> Run:
     """A run folder.
@@ -137,6 +141,9 @@ def draw(lines: Sequence[Line], title: str = "") -> Figure:
             training.plot(steps, curves["before"].mean(0), ":", color=style["color"], label=before)
         if (evaluation := line.evaluation()) is not None:
             mean, low, high = adaptation_curve(evaluation).T
+            if len(line.runs) > 1:
+                for own in line.means():
+                    adaptation.plot(own, ".", color=style["color"], alpha=0.4)
             if len(mean) == 1:  # an oracle, which has nothing to adapt: its level
                 adaptation.axhline(mean[0], label=line.name, color=style["color"], linestyle="--")
                 adaptation.axhspan(low[0], high[0], alpha=0.15, color=style["color"])
@@ -151,7 +158,7 @@ def draw(lines: Sequence[Line], title: str = "") -> Figure:
     adaptation.set_xlabel("inner steps (episodes, for rl2)")
     adaptation.xaxis.set_major_locator(MaxNLocator(integer=True))
     adaptation.set_ylabel("return")
-    adaptation.set_title("held-out tasks, 95 % interval over tasks")
+    adaptation.set_title("held-out tasks, 95 % interval over tasks; dots: seeds")
     for axes in (training, adaptation):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")

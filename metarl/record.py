@@ -236,10 +236,10 @@ class Display:
             flush=True,
         )
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, style: str = "none") -> None:
         """Prints a line above the live one."""
         if self._live is not None:
-            self._live.console.print(f"[yellow]{text}")
+            self._live.console.print(text, style=style, markup=False, highlight=False)
         else:
             print(text, flush=True)
 

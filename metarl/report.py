@@ -16,7 +16,7 @@ from metarl.export import PolicyModule
 from metarl.figures import evaluation_figures
 from metarl.learner import Learner
 from metarl.record import EVALUATED_SPLITS, EVALUATION
-from metarl.show import gif, record_clip, side_by_side
+from metarl.show import gif, labelled, record_clip, side_by_side
 from metarl.tasks import Task, select_tasks
 from metarl.training import Trainable
 
@@ -25,13 +25,17 @@ EVENTS = ".evaluation"
 
 
 def evaluate_splits(
-    learner: Learner, splits: Sequence[str] = (), tasks: int | None = None, steps: int | None = None
+    learner: Learner,
+    splits: Sequence[str] = (),
+    tasks: int | None = None,
+    steps: int | None = None,
+    adaptations: int = 1,
 ) -> list[Evaluation]:
     """Each split after 0..`steps` inner steps: test, train and beyond if none is named."""
     named = splits or [split for split in EVALUATED_SPLITS if split in learner.family.splits]
     for split in named:
         learner.family.check_split(split)
-    return [learner.evaluate(tasks, steps, split) for split in named]
+    return [learner.evaluate(tasks, steps, split, adaptations) for split in named]
 
 
 def write_report(
@@ -100,14 +104,13 @@ def _as_data(learner: Trainable, evaluations: Sequence[Evaluation]) -> dict[str,
 def clips_before_and_after(
     learner: Learner, evaluation: Evaluation, number: int, steps: int
 ) -> list[tuple[str, list[np.ndarray]]]:
-    """Clips of some tasks of an evaluation: the policy before and after adaptation side by side.
+    """Clips of the tasks with the lowest returns: before and after adaptation side by side.
 
     Raises:
         UsageError: the family or this machine cannot draw.
 
     """
-    tasks = evaluation.returns.shape[1]
-    chosen = np.linspace(0, tasks - 1, min(number, tasks)).astype(int)
+    chosen = np.argsort(evaluation.returns[-1])[:number]
     return [
         (task_name(task), clip_before_and_after(learner, task, steps))
         for task in (select_tasks(evaluation.tasks, i) for i in chosen)
@@ -128,7 +131,8 @@ def clip_before_and_after(
             learner.policy, adapted.parameters, learner.family.prototype.action_space
         )
         family = learner.family
-        clips.append(record_clip(family, task, family.horizon, learner.config.seed, actor(module)))
+        frames = record_clip(family, task, family.horizon, learner.config.seed, actor(module))
+        clips.append(labelled(frames, f"after {number} steps" if number else "before"))
     return side_by_side(*clips)
 
 
@@ -145,9 +149,10 @@ def actor(module: PolicyModule) -> Any:
 
 
 def task_name(task: Task) -> str:
-    """A task in one line: `velocity 1.5`; parameters of many numbers are left out."""
-    small = {name: np.round(value, 2) for name, value in task.items() if np.size(value) <= 3}
-    return ", ".join(f"{name} {value.tolist()}" for name, value in small.items()) or "task"
+    """A task as `--task` takes it: `goal=0.3,-0.2 mass=2`; long parameters are left out."""
+    small = {name: np.ravel(value) for name, value in task.items() if np.size(value) <= 3}
+    numbers = {name: ",".join(f"{x:.4g}" for x in value) for name, value in small.items()}
+    return " ".join(f"{name}={text}" for name, text in numbers.items()) or "task"
 
 
 def _moving(tag: str, frames: list[np.ndarray]) -> Summary:

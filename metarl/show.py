@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium
 import imageio_ffmpeg
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from metarl.errors import UsageError
 from metarl.tasks import Task, TaskFamily
@@ -64,6 +64,16 @@ def record_clip(
             break
     env.close()
     return frames
+
+
+def labelled(frames: list[np.ndarray], text: str) -> list[np.ndarray]:
+    """The frames with a text in the corner."""
+    written = []
+    for frame in frames:
+        image = Image.fromarray(frame)
+        ImageDraw.Draw(image).text((4, 2), text, "white", stroke_width=1, stroke_fill="black")
+        written.append(np.asarray(image))
+    return written
 
 
 def side_by_side(*clips: list[np.ndarray]) -> list[np.ndarray]:

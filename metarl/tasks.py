@@ -95,16 +95,20 @@ def parse_task(task_space: spaces.Dict, assignments: Sequence[str], rest: Task) 
     task = dict(rest)
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
-        if not equals or name not in task_space.spaces:
+        if not equals:
+            raise UsageError(f"--task {assignment} must be PARAMETER=NUMBER")
+        if name not in task_space.spaces:
             known = ", ".join(task_space.spaces)
-            raise UsageError(f"--task {assignment} must be PARAMETER=NUMBER, one of {known}")
+            raise UsageError(f"--task {assignment}: a task has {known}, not {name}")
         try:
             numbers = [float(number) for number in text.split(",")]
         except ValueError:
             raise UsageError(f"--task {assignment}: {text} must be numbers with commas") from None
         shape = task_space[name].shape or ()
         if len(numbers) != math.prod(shape):
-            raise UsageError(f"--task {assignment}: {name} has {math.prod(shape)} numbers")
+            raise UsageError(
+                f"--task {assignment}: {name} has {math.prod(shape)} numbers, with commas between"
+            )
         task[name] = np.reshape(numbers, shape)
     return validate_tasks(task_space, task, None)
 

@@ -77,21 +77,32 @@ def load(run_folder: str | Path, **changes: Any) -> Learner:
 
     """
     folder = Path(run_folder)
+    described = read_options(folder)
+    state = load_newest(folder / "checkpoints")
+    if state is None:
+        raise UsageError(f"{folder} has no checkpoint yet")
+    options = described | {"device": "auto", "sampling_device": "cpu"} | changes
+    learner = Learner(Config.from_json(options | {"run_dir": str(folder)}))
+    learner.load_state(state)
+    return learner
+
+
+def read_options(folder: Path) -> dict[str, Any]:
+    """The options of a run that `train` began, as config.json has them.
+
+    Raises:
+        UsageError: there is no such run, or it is of another kind.
+
+    """
     try:
-        described = json.loads((folder / CONFIG).read_text())
+        options: dict[str, Any] = json.loads((folder / CONFIG).read_text())["config"]
     except OSError:
         raise UsageError(f"{folder} is no run folder: it has no {CONFIG}") from None
     except ValueError as error:
         raise UsageError(f"{folder / CONFIG} cannot be read: {error}") from None
-    if "algorithm" not in described["config"]:
+    if "algorithm" not in options:
         raise UsageError(f"{folder} is not the run of a policy that adapts by gradients")
-    state = load_newest(folder / "checkpoints")
-    if state is None:
-        raise UsageError(f"{folder} has no checkpoint yet")
-    options = described["config"] | {"device": "auto", "sampling_device": "cpu"} | changes
-    learner = Learner(Config.from_json(options | {"run_dir": str(folder)}))
-    learner.load_state(state)
-    return learner
+    return options
 
 
 def run(learner: Trainable) -> None:
@@ -173,6 +184,9 @@ def _loop(
                     metrics |= evaluation.metrics()
                 figures = evaluation_figures(evaluations, learner.measure)
                 folder.show(figures, learner.iteration)
+                for evaluation in evaluations:
+                    means = ", ".join(f"{returns.mean():.4g}" for returns in evaluation.returns)
+                    display.say(f"{evaluation.split} tasks after 0, 1, ... inner steps: {means}")
                 metrics["time/evaluation"] = time.perf_counter() - before
             metrics["seconds"] = time.perf_counter() - start
             folder.write(metrics)
@@ -181,7 +195,7 @@ def _loop(
                 if name not in alarms:
                     alarms.add(name)
                     folder.say("alarms", f"**{name}**: {message}", learner.iteration)
-                    display.say(f"iteration {learner.iteration}: {message}")
+                    display.say(f"iteration {learner.iteration}: {message}", "yellow")
             # Asked once: a signal after this line ends the next iteration, not this one unsaved.
             last = learner.iteration == config.iterations or interrupted() > 0
             if last or learner.iteration % config.checkpoint_every == 0:
@@ -207,13 +221,17 @@ def describe(learner: Trainable) -> dict[str, Any]:
 
 
 def _compare(old: dict[str, Any], new: dict[str, Any]) -> None:
+    differing = []
     for name, value in new.items():
         # Through JSON a tuple is a list.
         same = old.get(name) == (list(value) if isinstance(value, tuple) else value)
         if name not in RESUMABLE and not same:
-            raise UsageError(
-                f"cannot resume: the run has {option(name)} {old.get(name)}, not {value}"
-            )
+            differing.append(f"{option(name)} {old.get(name)}, not {value}")
+    if differing:
+        raise UsageError(
+            f"cannot resume: the run has {'; '.join(differing)} (metarl train --resume --run-dir "
+            "FOLDER takes all from the run)"
+        )
 
 
 def _git_commit() -> str | None:

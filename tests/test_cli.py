@@ -101,6 +101,24 @@ def test_a_mistake_leaves_no_run_folder(capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_goes_on_from_its_folder_alone(tmp_path, capsys):
+    run = ["--run-dir", str(tmp_path / "run")]
+    small = ["--meta-batch-size", "2", "--episodes", "2", "--horizon", "3", "--eval-every", "0"]
+    main(["train", "--family", DIR, "--iterations", "1", *small, *run])
+    assert f"next: metarl evaluate {tmp_path / 'run'}" in capsys.readouterr().out
+    main(["train", "--resume", *run, "--iterations", "2"])
+    assert "iterations 2 to 2" in capsys.readouterr().out
+    other = ["--inner-lr", "7", "--episodes", "9"]
+    line = failure(capsys, "--resume", *run, *other)
+    assert "cannot resume: the run has --episodes 2, not 9; --inner-lr 0.1, not 7.0" in line
+
+
+def test_who_stops_reading_is_told_nothing():
+    command = f"{sys.executable} -m metarl algorithms | head -c 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert (len(result.stdout), result.stderr) == (1, "")
+
+
 def test_help_explains_every_option(capsys):
     with pytest.raises(SystemExit) as exit:
         run_experiment(Config(family=DIR), "What it is.", ["--help"])

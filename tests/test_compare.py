@@ -111,7 +111,7 @@ def test_the_command_trains_what_is_not_finished_and_shows_all(compared):
         "rl2, seed 1: finished",
     }
     table = output[output.index("step 0") :].splitlines()
-    assert table[0].split("  ")[-1].strip() == "min"
+    assert table[0].split("  ")[-1].strip() == "minutes"
     assert [line.split()[0] for line in table[1:7]] == list(NAMES)
     assert [line.count("[") for line in table[1:7]] == [3, 3, 3, 3, 1, 3]
 
@@ -391,8 +391,8 @@ def test_the_table_has_the_mean_of_each_step_and_its_cost():
     whole = made_up("a", [[[0.0], [20.0]], [[10.0], [30.0]]], (1e6, 3e6))
     oracle = made_up("oracle", [[[1.0]], [[2.0]]], (2e6, 2e6))
     assert table_rows([whole, oracle]) == [
-        ("a", "5.0 [5.0, 5.0]", "25.0 [25.0, 25.0]", "2.0M", "1.5"),
-        ("oracle", "1.5 [1.5, 1.5]", "", "2.0M", "1.5"),
+        ("a", "5.0 [5.0, 5.0]", "25.0 [25.0, 25.0]", "20.0, 30.0", "2,000,000", "1.5"),
+        ("oracle", "1.5 [1.5, 1.5]", "", "1.0, 2.0", "2,000,000", "1.5"),
     ]
     small = made_up("a", [[[0.125]], [[0.375]]])
     assert table_rows([small])[0][1] == "0.250 [0.250, 0.250]"

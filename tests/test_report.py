@@ -1,5 +1,6 @@
 """What can be asked of a finished run: evaluate, adapt, load; and what it leaves in TensorBoard."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import metarl.parameterised
 from metarl import Config, UsageError, report, train
 from metarl.cli import main
 from metarl.report import actor
-from metarl.show import side_by_side, write_clip
+from metarl.show import labelled, side_by_side, write_clip
 
 SMALL = [
     *("--meta-batch-size", "3", "--episodes", "4", "--horizon", "6", "--hidden-sizes", "8"),
@@ -79,10 +80,27 @@ def test_an_evaluation_is_written_three_times_the_same(run, capsys):
             assert f"{step['mean']['value']:.4g}" in output
     test, train = (data["splits"][s]["steps"][2]["mean"]["value"] for s in ("test", "train"))
     assert data["train_test_gap"][2] == pytest.approx(train - test)
-    assert "adapts worst to: goal" in output
+    _, worst, *_ = output.split("of 3 adaptations")
+    by_return = sorted(data["splits"]["test"]["tasks"], key=lambda task: task["returns"][-1])
+    assert worst.split()[1:4] == ["lowest", "return", report.task_name(by_return[0]["task"])]
+    for task in by_return:
+        assert np.shape(task["adaptations"]) == (3, 3)
+        np.testing.assert_allclose(np.mean(task["adaptations"], 0), task["returns"])
     assert {"evaluation/adaptation/curve", "evaluation/adaptation/paths"} <= set(
         events.Tags()["images"]
     )
+
+
+def test_adaptations_to_a_task_differ_in_their_rollouts_alone(run):
+    learner = metarl.load(run)
+    once, thrice = (learner.evaluate(4, 2, adaptations=n) for n in (1, 3))
+    assert once.tasks["goal"].tolist() == thrice.tasks["goal"].tolist()
+    assert thrice.adaptations.shape == (3, 4, 3)
+    assert (np.ptp(thrice.adaptations, axis=-1) > 0).all()
+    np.testing.assert_allclose(thrice.returns, thrice.adaptations.mean(-1))
+    np.testing.assert_allclose(thrice.env_steps, once.env_steps)  # what one adaptation takes
+    # The first task's first rollouts have the same streams, however many there are.
+    assert thrice.adaptations[0, 0, 0] == pytest.approx(once.returns[0, 0])
 
 
 def test_a_new_evaluation_replaces_the_old_one(run):
@@ -154,6 +172,21 @@ def test_adaptation_outside_the_training_range_with_a_video(run, tmp_path, capsy
         assert (image.n_frames, image.size) == (7, (640, 240))
 
 
+def test_a_better_earlier_step_is_told(run, tmp_path, monkeypatch, capsys):
+    episode_returns = np.array([[-9.0, -9.1], [-2.0, -2.1], [-5.0, -5.1], [-3.0, -3.1]])
+    adapt = metarl.Learner.adapt
+
+    def given(learner, *arguments):
+        return dataclasses.replace(adapt(learner, *arguments), episode_returns=episode_returns)
+
+    monkeypatch.setattr(metarl.Learner, "adapt", given)
+    main(["adapt", str(run), "--steps", "3", "--out", str(tmp_path)])
+    assert "step 1 was better than the last: --steps 1 writes" in capsys.readouterr().out
+    episode_returns[1] = [-9.0, 3.1]  # as good on average, but who knows
+    main(["adapt", str(run), "--steps", "3", "--out", str(tmp_path)])
+    assert "was better" not in capsys.readouterr().out
+
+
 def test_the_video_shows_the_policy_that_is_written(run, tmp_path, monkeypatch):
     shown, observations = [], np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
 
@@ -203,7 +236,7 @@ def test_adapting_to_an_environment_without_a_task(run, tmp_path, capsys):
         (["evaluate", "RUN", "--splits", "far"], "has no split far; it has train, test, beyond"),
         (["evaluate", "RUN", "--tasks", "0"], "--tasks 0 must be at least 1"),
         (["evaluate", "RUN", "--clips", "-1"], "--clips -1 must be at least 0"),
-        (["adapt", "RUN", "--task", "speed=1"], "--task speed=1 must be PARAMETER=NUMBER"),
+        (["adapt", "RUN", "--task", "speed=1"], "--task speed=1: a task has goal, not speed"),
         (["adapt", "RUN", "--task", "goal=9,9"], "goal = 9 is outside [-0.75, 0.75]"),
         (["adapt", "RUN", "--steps", "-1"], "--steps -1 must be at least 0"),
         (["adapt", "RUN", "--video", "x.avi"], "--video x.avi must end in .mp4, .gif or .png"),
@@ -251,6 +284,12 @@ def test_clips_of_different_lengths_end_together():
     both = side_by_side(short, long)
     assert len(both) == 5
     assert both[-1].shape == (2, 6, 3)
+
+
+def test_a_label_is_written_into_the_corner_alone():
+    (frame,) = labelled([np.zeros((60, 80, 3), np.uint8)], "before")
+    assert frame[:16].max() > 200
+    assert not frame[16:].any()
 
 
 def test_a_strip_is_a_picture(tmp_path):

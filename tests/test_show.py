@@ -25,7 +25,7 @@ def test_a_task_is_parsed_over_the_one_that_was_drawn():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("speed=1", "--task speed=1 must be PARAMETER=NUMBER, one of goal, velocity"),
+        ("speed=1", "--task speed=1: a task has goal, velocity, not speed"),
         ("velocity", "must be PARAMETER=NUMBER"),
         ("velocity=fast", "fast must be numbers with commas"),
         ("goal=1", "--task goal=1: goal has 2 numbers"),

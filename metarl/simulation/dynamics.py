@@ -88,7 +88,11 @@ class DynamicsEnv(DeclaredEnv):
         goal = self.task.get("goal", 0.0)
         if np.shape(goal) == (2,):
             axes.plot(*goal, "*", markersize=12)
-        axes.set_aspect("equal", "datalim")
+            # The same in all frames, so that the eye can follow and compare.
+            goals: Any = self.task_space["goal"]
+            reach = 1.25 * float(np.abs(goals.high).max())
+            axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
+        axes.set_aspect("equal")
         canvas: Any = FigureCanvasAgg(figure)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()

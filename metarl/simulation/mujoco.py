@@ -1,7 +1,6 @@
 """Declared MuJoCo families: one environment over MjData, or a batch on MuJoCo's own threads."""
 
 import copy
-import difflib
 import functools
 import logging
 import os
@@ -14,7 +13,7 @@ import mujoco
 import numpy as np
 
 from metarl.declaration import MujocoFamily, load_declaration
-from metarl.errors import UsageError
+from metarl.errors import UsageError, nearest
 from metarl.simulation.declared import DeclaredEnv, DeclaredVectorEnv, Ids, call
 from metarl.tasks import Tasks
 
@@ -89,8 +88,7 @@ class _Model:
         ):
             for field in fields:
                 if not hasattr(holder, field):
-                    close = difflib.get_close_matches(field, dir(holder), 1)
-                    hint = f"; did you mean {close[0]}?" if close else ""
+                    hint = nearest(field, dir(holder))
                     raise UsageError(f"{name}: {kind} has {field}, not one of MuJoCo's{hint}")
         overridden = type(family).configure is not MujocoFamily.configure
         if overridden and not family.model_fields:
