@@ -14,7 +14,7 @@ from rich.table import Table
 
 from metarl.algorithms import ALGORITHMS, CONTROLS, RL2
 from metarl.check import check_family
-from metarl.distributions import Ball, TaskDistribution
+from metarl.distributions import Ball
 from metarl.errors import UsageError
 from metarl.new_family import write_family
 from metarl.options import parse
@@ -40,15 +40,13 @@ def list_families(modules: Sequence[str]) -> None:
     table = Table("family", "task", "horizon", "splits", "steps by", "source", box=None)
     for name in registered_families():
         family = make_family(name, gymnasium.spec(name).max_episode_steps or 1)
-        base: Any = family.prototype.unwrapped
-        declaration = getattr(base, "family", None)
-        distribution = getattr(declaration or base, "tasks", TaskDistribution())
+        distributions = family.distribution.parameters
         parameters = "\n".join(
-            f"{key} {_range(space, distribution.parameters.get(key))}"
+            f"{key} {_range(space, distributions.get(key))}"
             for key, space in family.task_space.items()
         )
         splits, backend = " ".join(family.splits), backend_name(family)
-        source = declaration.source if declaration else ""
+        source = getattr(getattr(family.prototype.unwrapped, "family", None), "source", "")
         table.add_row(name, parameters, str(family.horizon), splits, backend, source)
     Console(width=max(Console().width, WIDE)).print(table)
     print("--family takes one as MODULE:ID, or as ID if an installed package announces it, as envs")

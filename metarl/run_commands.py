@@ -164,6 +164,9 @@ def adapt_run(arguments: Sequence[str]) -> None:
     adapted = learner.adapt(task, options.steps, options.seed)
     where = options.env or task_name(task)
     table = Table("step", "episodes", "return", box=None, title=where, title_justify="left")
+    distributions = learner.family.distribution.parameters
+    if beyond := [name for name, d in distributions.items() if not d.holds(task[name])]:
+        print(f"beyond what training draws: {', '.join(beyond)}")
     returns, number = np.array(adapted.returns), adapted.episode_returns.shape[1]
     errors = np.zeros(len(returns))
     if number > 1:

@@ -26,7 +26,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.distributions import finite_split
+from metarl.distributions import TaskDistribution, finite_split
 from metarl.errors import UsageError
 from metarl.randomness import RandomKey, Use
 
@@ -175,6 +175,14 @@ class TaskFamily:
         base: Any = self.prototype.unwrapped
         space: spaces.Dict = base.task_space
         return space
+
+    @property
+    def distribution(self) -> TaskDistribution:
+        """How the parameters are distributed; without parameters where the family declares none."""
+        base: Any = self.prototype.unwrapped
+        declaration = getattr(base, "family", base)
+        distribution: TaskDistribution = getattr(declaration, "tasks", TaskDistribution())
+        return distribution
 
     @property
     def splits(self) -> tuple[str, ...]:

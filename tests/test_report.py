@@ -164,7 +164,9 @@ def test_adaptation_outside_the_training_range_with_a_video(run, tmp_path, capsy
     video = tmp_path / f"v.{suffix}"
     out = ["--out", str(tmp_path / "p")]
     main(["adapt", str(run), "--task", "goal=.7,.7", "--steps", "1", "--video", str(video), *out])
-    assert "left before, right after" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "left before, right after" in output
+    assert "beyond what training draws: goal" in output
     if suffix == "mp4":
         assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == 7
         return
