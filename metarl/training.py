@@ -228,10 +228,7 @@ def _compare(old: dict[str, Any], new: dict[str, Any]) -> None:
         if name not in RESUMABLE and not same:
             differing.append(f"{option(name)} {old.get(name)}, not {value}")
     if differing:
-        raise UsageError(
-            f"cannot resume: the run has {'; '.join(differing)} (metarl train --resume --run-dir "
-            "FOLDER takes all from the run)"
-        )
+        raise UsageError(f"cannot resume: the run has {'; '.join(differing)}")
 
 
 def _git_commit() -> str | None:

@@ -171,7 +171,7 @@ def test_images_has_the_figures_and_clips_that_move(open_page):
             image = Image.open(io.BytesIO(answer.read()))
         name = card.locator(".heading-label.name").inner_text()
         frames[name] = (image.format, getattr(image, "n_frames", 1))
-    clips = [name for name in frames if name.startswith("evaluation/clips/goal [")]
+    clips = [name for name in frames if name.startswith("evaluation/clips/goal=")]
     assert len(clips) == 2
     assert sorted(set(frames) - set(clips)) == sorted(FIGURES)
     for name, (kind, number) in frames.items():
