@@ -47,7 +47,7 @@ class Config:
     run_dir: Path | None = None
     """The run folder itself; runs/<family>/seed-<seed> if not given."""
     resume: bool = False
-    """Go on from the newest checkpoint of the run folder; where --run-dir names it, all options that
+    """Go on from the newest checkpoint of the run folder; where --run-dir names it, options that
     are not given are the run's."""
     seed: int = 1
     """Names all random numbers of the run."""
