@@ -45,9 +45,11 @@ def test_the_own_family_trains_as_the_readme_says(tmp_path):
 def test_the_python_example_runs(tmp_path):
     (code,) = [code for code in PYTHON if "metarl.Learner" in code]
     lines = run(sys.executable, "-c", code, cwd=tmp_path).splitlines()
-    assert len(lines) == 5
-    assert len(eval(lines[3])) == 3
-    assert "test/step_1/mean" in lines[4]
+    assert len(lines) == 7
+    before, after = map(float, lines[4].split())
+    assert after > before  # a newcomer's first look: it learns to adapt
+    assert len(eval(lines[5])) == 3
+    assert "test/step_1/mean" in lines[6]
 
 
 @pytest.fixture(scope="module")
