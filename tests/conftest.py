@@ -13,6 +13,20 @@ from metarl.policy import GaussianPolicy, Parameters, expand
 TASKS, EPISODES, TIME, OBSERVATION, ACTION = 3, 4, 5, 3, 2
 
 
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
+        ),
+    ]
+)
+def device(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="session")
 def workers() -> Workers:
     return Workers(2)

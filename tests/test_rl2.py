@@ -38,9 +38,9 @@ def experience_of(trials, discount=0.9, gae_lambda=0.8, scale=2.0):
     return make_experience(trials, scale, discount, gae_lambda)
 
 
-def test_packed_trials_pass_through_the_states_of_sampling():
+def test_packed_trials_pass_through_the_states_of_sampling(device):
     """What the update computes over whole trials is what was computed step by step."""
-    learner, trials = sampled()
+    learner, trials = sampled(dataclasses.replace(SMALL, device=device))
     lengths = trials.valid.sum(1)
     assert len(set(lengths.tolist())) > 1, "no episode ended early: nothing is tested"
     with torch.no_grad():

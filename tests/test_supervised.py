@@ -190,16 +190,6 @@ def test_a_supervised_run_is_recorded_and_resumes_bit_for_bit(tmp_path, options)
     assert ("inner/step_size" in last) == ("step_sizes" in options)
 
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
-    ),
-]
-
-
-@pytest.mark.parametrize("device", DEVICES)
 def test_a_few_shot_run_on_a_device_agrees_with_the_cpu_and_resumes(tmp_path, device):
     one, other = (make_learner(small(tmp_path, device=name)) for name in ("cpu", device))
     ours, theirs = ([learner.iterate() for _ in range(2)] for learner in (one, other))

@@ -253,24 +253,3 @@ def test_held_out_tasks_stay_the_same_and_are_not_those_of_training():
     np.testing.assert_array_equal(first.tasks["goal"], second.tasks["goal"])
     assert not np.array_equal(first.returns, second.returns)
     assert learner.evaluate(tasks=2, steps=3, split="beyond").returns.shape == (4, 2)
-
-
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
-    ),
-]
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_an_iteration_on_a_device_agrees_with_the_cpu(device):
-    one = Learner(SMALL)
-    other = Learner(dataclasses.replace(SMALL, device=device))
-    ours, theirs = one.iterate(), other.iterate()
-    assert next(iter(other.parameters.values())).device.type == device
-    assert theirs["return/before"] == ours["return/before"]
-    assert theirs["outer/surrogate"] == pytest.approx(ours["outer/surrogate"], rel=1e-2)
-    for name, value in one.parameters.items():
-        torch.testing.assert_close(other.parameters[name].cpu(), value, rtol=1e-2, atol=1e-4)
