@@ -51,10 +51,6 @@ class Batch:
         """Every `stride`-th time step."""
         return Batch(*(getattr(self, f.name)[:, :, ::stride].contiguous() for f in fields(self)))
 
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        return Batch(*(getattr(self, f.name).to(device) for f in fields(self)))
-
     def sum(self, values: Tensor) -> Tensor:
         """Weighted sum over the steps of each task: [tasks, episodes, time] -> [tasks]."""
         return (values * self.weight).sum((1, 2))
@@ -83,7 +79,7 @@ def make_batch(
         mean, std = moments(advantages, part.valid)
         is_last = last_steps(part.valid)
         rewards = part.rewards + discount * final_value.unsqueeze(-1) * is_last
-        powers = discount ** torch.arange(rewards.shape[-1], dtype=rewards.dtype) * part.valid
+        powers = discount ** torch.arange(rewards.shape[-1]).to(rewards) * part.valid
         # The mean that advantages lose is a constant baseline.
         scaled = (advantages - mean) * part.valid, rewards * powers, (values + mean) * powers
         return tuple((x / std).float() for x in scaled)  # type: ignore[return-value]

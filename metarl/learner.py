@@ -288,14 +288,13 @@ class Learner:
             )
         rollouts.append(rollout)
         config = self.config
-        batch = make_batch(
-            rollout,
+        return make_batch(
+            rollout.to(self.device),
             config.discount,
             config.gae_lambda,
             self.workers,
             BASELINES[config.baseline],
         )
-        return batch.to(self.device)
 
     def _task_size(self) -> int:
         """Numbers of a task."""

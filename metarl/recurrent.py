@@ -45,7 +45,7 @@ class Statistics(nn.Module):
 
     def add(self, rows: Tensor) -> None:
         """Counts rows [n, size] in."""
-        rows = rows.double()
+        rows = rows.to(self.sums)
         self.count += len(rows)
         self.sums += torch.stack([rows.sum(0), rows.square().sum(0)])
 

@@ -38,6 +38,12 @@ class Rollout:
         success = None if self.success is None else self.success[tasks]
         return dataclasses.replace(self, **own, success=success)
 
+    def to(self, device: torch.device) -> "Rollout":
+        """The rollout on a device."""
+        own = {name: getattr(self, name).to(device) for name in _TENSORS}
+        success = None if self.success is None else self.success.to(device)
+        return dataclasses.replace(self, **own, success=success)
+
     @property
     def returns(self) -> Tensor:
         """Undiscounted sums of rewards: [tasks, episodes]."""

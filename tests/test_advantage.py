@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metarl.advantage import discounted_sums, generalised_advantages, make_batch, moments
-from metarl.baseline import fit_network_values, fit_values
+from metarl.baseline import BASELINES, fit_network_values, fit_values
 from metarl.rollout import Rollout
 
 
@@ -62,6 +62,17 @@ def constant_reward_rollout(terminated: bool) -> Rollout:
         torch.full((1, 20), terminated),
         torch.randn(1, 20, 1, generator=generator),
     )
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_a_batch_made_on_a_device_is_that_of_the_cpu(workers, device, baseline):
+    rollout = random_rollout(0)
+    there = rollout.to(torch.device(device))
+    ours, theirs = (make_batch(r, 0.9, 0.8, workers, BASELINES[baseline]) for r in (rollout, there))
+    assert theirs.device.type == device
+    for field in dataclasses.fields(ours):
+        value, other = (getattr(batch, field.name).cpu() for batch in (ours, theirs))
+        torch.testing.assert_close(other, value, rtol=1e-4, atol=1e-5)
 
 
 def test_a_truncated_episode_is_worth_what_it_would_have_earned():

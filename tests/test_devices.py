@@ -1,13 +1,14 @@
 """A GPU computes what the CPU does; where there is none, the same tests run on the CPU alone."""
 
 import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from metarl import Config, Learner
 from metarl.adaptation import InnerLoop
+from metarl.advantage import Batch
 from metarl.algorithms import ALGORITHMS
 from metarl.checkpoint import load_newest
 from metarl.objective import MetaObjective, policy_objective
@@ -52,7 +53,7 @@ def test_meta_gradient_and_curvature_are_those_of_the_cpu_in_double_precision(
     def derivatives(where):
         inner = InnerLoop(policy_objective(policy, SURROGATES[surrogate]), 0.3)
         there = {name: p.to(where) for name, p in theta.items()}
-        moved = [batch.to(torch.device(where)) for batch in batches]
+        moved = [Batch(*(getattr(b, f.name).to(where) for f in fields(b))) for b in batches]
         adapted = inner.path(expand(there, moved[0].tasks), moved[:-1])[-1]
         objective = MetaObjective(policy, inner, moved, there, adapted, workers)
         value, gradient = objective.gradient(there)

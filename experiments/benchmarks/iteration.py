@@ -35,7 +35,7 @@ def main(
     rows: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as path:
         folder = RunFolder(Path(path))
-        folder.open({}, 0, learner.measure, learner.test_steps)
+        folder.open({"config": {}}, 0, learner.measure, learner.test_steps)
         for metrics in learner.learn(warmup + iterations):
             start = time.perf_counter()
             folder.write(metrics)

@@ -1,0 +1,30 @@
+"""The benchmarks run; what they measure is for people to look at, on a quiet machine."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "experiments" / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "told"),
+    [
+        ("iteration", "--iterations 1 --warmup 0 --family envs:Navigation2D-v0", "meta_update"),
+        ("algorithms", "--rounds 1 --family envs:BernoulliBandit-v0", "maml-trpo"),
+        ("sampling", "--tasks 2 --episodes 2 --seconds 0", "ratio to the bare batch"),
+        (
+            "families",
+            "--families envs:ReacherGoal-v0 --tasks 2 --episodes 2 --horizon 3 --seconds 0",
+            "envs:ReacherGoal-v0",
+        ),
+    ],
+)
+def test_a_benchmark_prints_figures_and_their_limit(script, options, told):
+    command = [sys.executable, BENCHMARKS / f"{script}.py", *options.split(), "--threads", "1"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    line = next(line for line in out.splitlines() if line.startswith(told))
+    assert any(word[0].isdigit() for word in line.split())
+    assert "limit" in out
