@@ -18,7 +18,7 @@ BENCHMARKS = Path(__file__).parents[1] / "experiments" / "benchmarks"
         (
             "families",
             "--families envs:ReacherGoal-v0 --tasks 2 --episodes 2 --horizon 3 --seconds 0",
-            "envs:ReacherGoal-v0",
+            "ReacherGoal-v0",
         ),
     ],
 )
