@@ -1,6 +1,7 @@
 """Rollouts: the one batch type, and how it is collected."""
 
 import dataclasses
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
@@ -16,6 +17,10 @@ from metarl.parallel import Workers
 from metarl.policy import Distribution, Policy
 from metarl.randomness import RandomKey, Use
 from metarl.tasks import Tasks, select_tasks
+
+_BEGINNING = threading.Lock()
+"""Held while episodes begin, which is Python from end to end: two simulations that take turns at it
+begin no later, and the first one's physics run meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +133,6 @@ def _collect(
     """
     number = len(indices)
     device = next(iter(parameters.values())).device
-    simulation.task = {name: np.repeat(v, episodes, axis=0) for name, v in tasks.items()}  # type: ignore[attr-defined]
-    seeds = [seed for i in indices for seed in key.seeds(Use.RESET, i, stage, episodes)]
     # Time first, so that a longer horizon begins with the same noise.
     drawn = [policy.noise(key.generator(Use.ACTION, i, stage), horizon, episodes) for i in indices]
     noise = torch.from_numpy(np.stack(drawn, axis=1)).to(device)  # [time, tasks, episodes, action]
@@ -140,7 +143,10 @@ def _collect(
         x = torch.from_numpy(np.asarray(observations, np.float32)).reshape(number, episodes, -1)
         return x if hints is None else torch.cat([x, hints], -1)
 
-    observations, _ = simulation.reset(seed=seeds)  # type: ignore[arg-type]
+    with _BEGINNING:
+        simulation.task = {name: np.repeat(v, episodes, axis=0) for name, v in tasks.items()}  # type: ignore[attr-defined]
+        seeds = [seed for i in indices for seed in key.seeds(Use.RESET, i, stage, episodes)]
+        observations, _ = simulation.reset(seed=seeds)  # type: ignore[arg-type]
     x = observed(observations)
     seen, distributions, taken, paid, valid = [], [], [], [], []
     ended, unstable = np.zeros(simulation.num_envs, bool), 0

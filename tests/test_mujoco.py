@@ -319,3 +319,21 @@ def test_a_wrong_control_timestep_is_an_error():
 
     with pytest.raises(backend.UsageError, match=r"control_timestep 0\.033 is not a multiple"):
         MujocoEnv(Wrong())
+
+
+def test_steps_are_not_timed_unless_somebody_asks():
+    """`set_mjcb_time(None)` gives MuJoCo's package its own clock back."""
+    env = gymnasium.make("envs:HalfCheetahDir-v0").unwrapped
+    env.reset(seed=0)
+    step = int(mujoco.mjtTimer.mjTIMER_STEP)
+
+    def timed():
+        env.step(np.zeros(6))
+        return env.data.timer[step].duration > 0
+
+    assert not timed()
+    mujoco.set_mjcb_time(None)
+    assert timed()
+    backend.stop_clock()
+    env.reset(seed=0)
+    assert not timed()

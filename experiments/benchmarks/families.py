@@ -3,7 +3,8 @@
 All in one run: `collect` as training calls it (policy, noise, rewards, recording), the same
 simulation replaying the same actions without a policy (the bare MuJoCo batch, or the family's own
 arrays), and Gymnasium's SyncVectorEnv of single environments with the same policy. Ended episodes
-are stepped nowhere. MuJoCo families are held against 90 % of the bare batch.
+are stepped nowhere. MuJoCo families are held against 90 % of the bare batch as MuJoCo's package
+steps it; the last column is the ratio to one without the package's clock, as training has it.
 """
 
 import statistics
@@ -33,18 +34,18 @@ def main(
 ) -> None:
     """Prints a line for each family: all that are declared, if none is named.
 
-    Each is measured in pairs for `seconds`; the ratio is their median, with the quartiles.
+    Each is measured in rounds for `seconds`; the ratio is their median, with the quartiles.
 
     Episodes are cut at `horizon`, for the slowest families' sake: a step takes the same time later.
     """
     workers = Workers(threads)
     print(
         f"{tasks} x {episodes} episodes of at most {horizon} steps, {workers.threads} threads, "
-        f"medians of the pairs that {seconds:g} s allow"
+        f"medians of the rounds that {seconds:g} s allow"
     )
     print(
         f"{'family':22s} {'collect':>11s} {'open loop':>11s} {'ratio':>6s} {'quartiles':>13s} "
-        f"{'pairs':>5s}  SyncVectorEnv({SYNC})"
+        f"{'rounds':>6s}  SyncVectorEnv({SYNC})  no clock"
     )
     worst = 1.0
     for name in families or tuple(f"envs:{name}" for name in registered_families()):
@@ -59,13 +60,14 @@ def main(
 
 def line(family: TaskFamily, tasks: int, episodes: int, seconds: float, workers: Workers) -> float:
     """Measures and prints one family; its ratio to the open loop."""
-    policy, parameters, drawn, pairs = measure(family, tasks, episodes, seconds, workers)
-    limit, own = (statistics.median(column) for column in zip(*pairs, strict=True))
-    low, ratio, high = statistics.quantiles(b / a for a, b in pairs)
+    policy, parameters, drawn, rounds = measure(family, tasks, episodes, seconds, workers)
+    limit, own, _ = (statistics.median(column) for column in zip(*rounds, strict=True))
+    low, ratio, high = statistics.quantiles(b / a for a, b, _ in rounds)
+    clockless = statistics.median(b / c for _, b, c in rounds)
     sync = sync_speed(family, policy, parameters, {n: v[:1] for n, v in drawn.items()})
     print(
         f"{family.id.split(':')[1]:22s} {own:11,.0f} {limit:11,.0f} {ratio:6.3f} "
-        f"[{low:.3f}, {high:.3f}] {len(pairs):5d} {sync:11,.0f}",
+        f"[{low:.3f}, {high:.3f}] {len(rounds):6d} {sync:18,.0f} {clockless:9.3f}",
         flush=True,
     )
     return ratio
