@@ -44,7 +44,7 @@ def _prepare_mujoco() -> None:
 def stop_clock() -> None:
     """Takes away the clock by which MuJoCo's Python package times every stage of every step.
 
-    `MjData.timer` stays at 0, and the steps of small models take a fifth less time. The package can
+    `MjData.timer` stays at 0; steps of small models take up to a fifth less time. The package can
     replace its clock, but only C can do without: `mujoco.set_mjcb_time(None)` brings it back.
     """
     for library in Path(mujoco.__path__[0]).glob("libmujoco*"):
