@@ -37,7 +37,7 @@ def main(
     seconds: float = 60.0,
     threads: int = 0,
 ) -> None:
-    """Prints a table of speeds, and the ratio to the bare batch: of pairs, for so many seconds."""
+    """Prints a table of speeds, and the ratios to bare batches: of rounds, for so many seconds."""
     workers = Workers(threads)  # as in training: one core for each torch operation
     made = make_family(family)
     policy, parameters, _, rounds = measure(made, tasks, episodes, seconds, workers)
