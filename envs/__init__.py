@@ -30,7 +30,7 @@ for module, families in HORIZONS.items():
 
 gymnasium.register(
     "PendulumParams-v0",
-    entry_point="metarl.parameterised:ParameterisedEnv",
+    entry_point="metarl.tasks.parameterised:ParameterisedEnv",
     max_episode_steps=200,
     kwargs={
         "env_id": "Pendulum-v1",

@@ -14,8 +14,8 @@ from array_api_compat import array_namespace
 from gymnasium import spaces
 
 from envs.locomotion import Locomotion, contact_cost, squared
-from metarl.declaration import Array
-from metarl.distributions import Ball, Choice, TaskDistribution, Uniform
+from metarl.tasks.declaration import Array
+from metarl.tasks.distributions import Ball, Choice, TaskDistribution, Uniform
 
 LOWEST, HIGHEST = 0.2, 1.0  # m; of the torso, beyond which the episode ends
 

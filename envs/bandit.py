@@ -11,8 +11,8 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from gymnasium import spaces
 
-from metarl.declaration import Array, DynamicsFamily
-from metarl.distributions import TaskDistribution, Uniform
+from metarl.tasks.declaration import Array, DynamicsFamily
+from metarl.tasks.distributions import TaskDistribution, Uniform
 
 
 def chosen(values: Array, index: Array) -> Array:

@@ -12,8 +12,8 @@ import numpy as np
 from array_api_compat import array_namespace
 from gymnasium import spaces
 
-from metarl.declaration import Array, DynamicsFamily
-from metarl.distributions import TaskDistribution, Uniform
+from metarl.tasks.declaration import Array, DynamicsFamily
+from metarl.tasks.distributions import TaskDistribution, Uniform
 
 GRAVITY, HALF_LENGTH, FORCE, TIMESTEP = 9.8, 0.5, 10.0, 0.02  # m/s², m, N, s
 LARGEST_X, LARGEST_ANGLE = 2.4, 12 * 2 * np.pi / 360  # m, rad

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metarl.supervised import Samples
+from metarl.tasks.samples import Samples
 
 Classes = list[np.ndarray]
 """Samples [number, ...] of each class."""

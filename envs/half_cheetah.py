@@ -13,8 +13,8 @@ from array_api_compat import array_namespace
 from gymnasium import spaces
 
 from envs.locomotion import Locomotion, squared
-from metarl.declaration import Array
-from metarl.distributions import Choice, TaskDistribution, Uniform
+from metarl.tasks.declaration import Array
+from metarl.tasks.distributions import Choice, TaskDistribution, Uniform
 
 TORSO_HEIGHT = 0.7  # m; of the torso's frame at qpos = 0, in the model
 CONTROL_COST = 0.05  # per unit of control, squared

@@ -11,8 +11,8 @@ from array_api_compat import array_namespace
 
 from envs.locomotion import Locomotion, squared
 from envs.random_parameters import MODEL_FIELDS, scale_distribution, scaled
-from metarl.declaration import Array
-from metarl.distributions import TaskDistribution
+from metarl.tasks.declaration import Array
+from metarl.tasks.distributions import TaskDistribution
 
 LARGEST_STATE = 100.0
 

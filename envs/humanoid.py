@@ -12,8 +12,8 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from envs.locomotion import Locomotion, squared
-from metarl.declaration import Array
-from metarl.distributions import TaskDistribution, Uniform
+from metarl.tasks.declaration import Array
+from metarl.tasks.distributions import TaskDistribution, Uniform
 
 MODEL_TIMESTEP = 0.003  # s; PEARL's code divides by it, not by the control step
 

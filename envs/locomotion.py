@@ -7,7 +7,7 @@ import numpy as np
 from array_api_compat import array_namespace
 from gymnasium import spaces
 
-from metarl.declaration import Array, MujocoFamily
+from metarl.tasks.declaration import Array, MujocoFamily
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.errors import UsageError
-from metarl.tasks import Task, validate_tasks
+from metarl.support.errors import UsageError
+from metarl.tasks.task import Task, validate_tasks
 
 VARIATIONS = 50  # goals and object positions of each environment
 

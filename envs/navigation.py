@@ -12,8 +12,8 @@ import numpy as np
 from array_api_compat import array_namespace
 from gymnasium import spaces
 
-from metarl.declaration import Array, DynamicsFamily
-from metarl.distributions import Choice, TaskDistribution, Uniform
+from metarl.tasks.declaration import Array, DynamicsFamily
+from metarl.tasks.distributions import Choice, TaskDistribution, Uniform
 
 GOAL_TOLERANCE = 0.01  # per coordinate
 

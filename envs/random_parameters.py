@@ -7,8 +7,8 @@ too. Each number of the model has a scale of its own.
 from collections.abc import Mapping
 from typing import Any
 
-from metarl.declaration import Array
-from metarl.distributions import LogUniform, TaskDistribution
+from metarl.tasks.declaration import Array
+from metarl.tasks.distributions import LogUniform, TaskDistribution
 
 MODEL_FIELDS = ("body_mass", "body_inertia", "dof_damping", "geom_friction")
 

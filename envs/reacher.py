@@ -12,8 +12,8 @@ from array_api_compat import array_namespace
 from gymnasium import spaces
 
 from envs.locomotion import squared
-from metarl.declaration import Array, MujocoFamily
-from metarl.distributions import Ball, TaskDistribution
+from metarl.tasks.declaration import Array, MujocoFamily
+from metarl.tasks.distributions import Ball, TaskDistribution
 
 UPPER, LOWER = 0.1, 0.11  # m; lengths of the links, to the fingertip
 

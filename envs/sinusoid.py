@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metarl.supervised import Samples
+from metarl.tasks.samples import Samples
 
 
 class Sinusoid:

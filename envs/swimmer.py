@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from array_api_compat import array_namespace
 
 from envs.locomotion import Locomotion
-from metarl.declaration import Array
-from metarl.distributions import TaskDistribution, Uniform
+from metarl.tasks.declaration import Array
+from metarl.tasks.distributions import TaskDistribution, Uniform
 
 
 @dataclass(frozen=True)

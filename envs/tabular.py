@@ -13,8 +13,8 @@ from array_api_compat import array_namespace, device
 from gymnasium import spaces
 
 from envs.bandit import chosen, standard_normal
-from metarl.declaration import Array, DynamicsFamily
-from metarl.distributions import Choice, Dirichlet, Normal, TaskDistribution
+from metarl.tasks.declaration import Array, DynamicsFamily
+from metarl.tasks.distributions import Choice, Dirichlet, Normal, TaskDistribution
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from array_api_compat import array_namespace
 
 from envs.locomotion import Locomotion, squared
 from envs.random_parameters import MODEL_FIELDS, scale_distribution, scaled
-from metarl.declaration import Array
-from metarl.distributions import Choice, TaskDistribution, Uniform
+from metarl.tasks.declaration import Array
+from metarl.tasks.distributions import Choice, TaskDistribution, Uniform
 
 CONTROL_COST = 0.001  # per unit of control, squared
 

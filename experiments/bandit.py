@@ -9,9 +9,9 @@ pulls are drawn beforehand.
 
 import numpy as np
 
-from metarl.cli import run_experiment
-from metarl.config import Config
-from metarl.run_commands import print_evaluation
+from metarl.cli.main import run_experiment
+from metarl.cli.runs import print_evaluation
+from metarl.learners.config import Config
 
 
 def best_posterior_mean(arms: int, pulls: int) -> float:

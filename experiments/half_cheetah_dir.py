@@ -3,8 +3,8 @@
 Finn et al. 2017 (arXiv 1703.03400), section 5.3; sizes of tristandeleu/pytorch-maml-rl and ProMP.
 """
 
-from metarl.cli import run_experiment
-from metarl.config import Config
+from metarl.cli.main import run_experiment
+from metarl.learners.config import Config
 
 if __name__ == "__main__":
     run_experiment(

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 
-from metarl.exact import (
+from metarl.maml.estimators import SURROGATES, lvc, naive
+from metarl.maml.exact import (
     TabularMDP,
     estimated_meta_gradient,
     exact_meta_gradient,
@@ -29,9 +30,8 @@ from metarl.exact import (
     random_parameters,
     sampler,
 )
-from metarl.policy import Parameters, flatten
-from metarl.randomness import RandomKey, Use
-from metarl.surrogate import SURROGATES, lvc, naive
+from metarl.policies.parameters import Parameters, flatten
+from metarl.support.randomness import RandomKey, Use
 
 ESTIMATORS: dict[str, dict[str, Any]] = {
     **{name: {"surrogate": surrogate} for name, surrogate in SURROGATES.items()},

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.advantage import Batch
-from metarl.parallel import Workers
-from metarl.policy import GaussianPolicy, Parameters, expand
+from metarl.policies.mlp import GaussianPolicy
+from metarl.policies.parameters import Parameters, expand
+from metarl.sampling.data import Batch
+from metarl.support.parallel import Workers
 
 TASKS, EPISODES, TIME, OBSERVATION, ACTION = 3, 4, 5, 3, 2
 

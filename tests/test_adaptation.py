@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from metarl.adaptation import InnerLoop, adapt
-from metarl.objective import MetaObjective, policy_objective
-from metarl.parallel import Workers
-from metarl.policy import expand, flatten, unflatten
-from metarl.surrogate import lvc
+from metarl.maml.estimators import lvc
+from metarl.maml.inner_loop import InnerLoop, adapt
+from metarl.maml.meta_objective import MetaObjective, policy_objective
+from metarl.policies.parameters import expand, flatten, unflatten
+from metarl.support.parallel import Workers
 
 LEARNING_RATE = 0.3
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metarl.advantage import discounted_sums, generalised_advantages, make_batch, moments
-from metarl.baseline import fit_network_values, fit_values
-from metarl.rollout import Rollout
+from metarl.sampling.advantage import discounted_sums, generalised_advantages, make_batch, moments
+from metarl.sampling.baseline import fit_network_values, fit_values
+from metarl.sampling.data import Rollout
 
 
 def random_rollout(seed: int, time: int = 6) -> Rollout:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metarl import Config, Learner, train
-from metarl.alarms import ALARMS, already_raised, raised
+from metarl.runs.alarms import ALARMS, already_raised, raised
 
 CONFIG = Config("envs:Navigation2D-v0")
 

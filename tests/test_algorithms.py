@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from metarl import Config, Learner, UsageError
-from metarl.adaptation import InnerLoop
-from metarl.algorithms import ALGORITHMS
-from metarl.objective import MetaObjective, policy_objective
+from metarl.learners.presets import ALGORITHMS
+from metarl.maml.estimators import lvc, naive
+from metarl.maml.inner_loop import InnerLoop
+from metarl.maml.meta_objective import MetaObjective, policy_objective
 from metarl.outer.evolution import EvolutionStrategies, PerturbedReturns
 from metarl.outer.policy_gradient import PolicyGradient
 from metarl.outer.ppo import PPO
 from metarl.outer.reptile import Reptile
-from metarl.policy import expand, flatten, unflatten
-from metarl.surrogate import lvc, naive
+from metarl.policies.parameters import expand, flatten, unflatten
 
 SMALL = {
     "family": "envs:Navigation2D-v0",

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from metarl.check import CHECKS, check_family
-from metarl.errors import UsageError
-from metarl.new_family import write_family
+from metarl.simulation.checker import CHECKS, check_family
 from metarl.simulation.gymnasium import make_simulation
-from metarl.tasks import make_family
+from metarl.support.errors import UsageError
+from metarl.tasks.family import make_family
+from metarl.tasks.starter import write_family
 
 PLANTED = {
     "Line": set(),

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from metarl.algorithms import ALGORITHMS
-from metarl.cli import main, run_experiment
-from metarl.config import Config
+from metarl.cli.main import main, run_experiment
+from metarl.learners.config import Config
+from metarl.learners.presets import ALGORITHMS
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 DIR = "envs:HalfCheetahDir-v0"
@@ -85,7 +85,7 @@ def test_cuda_without_a_gpu_is_an_error(capsys, monkeypatch):
 
 
 def test_an_existing_run_and_a_run_in_use_are_errors(capsys, tmp_path):
-    from metarl.record import RunFolder
+    from metarl.runs.folder import RunFolder
 
     arguments = ["--family", "envs:Navigation2D-v0", "--run-dir", str(tmp_path), *TINY]
     run_experiment(arguments=arguments)

@@ -18,10 +18,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metarl import Config, Learner, UsageError
-from metarl.algorithms import ALGORITHMS
-from metarl.checkpoint import load_newest
-from metarl.cli import main
-from metarl.compare import (
+from metarl.cli.main import main
+from metarl.evaluation.evaluation import Evaluation
+from metarl.learners.presets import ALGORITHMS
+from metarl.runs.checkpoint import load_newest
+from metarl.runs.folder import EVALUATION, METRICS
+from metarl.studies.comparison import (
     LOG,
     RATES,
     TUNING_TASKS,
@@ -31,9 +33,7 @@ from metarl.compare import (
     table_rows,
     tune,
 )
-from metarl.evaluation import Evaluation
-from metarl.plot import Line, Run, adaptation_curve
-from metarl.record import EVALUATION, METRICS
+from metarl.studies.curves import Line, Run, adaptation_curve
 
 ALGORITHM_NAMES, CONTROL_NAMES = ("maml-pg", "reptile"), ("random", "pretrained", "oracle", "rl2")
 NAMES = ALGORITHM_NAMES + CONTROL_NAMES
@@ -452,7 +452,7 @@ def test_however_the_command_ends_its_runs_end_with_a_checkpoint_and_go_on(tmp_p
                 assert process.returncode == 128 + number
                 assert has_ended(worker)
                 assert "maml-pg, seed 1: stopped\n" in output
-                assert "the same command goes on from there" in output
+                assert "the same command continues from here" in output
             wait_until(lambda: has_ended(worker))
         metrics = metrics_of(folder)
         assert [m["iteration"] for m in metrics] == list(range(1, len(metrics) + 1))

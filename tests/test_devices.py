@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from metarl import Config, Learner
-from metarl.adaptation import InnerLoop
-from metarl.advantage import Batch
-from metarl.algorithms import ALGORITHMS
-from metarl.checkpoint import load_newest
-from metarl.objective import MetaObjective, policy_objective
-from metarl.policy import expand, flatten, unflatten
-from metarl.rl2 import RL2Config, RL2Learner
-from metarl.surrogate import SURROGATES
-from metarl.training import run
+from metarl.learners.presets import ALGORITHMS
+from metarl.learners.rl2 import RL2Config, RL2Learner
+from metarl.maml.estimators import SURROGATES
+from metarl.maml.inner_loop import InnerLoop
+from metarl.maml.meta_objective import MetaObjective, policy_objective
+from metarl.policies.parameters import expand, flatten, unflatten
+from metarl.runs.checkpoint import load_newest
+from metarl.runs.run import run
+from metarl.sampling.data import Batch
 
 SMALL = {
     "family": "envs:HalfCheetahDir-v0",

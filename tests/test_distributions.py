@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metarl.distributions import (
+from metarl.support.errors import UsageError
+from metarl.tasks.distributions import (
     Ball,
     Choice,
     Dirichlet,
@@ -17,7 +18,6 @@ from metarl.distributions import (
     TaskDistribution,
     Uniform,
 )
-from metarl.errors import UsageError
 
 EACH = [
     Uniform(-1.0, 2.0, (2,), beyond=(-1.0, 3.0), unit="m"),

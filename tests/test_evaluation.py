@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rliable import library, metrics
 
-from metarl.evaluation import (
+from metarl.evaluation.evaluation import Evaluation
+from metarl.evaluation.statistics import (
     STATISTICS,
-    Evaluation,
     interquartile_mean,
     interval,
     stratified_indices,

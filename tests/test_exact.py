@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.adaptation import InnerLoop
-from metarl.exact import (
+from metarl.maml.estimators import SURROGATES, dice, loaded_dice, lvc, naive, taypo2
+from metarl.maml.exact import (
     adapted_exactly,
     enumerated_batch,
     estimated_meta_gradient,
@@ -25,10 +25,10 @@ from metarl.exact import (
     tabular_batch,
     trajectories,
 )
-from metarl.objective import MetaObjective, policy_objective
-from metarl.parallel import Workers
-from metarl.policy import expand, flatten, unflatten
-from metarl.surrogate import SURROGATES, dice, loaded_dice, lvc, naive, taypo2
+from metarl.maml.inner_loop import InnerLoop
+from metarl.maml.meta_objective import MetaObjective, policy_objective
+from metarl.policies.parameters import expand, flatten, unflatten
+from metarl.support.parallel import Workers
 
 HORIZON, RATE = 3, 0.5
 EXACT = [dice, loaded_dice, taypo2]

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.check import CHECKS, check_family
-from metarl.declaration import DeclaredFamily
-from metarl.randomness import RandomKey
+from metarl.simulation.checker import CHECKS, check_family
 from metarl.simulation.gymnasium import make_simulation
-from metarl.tasks import make_family, registered_families, select_tasks
+from metarl.support.randomness import RandomKey
+from metarl.tasks.declaration import DeclaredFamily
+from metarl.tasks.family import make_family, registered_families
+from metarl.tasks.task import select_tasks
 
 FAMILIES = registered_families()
 STEPS = 30

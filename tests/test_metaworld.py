@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from metarl.check import CHECKS, check_family
-from metarl.errors import UsageError
-from metarl.randomness import RandomKey
-from metarl.tasks import make_family
+from metarl.simulation.checker import CHECKS, check_family
+from metarl.support.errors import UsageError
+from metarl.support.randomness import RandomKey
+from metarl.tasks.family import make_family
 
 metaworld = pytest.importorskip("metaworld", reason="Meta-World is not installed here")
 

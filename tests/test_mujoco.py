@@ -10,7 +10,7 @@ import pytest
 import metarl.simulation.mujoco as backend
 from envs.half_cheetah import HalfCheetahDir
 from metarl.simulation.mujoco import MujocoEnv, MujocoVectorEnv
-from metarl.tasks import make_family
+from metarl.tasks.family import make_family
 
 
 def states(data):

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from metarl.errors import UsageError
-from metarl.new_family import write_family
+from metarl.support.errors import UsageError
+from metarl.tasks.starter import write_family
 
 FILES = {
     False: ["push_to_goal2d.py", "test_push_to_goal2d.py"],

@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from metarl import UsageError
-from metarl.cli import main
-from metarl.plot import adaptation_curve, draw, group, read_run, training_curves, write_figures
+from metarl.cli.main import main
+from metarl.studies.curves import (
+    adaptation_curve,
+    draw,
+    group,
+    read_run,
+    training_curves,
+    write_figures,
+)
 
 
 def make_run(path, seed=1, curve=(), tasks=None, splits=("test",), **config):

@@ -3,18 +3,10 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from metarl.errors import UsageError
-from metarl.policy import (
-    MINIMUM_LOG_STD,
-    Categorical,
-    CategoricalPolicy,
-    Gaussian,
-    GaussianPolicy,
-    expand,
-    flatten,
-    make_policy,
-    unflatten,
-)
+from metarl.policies.action_distributions import MINIMUM_LOG_STD, Categorical, Gaussian
+from metarl.policies.mlp import CategoricalPolicy, GaussianPolicy, make_policy
+from metarl.policies.parameters import expand, flatten, unflatten
+from metarl.support.errors import UsageError
 
 
 def normals(*shapes):

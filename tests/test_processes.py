@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from metarl import Config, Learner
-from metarl.errors import WorkerError
 from metarl.simulation.gymnasium import Processes, make_simulation
 from metarl.simulation.serial import SerialVectorEnv
-from metarl.tasks import make_family
+from metarl.support.errors import WorkerError
+from metarl.tasks.family import make_family
 
 
 def children():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metarl.randomness import Phase, RandomKey, Use, uniform_numbers
+from metarl.support.randomness import Phase, RandomKey, Use, uniform_numbers
 
 keys = st.tuples(
     st.integers(0, 2**70),

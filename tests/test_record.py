@@ -6,9 +6,10 @@ import shutil
 import pytest
 import torch
 
-from metarl import checkpoint
-from metarl.errors import UsageError
-from metarl.record import Display, RunFolder
+from metarl.runs import checkpoint
+from metarl.runs.display import Display
+from metarl.runs.folder import RunFolder
+from metarl.support.errors import UsageError
 
 STATE = {"parameters": {"w": torch.arange(3.0)}, "iteration": 7, "seconds": 1.5}
 

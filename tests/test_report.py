@@ -14,12 +14,13 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import metarl
-import metarl.export
-import metarl.parameterised
-from metarl import Config, UsageError, report, train
-from metarl.cli import main
-from metarl.report import actor
-from metarl.show import labelled, side_by_side, write_clip
+import metarl.policies.export
+import metarl.tasks.parameterised
+from metarl import Config, UsageError, train
+from metarl.cli.main import main
+from metarl.runs import report
+from metarl.runs.clips import labelled, side_by_side, write_clip
+from metarl.runs.report import actor
 
 SMALL = [
     *("--meta-batch-size", "3", "--episodes", "4", "--horizon", "6", "--hidden-sizes", "8"),
@@ -151,7 +152,7 @@ torch.save((program(x), plain), {str(tmp_path / "actions.pt")!r})
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     program, plain = torch.load(tmp_path / "actions.pt")
-    module = metarl.export.PolicyModule(
+    module = metarl.policies.export.PolicyModule(
         learner.policy, adapted.parameters, learner.family.prototype.action_space
     )
     assert torch.equal(program, module(observations))
@@ -222,7 +223,7 @@ def test_adapting_to_an_environment_without_a_task(run, tmp_path, capsys):
     main(["adapt", str(run), *arguments])
     assert "Plain-v0" in capsys.readouterr().out
     learner = metarl.load(run)
-    own = learner.on(metarl.parameterised.single_task_family("Plain-v0"))
+    own = learner.on(metarl.tasks.parameterised.single_task_family("Plain-v0"))
     adapted = own.adapt({"environment": 0.0}, 8)
     assert adapted.returns[-1] > adapted.returns[0]
     assert adapted.env_steps == 8 * 4 * 5
@@ -302,7 +303,7 @@ def test_a_strip_is_a_picture(tmp_path):
 
 def test_the_actor_gives_what_the_environment_takes():
     learner = metarl.Learner(Config("envs:CartPoleParams-v0", meta_batch_size=2, episodes=2))
-    module = metarl.export.PolicyModule(
+    module = metarl.policies.export.PolicyModule(
         learner.policy, learner.parameters, learner.family.prototype.action_space
     )
     action = actor(module)(np.zeros(4))

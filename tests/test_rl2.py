@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from metarl import UsageError
-from metarl.randomness import RandomKey
-from metarl.recurrent import Statistics
-from metarl.rl2 import RL2Config, RL2Learner, clipped_loss, entropy, make_experience
-from metarl.training import run
+from metarl.learners.rl2 import RL2Config, RL2Learner, clipped_loss, entropy, make_experience
+from metarl.policies.recurrent import Statistics
+from metarl.runs.run import run
+from metarl.support.randomness import RandomKey
 
 SMALL = RL2Config(
     "envs:CartPoleParams-v0",  # episodes end early, at different times

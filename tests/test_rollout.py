@@ -9,14 +9,15 @@ import torch
 from gymnasium import spaces
 
 from metarl import Config, Learner
-from metarl.errors import UsageError
-from metarl.parallel import Workers
-from metarl.policy import CategoricalPolicy, GaussianPolicy, expand
-from metarl.randomness import RandomKey, Use
-from metarl.rollout import collect
+from metarl.policies.mlp import CategoricalPolicy, GaussianPolicy
+from metarl.policies.parameters import expand
+from metarl.sampling.rollout import collect
 from metarl.simulation.gymnasium import make_simulation, make_simulations
 from metarl.simulation.serial import SerialVectorEnv
-from metarl.tasks import make_family
+from metarl.support.errors import UsageError
+from metarl.support.parallel import Workers
+from metarl.support.randomness import RandomKey, Use
+from metarl.tasks.family import make_family
 
 HORIZON = 5
 WORKERS = Workers(1)

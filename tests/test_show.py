@@ -6,9 +6,9 @@ import pytest
 from gymnasium import spaces
 from PIL import Image
 
-from metarl.cli import main
-from metarl.errors import UsageError
-from metarl.tasks import parse_task
+from metarl.cli.main import main
+from metarl.support.errors import UsageError
+from metarl.tasks.task import parse_task
 
 SPACE = spaces.Dict(
     goal=spaces.Box(-1.0, 1.0, (2,), np.float64), velocity=spaces.Box(0.0, 3.0, (), np.float64)

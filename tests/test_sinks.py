@@ -9,8 +9,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from metarl import Config, Learner, UsageError, load, train
-from metarl.cli import main
-from metarl.record import CONFIG
+from metarl.cli.main import main
+from metarl.runs.folder import CONFIG
 
 SMALL = Config(
     family="envs:Navigation2D-v0",

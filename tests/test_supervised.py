@@ -23,18 +23,18 @@ from envs.classification import (
 )
 from envs.sinusoid import Sinusoid
 from metarl import UsageError
-from metarl.adaptation import InnerLoop
-from metarl.few_shot import FewShotConfig, FewShotLearner
-from metarl.parallel import Workers
-from metarl.policy import flatten, unflatten
-from metarl.supervised import (
+from metarl.learners.few_shot import FewShotConfig, FewShotLearner
+from metarl.maml.inner_loop import InnerLoop
+from metarl.maml.supervised import (
     FewShotObjective,
-    Samples,
     initial_parameters,
     module_objective,
     query_outputs,
 )
-from metarl.training import run
+from metarl.policies.parameters import flatten, unflatten
+from metarl.runs.run import run
+from metarl.support.parallel import Workers
+from metarl.tasks.samples import Samples
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 TASKS, RATE = 3, 0.1

@@ -7,17 +7,11 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metarl.errors import UsageError
-from metarl.parameterised import ParameterisedEnv
-from metarl.randomness import RandomKey
-from metarl.tasks import (
-    find_spec,
-    make_family,
-    registered_families,
-    stack_tasks,
-    uniform_task,
-    validate_tasks,
-)
+from metarl.support.errors import UsageError
+from metarl.support.randomness import RandomKey
+from metarl.tasks.family import find_spec, make_family, registered_families
+from metarl.tasks.parameterised import ParameterisedEnv
+from metarl.tasks.task import stack_tasks, uniform_task, validate_tasks
 
 SPACE = spaces.Dict(goal=spaces.Box(-1.0, 1.0, (2,), np.float64), arm=spaces.Discrete(3, start=1))
 GOOD = {"goal": [0.5, -0.5], "arm": 2}
@@ -154,7 +148,7 @@ def test_a_wrong_option_is_an_error(options, message):
 def test_a_family_without_a_horizon_needs_one():
     gymnasium.register(
         "Endless-v0",
-        entry_point="metarl.parameterised:ParameterisedEnv",
+        entry_point="metarl.tasks.parameterised:ParameterisedEnv",
         kwargs={"env_id": "Pendulum-v1", "parameters": {"mass": ("m", 0.5, 2.0)}},
     )
     try:

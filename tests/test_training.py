@@ -13,9 +13,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metarl import Config, Learner, UsageError, train, training
-from metarl.checkpoint import load_newest
-from metarl.record import RunFolder
+from metarl import Config, Learner, UsageError, train
+from metarl.runs import run as training
+from metarl.runs.checkpoint import load_newest
+from metarl.runs.folder import RunFolder
 
 SMALL = Config(
     family="envs:Navigation2D-v0",

@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 import tyro
 
-from metarl.algorithms import ALGORITHMS
-from metarl.config import Config
-from metarl.learner import Learner
+from metarl.learners.config import Config
+from metarl.learners.maml import Learner
+from metarl.learners.presets import ALGORITHMS
 
 LIMIT = 1.5
 

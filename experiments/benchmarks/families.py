@@ -16,10 +16,11 @@ import torch
 import tyro
 from sampling import LIMIT, measure
 
-from metarl.parallel import Workers
-from metarl.policy import expand
+from metarl.policies.parameters import expand
 from metarl.simulation.gymnasium import backend_name
-from metarl.tasks import TaskFamily, Tasks, make_family, registered_families
+from metarl.support.parallel import Workers
+from metarl.tasks.family import TaskFamily, make_family, registered_families
+from metarl.tasks.task import Tasks
 
 SYNC = 16
 

@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 import tyro
 
-from metarl.config import Config
-from metarl.learner import Learner
-from metarl.record import RunFolder
+from metarl.learners.config import Config
+from metarl.learners.maml import Learner
+from metarl.runs.folder import RunFolder
 
 LIMIT = 40_000
 

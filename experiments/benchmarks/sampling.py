@@ -18,13 +18,16 @@ import numpy as np
 import torch
 import tyro
 
-from metarl.parallel import Workers
-from metarl.policy import expand, make_policy
-from metarl.randomness import RandomKey, Use
-from metarl.rollout import Rollout, collect
+from metarl.policies.mlp import make_policy
+from metarl.policies.parameters import expand
+from metarl.sampling.data import Rollout
+from metarl.sampling.rollout import collect
 from metarl.simulation.gymnasium import backend_name, make_simulation, make_simulations
 from metarl.simulation.mujoco import stop_clock
-from metarl.tasks import TaskFamily, Tasks, make_family
+from metarl.support.parallel import Workers
+from metarl.support.randomness import RandomKey, Use
+from metarl.tasks.family import TaskFamily, make_family
+from metarl.tasks.task import Tasks
 
 LIMIT = 0.9
 LEAST_ROUNDS = 5

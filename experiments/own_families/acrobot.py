@@ -12,7 +12,7 @@ import gymnasium
 
 gymnasium.register(
     "AcrobotLinks-v0",
-    entry_point="metarl.parameterised:ParameterisedEnv",
+    entry_point="metarl.tasks.parameterised:ParameterisedEnv",
     max_episode_steps=200,
     kwargs={
         "env_id": "Acrobot-v1",

@@ -22,8 +22,8 @@ import numpy as np
 from array_api_compat import array_namespace
 from gymnasium import spaces
 
-from metarl.declaration import Array, MujocoFamily
-from metarl.distributions import LogUniform, TaskDistribution, Uniform
+from metarl.tasks.declaration import Array, MujocoFamily
+from metarl.tasks.distributions import LogUniform, TaskDistribution, Uniform
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.policy import Parameters
+from metarl.policies.parameters import Parameters
 
 
 class Adam:

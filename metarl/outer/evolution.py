@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.outer.adam import Adam
-from metarl.policy import Parameters, flatten
+from metarl.policies.parameters import Parameters, flatten
 
 SMALLEST_STD = 1e-8
 

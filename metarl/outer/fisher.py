@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from metarl.policy import Parameters, flatten, unflatten
+from metarl.policies.parameters import Parameters, flatten, unflatten
 
 
 class TrustRegionObjective(Protocol):

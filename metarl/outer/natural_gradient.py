@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metarl.outer.fisher import TrustRegionObjective, natural_step
-from metarl.policy import Parameters, flatten, unflatten
+from metarl.policies.parameters import Parameters, flatten, unflatten
 
 
 @dataclass(frozen=True)

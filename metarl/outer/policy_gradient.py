@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from metarl.outer.adam import Adam
-from metarl.policy import Parameters, flatten
+from metarl.policies.parameters import Parameters, flatten
 
 
 class DifferentiableObjective(Protocol):

@@ -9,7 +9,7 @@ from metarl.outer.policy_gradient import PolicyGradient
 from metarl.outer.ppo import PPO
 from metarl.outer.reptile import Reptile
 from metarl.outer.trpo import TRPO
-from metarl.policy import Parameters
+from metarl.policies.parameters import Parameters
 
 
 class OuterLoop(Protocol):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metarl.outer.fisher import TrustRegionObjective, natural_step
-from metarl.policy import Parameters, flatten, unflatten
+from metarl.policies.parameters import Parameters, flatten, unflatten
 
 AIM, CLOSE_ENOUGH = 0.97, 0.9
 """The share of the trust region that the line search aims at, and the one it is content with."""

@@ -1,1 +1,1 @@
-"""Backends: vector environments of task families whose ended episodes rest."""
+"""Simulations: what steps the environments of a family."""

@@ -10,9 +10,9 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from metarl.declaration import DeclaredFamily
-from metarl.errors import UsageError
-from metarl.tasks import Task, Tasks, select_tasks, stack_tasks, validate_tasks
+from metarl.support.errors import UsageError
+from metarl.tasks.declaration import DeclaredFamily
+from metarl.tasks.task import Task, Tasks, select_tasks, stack_tasks, validate_tasks
 
 Ids = np.ndarray | None
 """Indices of the environments a call is for; None for all."""

@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from metarl.declaration import DynamicsFamily, load_declaration
-from metarl.randomness import uniform_numbers
 from metarl.simulation.declared import DeclaredEnv, DeclaredVectorEnv, Ids
-from metarl.tasks import Tasks, select_tasks
+from metarl.support.randomness import uniform_numbers
+from metarl.tasks.declaration import DynamicsFamily, load_declaration
+from metarl.tasks.task import Tasks, select_tasks
 
 
 class DynamicsPhysics:

@@ -6,10 +6,10 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import AutoresetMode
 
-from metarl.errors import UsageError
 from metarl.simulation.processes import ProcessVectorEnv
 from metarl.simulation.serial import SerialVectorEnv
-from metarl.tasks import TaskFamily
+from metarl.support.errors import UsageError
+from metarl.tasks.family import TaskFamily
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,10 +14,10 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from metarl.declaration import MujocoFamily, load_declaration
-from metarl.errors import UsageError, nearest
 from metarl.simulation.declared import DeclaredEnv, DeclaredVectorEnv, Ids, call
-from metarl.tasks import Tasks
+from metarl.support.errors import UsageError, nearest
+from metarl.tasks.declaration import MujocoFamily, load_declaration
+from metarl.tasks.task import Tasks
 
 try:
     from mujoco.batch import Batch

@@ -21,9 +21,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from metarl.errors import WorkerError
 from metarl.simulation.serial import SerialVectorEnv, success_info
-from metarl.tasks import Tasks, select_tasks, validate_tasks
+from metarl.support.errors import WorkerError
+from metarl.tasks.task import Tasks, select_tasks, validate_tasks
 
 Layout = dict[str, tuple[tuple[int, ...], Any]]
 """Shape and type of each array in shared memory."""

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from metarl.tasks import Tasks, select_tasks, stack_tasks, validate_tasks
+from metarl.tasks.task import Tasks, select_tasks, stack_tasks, validate_tasks
 
 
 class SerialVectorEnv(gymnasium.vector.VectorEnv):

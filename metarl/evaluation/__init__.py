@@ -1,0 +1,1 @@
+"""Evaluations of adaptation, their statistics and figures."""

@@ -1,0 +1,102 @@
+"""Returns on held-out tasks after 0..K inner steps, with intervals over tasks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from metarl.evaluation.statistics import (
+    STATISTICS,
+    interquartile_mean,
+    interval,
+    stratified_indices,
+)
+
+EVALUATED_SPLITS = ("test", "train", "beyond")
+"""That `metarl evaluate` looks at, where the family has them."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean returns of an evaluation's tasks."""
+
+    split: str
+    tasks: dict[str, np.ndarray]  # [tasks, ...]
+    returns: np.ndarray  # [steps + 1, tasks], means over episodes
+    seed: int = 0  # of the bootstrap
+    groups: tuple[str, ...] = ()  # task i belongs to group i modulo their number
+    success: np.ndarray | None = None  # [steps + 1, tasks], shares of episodes, if it is told
+    runs: int = 1  # the tasks are those of so many runs, as many each, one run after the other
+    episodes: int = 0  # of a task, that each step learns from
+    env_steps: np.ndarray | None = None  # [steps + 1], of a task, taken before step k is done
+    paths: Sequence[np.ndarray] | None = None  # [tasks, time, 2] in the plane, NaN after the end
+    adaptations: np.ndarray | None = None  # [steps + 1, tasks, n]: `returns` are means over n
+
+    def metrics(self) -> dict[str, float]:
+        """`<split>/step_k/mean`, `iqm`, and `low`, `high`: the 95 % interval of the mean.
+
+        With several groups also `<split>/<group>/step_k/mean` and the interval of each; where
+        success is told, `<split>/step_k/success`, its rate.
+        """
+        metrics = _tagged(self.split, self.returns, self._resampled(self.returns.shape[1]))
+        if self.success is not None:
+            rates = enumerate(self.success.mean(1).tolist())
+            metrics |= {f"{self.split}/step_{k}/success": rate for k, rate in rates}
+        for i, group in enumerate(self.groups):
+            if len(self.groups) > 1:
+                own = self.returns[:, i :: len(self.groups)]
+                resampled = self._resampled(own.shape[1])
+                metrics |= _tagged(f"{self.split}/{group}", own, resampled)
+        return metrics
+
+    def summary(self) -> dict[str, Any]:
+        """What evaluation.json holds of a split: aggregates of each step, and every task.
+
+        The gain over step 0 has an interval of its own: it is that of the same tasks.
+        """
+        resampled = self._resampled(self.returns.shape[1])
+        steps = []
+        for k, returns in enumerate(self.returns):
+            step: dict[str, Any] = {"step": k, "episodes": k * self.episodes}
+            if self.env_steps is not None:
+                step["env_steps"] = float(self.env_steps[k])
+            for name, statistic in STATISTICS.items():
+                low, high = interval(returns, statistic, resampled)
+                step[name] = {"value": float(statistic(returns)), "low": low, "high": high}
+            gains = returns - self.returns[0]
+            low, high = interval(gains, STATISTICS["mean"], resampled)
+            step["gain"] = {"value": float(gains.mean()), "low": low, "high": high}
+            step["hurt"] = self.hurt(k)
+            if self.success is not None:
+                step["success"] = float(self.success[k].mean())
+            steps.append(step)
+        tasks: list[dict[str, Any]] = []
+        for i, returns in enumerate(self.returns.T):
+            task = {name: values[i].tolist() for name, values in self.tasks.items()}
+            tasks.append({"task": task, "returns": returns.tolist()})
+            if self.adaptations is not None:
+                tasks[-1]["adaptations"] = self.adaptations[:, i].T.tolist()
+            if self.success is not None:
+                tasks[-1]["success"] = self.success[:, i].tolist()
+        return {"steps": steps, "tasks": tasks}
+
+    def hurt(self, step: int) -> float:
+        """Share of the tasks whose mean return after `step` inner steps is below that before."""
+        return float((self.returns[step] < self.returns[0]).mean())
+
+    def _resampled(self, tasks: int) -> np.ndarray:
+        return stratified_indices(np.random.default_rng(self.seed), self.runs, tasks // self.runs)
+
+
+def _tagged(name: str, returns_by_step: np.ndarray, resampled: np.ndarray) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for k, returns in enumerate(returns_by_step):
+        low, high = interval(returns, STATISTICS["mean"], resampled)
+        metrics |= {
+            f"{name}/step_{k}/mean": float(returns.mean()),
+            f"{name}/step_{k}/iqm": float(interquartile_mean(returns)),
+            f"{name}/step_{k}/low": low,
+            f"{name}/step_{k}/high": high,
+        }
+    return metrics

@@ -1,0 +1,1 @@
+"""Learners: each is one file."""

@@ -1,0 +1,1 @@
+"""The inner loop and the meta-objectives that differentiate through it."""

@@ -1,0 +1,194 @@
+"""The inner loop: from parameters and experience to adapted parameters, all tasks at once.
+
+It is model-agnostic: the experience may be rollouts, or the labelled samples of a supervised task,
+and the objective any function of a parameter dict.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from metarl.policies.parameters import Parameters, expand
+from metarl.support.parallel import Workers, chunk_slices
+
+
+class Experience(Protocol):
+    """What the inner loop learns from: rollouts or samples of several tasks."""
+
+    def __getitem__(self, tasks: slice) -> Self:
+        """The experience of some tasks."""
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks."""
+
+    @property
+    def rows(self) -> int:
+        """Samples of a task."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+
+
+E = TypeVar("E", bound=Experience)
+
+Objective = Callable[[Mapping[str, Tensor], Any], Tensor]
+"""(parameters [tasks, ...], experience) -> what the inner loop maximises, [tasks]."""
+
+StepSizes = Literal["fixed", "per_layer", "per_parameter"]
+"""One number for all; learned, one for each tensor; learned, one for each weight (Meta-SGD)."""
+
+STEP_SIZE = "step_size."
+"""Prefix of the meta-parameters that are step sizes of the parameter named after it."""
+
+
+def every_parameter(name: str) -> bool:
+    """The inner loop changes all parameters."""
+    return True
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """Gradient ascent: θ' = θ + α ∇_θ Ĵ(θ), once for each batch (Finn et al. 2017, equation 1).
+
+    Where θ has a meta-parameter `step_size.<name>`, it is the α of the parameter of that name:
+    Meta-SGD (Li et al. 2017, arXiv 1707.09835) if there is one for each weight.
+    """
+
+    objective: Objective
+    learning_rate: float
+    later_factor: float = 1.0
+    """α of every step after the first is this times as large; Finn et al. have .5 at test."""
+    adapts: Callable[[str], bool] = every_parameter
+    """Which parameters it changes: those of the head alone in ANIL (Raghu et al. 2020, arXiv
+    1909.09157), the context alone in CAVIA (Zintgraf et al. 2019, arXiv 1810.03642)."""
+    fresh: Mapping[str, Tensor] = field(default_factory=dict)
+    """Parameters that begin at the same value for every task and are no part of θ: the context."""
+    first_order: bool = False
+    """Leave out the second derivatives: ∂θ'/∂θ is taken as the identity (Finn et al. 2017, 5.2)."""
+
+    def begin(self, parameters: Mapping[str, Tensor], tasks: int) -> Parameters:
+        """θ for every task before the first step: [tasks, ...] each."""
+        return expand({**parameters, **self.fresh}, tasks)
+
+    def step(
+        self,
+        parameters: Mapping[str, Tensor],
+        experience: Experience,
+        number: int = 0,
+        create_graph: bool = False,
+    ) -> Parameters:
+        """Step `number` of every task; with `create_graph`, θ' can be differentiated by θ.
+
+        Args:
+            parameters: [tasks, ...] each.
+
+        """
+        if not create_graph:
+            parameters = {name: p.detach() for name, p in parameters.items()}
+        own = {
+            name: p if p.requires_grad else p.detach().requires_grad_()
+            for name, p in parameters.items()
+            if self.adapts(name) and not name.startswith(STEP_SIZE)
+        }
+        with torch.enable_grad():
+            value = self.objective({**parameters, **own}, experience)
+            # Tasks are independent, so the gradient of the sum holds each task's own.
+            gradients = torch.autograd.grad(
+                value.sum(), tuple(own.values()), create_graph=create_graph and not self.first_order
+            )
+        with torch.set_grad_enabled(create_graph):
+            changed = {
+                name: p + self._step_size(parameters, name, number) * gradient
+                for (name, p), gradient in zip(own.items(), gradients, strict=True)
+            }
+        return {**parameters, **{n: p if create_graph else p.detach() for n, p in changed.items()}}
+
+    def path(
+        self,
+        parameters: Mapping[str, Tensor],
+        batches: Sequence[Experience],
+        create_graph: bool = False,
+    ) -> list[Parameters]:
+        """The parameters [tasks, ...] after 0, 1, ... steps, one on each batch."""
+        path = [dict(parameters)]
+        for number, batch in enumerate(batches):
+            path.append(self.step(path[-1], batch, number, create_graph))
+        return path
+
+    def _step_size(
+        self, parameters: Mapping[str, Tensor], name: str, number: int
+    ) -> Tensor | float:
+        factor = self.later_factor if number else 1.0
+        learned = parameters.get(STEP_SIZE + name)
+        if learned is None:
+            return factor * self.learning_rate
+        ones = (1,) * (parameters[name].dim() - learned.dim())
+        return factor * learned.reshape(*learned.shape, *ones)
+
+
+def initial_step_sizes(
+    parameters: Mapping[str, Tensor], kind: StepSizes, learning_rate: float
+) -> Parameters:
+    """The meta-parameters that are step sizes of `parameters`, all of them `learning_rate`."""
+    if kind == "fixed":
+        return {}
+    return {
+        STEP_SIZE + name: torch.full(p.shape if kind == "per_parameter" else (), learning_rate)
+        for name, p in parameters.items()
+    }
+
+
+def step_size_metrics(parameters: Mapping[str, Tensor]) -> dict[str, float]:
+    """`inner/step_size`: mean, smallest and largest of the step sizes that are learned, if any."""
+    sizes = [p.flatten() for name, p in parameters.items() if name.startswith(STEP_SIZE)]
+    if not sizes:
+        return {}
+    learned = torch.cat(sizes)
+    return {
+        "inner/step_size": float(learned.mean()),
+        "inner/step_size_min": float(learned.min()),
+        "inner/step_size_max": float(learned.max()),
+    }
+
+
+def adapt(
+    inner: InnerLoop,
+    parameters: Mapping[str, Tensor],
+    experience: Experience,
+    number: int,
+    workers: Workers,
+) -> Parameters:
+    """Inner step `number` of all tasks, on the workers' threads."""
+    slices = chunk_slices(experience.tasks, experience.rows, experience.device)
+    parts = workers.map(
+        lambda s: inner.step({n: p[s] for n, p in parameters.items()}, experience[s], number),
+        slices,
+    )
+    return {name: torch.cat([part[name] for part in parts]) for name in parameters}
+
+
+def adapt_by_sampling(
+    inner: InnerLoop,
+    parameters: Parameters,
+    steps: int,
+    sample: Callable[[Parameters, int], E],
+    workers: Workers,
+) -> tuple[Parameters, list[E]]:
+    """Alternates rollouts and inner steps: θ' [tasks, ...] and the batches of stages 0 to `steps`.
+
+    Args:
+        parameters: before the first step, [tasks, ...] each.
+        sample: (parameters [tasks, ...], stage) -> batch; fresh experience for every stage.
+
+    """
+    adapted = parameters
+    batches = [sample(adapted, 0)]
+    for stage in range(1, steps + 1):
+        adapted = adapt(inner, adapted, batches[-1], stage - 1, workers)
+        batches.append(sample(adapted, stage))
+    return adapted, batches

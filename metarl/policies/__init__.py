@@ -1,0 +1,1 @@
+"""Policies as functions of named parameters."""

@@ -1,0 +1,63 @@
+"""Distributions over actions, as named tuples of tensors."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MINIMUM_LOG_STD = math.log(1e-6)
+
+
+class Gaussian(NamedTuple):
+    """A diagonal normal distribution over actions."""
+
+    mean: Tensor  # [tasks, ..., action]
+    log_std: Tensor  # [tasks, ..., action], or broadcastable to it
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """The log density −Σ (½ ((a − μ) / σ)² + log σ + ½ log 2π): [tasks, ...]."""
+        z = (actions - self.mean) * torch.exp(-self.log_std)
+        constant = 0.5 * math.log(2 * math.pi)
+        return -(0.5 * z.square() + self.log_std + constant).sum(-1)
+
+    def kl(self, other: "Distribution") -> Tensor:
+        """KL(self ‖ other) = Σ log σ₂/σ₁ + (σ₁² + (μ₁ − μ₂)²) / 2σ₂² − ½: [tasks, ...]."""
+        assert isinstance(other, Gaussian)
+        log_ratio = other.log_std - self.log_std
+        squares = torch.exp(2 * self.log_std) + (self.mean - other.mean).square()
+        return (log_ratio + 0.5 * squares * torch.exp(-2 * other.log_std) - 0.5).sum(-1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """a = μ + σ ε for standard normal ε: [tasks, ..., action]."""
+        return self.mean + torch.exp(self.log_std) * noise
+
+    def mode(self) -> Tensor:
+        """The most likely action: [tasks, ..., action]."""
+        return self.mean
+
+
+class Categorical(NamedTuple):
+    """A distribution over a finite number of actions."""
+
+    log_probs: Tensor  # [tasks, ..., actions], normalised
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """Log p(a): [tasks, ...]."""
+        return self.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    def kl(self, other: "Distribution") -> Tensor:
+        """KL(self ‖ other) = Σ p₁ (log p₁ − log p₂): [tasks, ...]."""
+        assert isinstance(other, Categorical)
+        return (self.log_probs.exp() * (self.log_probs - other.log_probs)).sum(-1)
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Argmax (log p + g) for standard Gumbel noise g is distributed as p: [tasks, ...]."""
+        return (self.log_probs + noise).argmax(-1)
+
+    def mode(self) -> Tensor:
+        """The most likely action: [tasks, ...]."""
+        return self.log_probs.argmax(-1)
+
+
+Distribution = Gaussian | Categorical

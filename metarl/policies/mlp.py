@@ -1,0 +1,155 @@
+"""Multilayer-perceptron policies as pure functions of a parameter dict.
+
+Every parameter has a leading [tasks] dimension: one set of weights per task (`expand` gives all
+tasks the same one). Observations are [tasks, ..., observation]; what comes out is [tasks, ...].
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, Protocol
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.policies.action_distributions import (
+    MINIMUM_LOG_STD,
+    Categorical,
+    Distribution,
+    Gaussian,
+)
+from metarl.policies.parameters import Parameters
+from metarl.support.errors import UsageError
+
+ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
+Activation = Literal["tanh", "relu"]
+CONTEXT = "context"
+
+
+class Policy(Protocol):
+    """What rollouts, adaptation and objectives ask of a policy."""
+
+    def initial_parameters(self, generator: np.random.Generator) -> Parameters:
+        """Fresh parameters, without a task dimension."""
+
+    def distribution(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Distribution:
+        """π(· | s) under parameters [tasks, ...] at observations [tasks, ..., observation]."""
+
+    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
+        """What `Distribution.sample` takes: [*shape, action]."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """Weights and biases of a multilayer perceptron, named `layer_i.weight` and `layer_i.bias`."""
+
+    observation_size: int
+    action_size: int
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: Activation = "tanh"
+    context_size: int = 0
+    """Inputs beside the observation: the parameter `context`, by which CAVIA adapts."""
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Names of the parameters behind the last hidden layer."""
+        last = f"layer_{len(self.hidden_sizes)}"
+        return (f"{last}.weight", f"{last}.bias")
+
+    def initial_parameters(self, generator: np.random.Generator) -> Parameters:
+        """Glorot-uniform weights [in, out] and zero biases [out], float32; no context."""
+        inputs = self.observation_size + self.context_size
+        sizes = (inputs, *self.hidden_sizes, self.action_size)
+        parameters = {}
+        for i, (n_in, n_out) in enumerate(pairwise(sizes)):
+            bound = math.sqrt(6 / (n_in + n_out))
+            weight = generator.uniform(-bound, bound, (n_in, n_out)).astype(np.float32)
+            parameters[f"layer_{i}.weight"] = torch.from_numpy(weight)
+            parameters[f"layer_{i}.bias"] = torch.zeros(n_out)
+        return parameters
+
+    def output(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Tensor:
+        """The last layer's output: [tasks, ..., action]."""
+        activation = ACTIVATIONS[self.activation]
+        last = len(self.hidden_sizes)
+        x = observations.flatten(1, -2)  # [tasks, rows, observation]
+        if self.context_size:
+            context = parameters[CONTEXT].unsqueeze(1).expand(-1, x.shape[1], -1)
+            x = torch.cat([x, context], -1)
+        for i in range(last + 1):
+            bias = parameters[f"layer_{i}.bias"].unsqueeze(1)
+            x = torch.baddbmm(bias, x, parameters[f"layer_{i}.weight"])
+            x = x if i == last else activation(x)
+        return x.reshape(*observations.shape[:-1], -1)
+
+
+@dataclass(frozen=True)
+class GaussianPolicy(Network):
+    """A network for the mean and a state-independent log σ, both adapted by the inner loop."""
+
+    def initial_parameters(self, generator: np.random.Generator) -> Parameters:
+        """The network's parameters and `log_std` [action], 0 at first."""
+        network = super().initial_parameters(generator)
+        return {**network, "log_std": torch.zeros(self.action_size)}
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """The last layer's parameters and log σ."""
+        return (*super().head, "log_std")
+
+    def distribution(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Gaussian:
+        """The normal distribution of actions; log σ is kept above log 1e-6."""
+        mean = self.output(parameters, observations)
+        log_std = parameters["log_std"].clamp(min=MINIMUM_LOG_STD)
+        ones = (1,) * (mean.dim() - 2)
+        return Gaussian(mean, log_std.reshape(-1, *ones, self.action_size))
+
+    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
+        """Standard normal noise, float32: [*shape, action]."""
+        return generator.standard_normal((*shape, self.action_size), np.float32)
+
+
+@dataclass(frozen=True)
+class CategoricalPolicy(Network):
+    """A network whose output are the logits of a finite number of actions."""
+
+    def distribution(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Categorical:
+        """The distribution over actions."""
+        return Categorical(torch.log_softmax(self.output(parameters, observations), -1))
+
+    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
+        """Standard Gumbel noise, float32: [*shape, actions]."""
+        return generator.gumbel(size=(*shape, self.action_size)).astype(np.float32)
+
+
+def make_policy(
+    observation_space: gymnasium.Space[Any],
+    action_space: gymnasium.Space[Any],
+    hidden_sizes: tuple[int, ...] = (64, 64),
+    activation: Activation = "tanh",
+    context_size: int = 0,
+    task_size: int = 0,
+) -> GaussianPolicy | CategoricalPolicy:
+    """The policy that fits the spaces: Gaussian for a Box of actions, categorical for Discrete.
+
+    `task_size` numbers more stand behind the observation.
+    """
+    if not isinstance(observation_space, gymnasium.spaces.Box):
+        raise UsageError(
+            f"observation space {observation_space} is not supported; a Box is "
+            "(gymnasium.wrappers.FlattenObservation makes one)"
+        )
+    observation_size = math.prod(observation_space.shape) + task_size
+    if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1:
+        size = action_space.shape[0]
+        return GaussianPolicy(observation_size, size, hidden_sizes, activation, context_size)
+    if isinstance(action_space, gymnasium.spaces.Discrete) and action_space.start == 0:
+        return CategoricalPolicy(
+            observation_size, int(action_space.n), hidden_sizes, activation, context_size
+        )
+    raise UsageError(
+        f"action space {action_space} is not supported; a Box of one dimension and Discrete are"
+    )

@@ -1,0 +1,102 @@
+"""A recurrent policy, which keeps its hidden state through the episodes of a trial."""
+
+import torch
+from torch import Tensor, nn
+
+from metarl.policies.action_distributions import (
+    MINIMUM_LOG_STD,
+    Categorical,
+    Distribution,
+    Gaussian,
+)
+from metarl.policies.mlp import CategoricalPolicy, GaussianPolicy
+
+LARGEST_INPUT = 10.0
+"""Normalised inputs are clipped to ± this."""
+SMALLEST_STD = 1e-4
+"""What varies less is not scaled up further."""
+
+
+class Statistics(nn.Module):
+    """Mean and deviation of all rows seen so far, in float64; a part of the network's state."""
+
+    count: Tensor
+    sums: Tensor  # [2, size], of the rows and of their squares
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("sums", torch.zeros(2, size, dtype=torch.float64))
+
+    def add(self, rows: Tensor) -> None:
+        """Counts rows [n, size] in."""
+        rows = rows.to(self.sums)
+        self.count += len(rows)
+        self.sums += torch.stack([rows.sum(0), rows.square().sum(0)])
+
+    @property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation: [size]; 0 and 1 as long as nothing was seen."""
+        mean, square = self.sums / self.count.clamp(min=1)
+        std = (square - mean.square()).clamp(min=0).sqrt().clamp(min=SMALLEST_STD)
+        return mean, torch.where(self.count > 0, std, 1.0)
+
+
+class RecurrentPolicy(nn.Module):
+    """A GRU over a trial with two linear heads: the distribution of actions, and the value.
+
+    An input is (observation, previous reward, previous action, has an episode just begun); the
+    first two are normalised by what was seen in earlier iterations, values are in units of the
+    deviation of discounted returns.
+    """
+
+    def __init__(self, spaces: GaussianPolicy | CategoricalPolicy, hidden_size: int, seed: int):
+        """`spaces` knows the sizes, and whether actions are discrete."""
+        super().__init__()
+        self.is_discrete = isinstance(spaces, CategoricalPolicy)
+        self.action_size = spaces.action_size
+        self.seen = Statistics(spaces.observation_size + 1)
+        self.returns = Statistics(1)
+        size = spaces.observation_size + 1 + spaces.action_size + 1
+        self.gru = nn.GRU(size, hidden_size, batch_first=True)
+        self.actor = nn.Linear(hidden_size, spaces.action_size)
+        self.critic = nn.Linear(hidden_size, 1)
+        if not self.is_discrete:
+            self.log_std = nn.Parameter(torch.zeros(spaces.action_size))
+        self._initialise(torch.Generator().manual_seed(seed))
+
+    def _initialise(self, generator: torch.Generator) -> None:
+        """Orthogonal matrices and zero biases; the policy begins nearly without preferences."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 1:
+                nn.init.zeros_(parameter)
+                continue
+            # The GRU's matrices are those of its three gates, one below the other.
+            for matrix in parameter.chunk(3 if name.startswith("gru") else 1):
+                gain = 0.01 if name.startswith("actor") else 1.0
+                nn.init.orthogonal_(matrix, gain, generator=generator)
+
+    def forward(
+        self, inputs: Tensor, hidden: Tensor | None = None
+    ) -> tuple[Distribution, Tensor, Tensor]:
+        """Reads [trials, steps, input], from a zero state if none is given.
+
+        Returns:
+            π(· | history) [trials, steps, ...], values [trials, steps] and the hidden state after
+            the last step [1, trials, hidden].
+
+        """
+        mean, std = self.seen.moments
+        seen, rest = inputs[..., : len(mean)], inputs[..., len(mean) :]
+        normalised = ((seen - mean) / std).clamp(-LARGEST_INPUT, LARGEST_INPUT).float()
+        features, hidden = self.gru(torch.cat([normalised, rest], -1), hidden)
+        output, values = self.actor(features), self.critic(features).squeeze(-1)
+        if self.is_discrete:
+            return Categorical(torch.log_softmax(output, -1)), values, hidden
+        return Gaussian(output, self.log_std.clamp(min=MINIMUM_LOG_STD)), values, hidden
+
+    def shown(self, actions: Tensor) -> Tensor:
+        """Actions as the next input has them, one-hot if discrete: [..., action]."""
+        if self.is_discrete:
+            return nn.functional.one_hot(actions, self.action_size).float()
+        return actions

@@ -1,0 +1,1 @@
+"""A run: its loop, folder, display, alarms and report."""

@@ -1,0 +1,82 @@
+"""Checkpoints that are whole or not there: written aside, synced, then renamed."""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metarl.support.errors import UsageError
+from metarl.support.files import sync_folder, write_durably
+
+logger = logging.getLogger(__name__)
+
+STATE = "state.pt"
+MANIFEST = "manifest.json"
+
+
+def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> Path:
+    """Writes `state` (tensors and plain types) to `folder/000120` for iteration 120."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    manifest = {
+        "iteration": iteration,
+        "files": {STATE: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}},
+    }
+    final = folder / f"{iteration:06d}"
+    aside = folder / f".{final.name}.part"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    write_durably(aside / STATE, data)
+    write_durably(aside / MANIFEST, json.dumps(manifest, indent=2).encode())
+    if final.exists():  # from before a crash, of the same iteration: the new one is equal
+        shutil.rmtree(final)
+    os.rename(aside, final)
+    sync_folder(folder)
+    return final
+
+
+def load_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """The state of a checkpoint, its files compared with the manifest.
+
+    Raises:
+        UsageError: a file is missing or not the one that was written.
+
+    """
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        data = (checkpoint / STATE).read_bytes()
+        expected = manifest["files"][STATE]["sha256"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"checkpoint {checkpoint} is not whole: {error}") from error
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise UsageError(f"checkpoint {checkpoint} is damaged: {STATE} has another SHA-256")
+    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return state
+
+
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """The newest whole checkpoint's state; damaged ones are named and passed over.
+
+    Returns:
+        None if there is no checkpoint.
+
+    Raises:
+        UsageError: there are checkpoints, and none is whole.
+
+    """
+    checkpoints = sorted((path for path in folder.glob("[0-9]*")), reverse=True)
+    for checkpoint in checkpoints:
+        try:
+            return load_checkpoint(checkpoint)
+        except UsageError as error:
+            logger.warning("%s; trying the one before it", error)
+    if checkpoints:
+        raise UsageError(f"no checkpoint in {folder} is whole")
+    return None

@@ -1,0 +1,170 @@
+"""One run's folder: configuration, metrics, TensorBoard events, checkpoints and a lock."""
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from metarl.runs.checkpoint import load_newest, save_checkpoint
+from metarl.runs.sinks import Sinks
+from metarl.runs.tensorboard import NO_HYPERPARAMETERS, layout
+from metarl.support.errors import UsageError
+from metarl.support.files import replace_durably
+
+logger = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+CONFIG = "config.json"
+EVALUATION = "evaluation.json"
+
+
+class RunFolder:
+    """One run's folder: configuration, metrics, TensorBoard events, checkpoints and a lock.
+
+    metrics.jsonl is the source of truth; TensorBoard shows the same numbers under the same names.
+    """
+
+    def __init__(self, path: Path):
+        """Locks the folder, making it if need be.
+
+        Raises:
+            UsageError: it cannot be written, or another process uses it.
+
+        """
+        self.path = path
+        self._writer: SummaryWriter | None = None
+        self._sinks = Sinks()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(path / "lock", "a+")  # noqa: SIM115 (held until close)
+        except OSError as error:
+            raise UsageError(f"run folder {path} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "another process"
+            self._lock.close()
+            raise UsageError(f"run folder {path} is in use by {owner}") from error
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()}\n")
+        self._lock.flush()
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a run was begun here."""
+        return (self.path / CONFIG).exists()
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration of the run that is here."""
+        config: dict[str, Any] = json.loads((self.path / CONFIG).read_text())
+        return config
+
+    def open(
+        self,
+        config: Mapping[str, Any],
+        iteration: int,
+        measure: str,
+        inner_steps: int,
+        splits: Sequence[str] = ("test",),
+    ) -> None:
+        """Writes the configuration and opens the metrics for what comes after `iteration`.
+
+        The page of custom scalars shows `measure` before and after adaptation, and after each of
+        `inner_steps` steps on held-out tasks of each split; the table of hyperparameters has the
+        options beside the newest values. Metrics and events of later iterations, which a crash left
+        behind, are dropped.
+
+        Raises:
+            UsageError: a sink does not begin; the folder's run is as it was.
+
+        """
+        # First, for W&B watches the writer that is made after it has begun.
+        self._sinks.open(config["config"].get("sinks", ()), self.path, config["config"])
+        replace_durably(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        kept = [m for m in self.read_metrics() if m["iteration"] <= iteration]
+        text = "".join(json.dumps(metrics) + "\n" for metrics in kept)
+        replace_durably(self.path / METRICS, text.encode())
+        self._metrics = open(self.path / METRICS, "a")  # noqa: SIM115 (held until close)
+        self._writer = SummaryWriter(
+            str(self.path), purge_step=iteration + 1 if iteration else None
+        )
+        self._writer.add_custom_scalars(layout(measure, inner_steps, splits))
+        self._write_hyperparameters(config["config"], measure, inner_steps, splits)
+        if not iteration:
+            self._writer.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```")
+
+    def _write_hyperparameters(
+        self,
+        options: Mapping[str, Any],
+        measure: str,
+        inner_steps: int,
+        splits: Sequence[str],
+    ) -> None:
+        """The run's row in the table of hyperparameters, which reads its metrics from the run.
+
+        `SummaryWriter.add_hparams` would write its own values of them, and into a run below.
+        """
+        assert self._writer is not None
+        values = {
+            name: value if isinstance(value, (bool, int, float, str)) else str(value)
+            for name, value in options.items()
+            if name not in NO_HYPERPARAMETERS
+        }
+        tags = [f"{measure}/after", f"{measure}/before", f"{measure}/gain"]
+        tags += [f"{split}/step_{inner_steps}/mean" for split in splits]
+        for summary in hparams(values, dict.fromkeys(tags, 0.0)):  # type: ignore[no-untyped-call]
+            self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """The metrics so far; a last line that a crash cut off is left out."""
+        path = self.path / METRICS
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def write(self, metrics: Mapping[str, float]) -> None:
+        """Appends one iteration to metrics.jsonl, to TensorBoard and to the sinks."""
+        assert self._writer is not None, "open() comes first"
+        self._metrics.write(json.dumps(metrics) + "\n")
+        self._metrics.flush()
+        for name, value in metrics.items():
+            if name != "iteration":
+                self._writer.add_scalar(name, value, int(metrics["iteration"]))
+        self._sinks.write(metrics)
+
+    def show(self, figures: Mapping[str, Figure], iteration: int) -> None:
+        """Adds figures to TensorBoard, by their tags."""
+        assert self._writer is not None, "open() comes first"
+        for tag, figure in figures.items():
+            self._writer.add_figure(tag, figure, iteration, close=False)
+
+    def say(self, name: str, text: str, iteration: int) -> None:
+        """Adds a text to TensorBoard."""
+        assert self._writer is not None, "open() comes first"
+        self._writer.add_text(name, text, iteration)
+
+    def save(self, iteration: int, state: dict[str, Any]) -> None:
+        """Writes a checkpoint, the metrics up to it first."""
+        assert self._writer is not None, "open() comes first"
+        os.fsync(self._metrics.fileno())
+        self._writer.flush()
+        save_checkpoint(self.path / "checkpoints", iteration, state)
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest whole checkpoint's state, or None."""
+        return load_newest(self.path / "checkpoints")
+
+    def close(self, failed: bool = False) -> None:
+        """Closes the files and lets go of the folder; the sinks hear whether the run failed."""
+        if self._writer is not None:
+            self._writer.close()
+            self._metrics.close()
+        self._sinks.close(failed)
+        self._lock.close()

@@ -1,0 +1,164 @@
+"""What a trained run's policy does on held-out tasks: evaluation.json, TensorBoard, clips."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import SummaryWriter
+
+from metarl.evaluation.evaluation import EVALUATED_SPLITS, Evaluation
+from metarl.evaluation.figures import evaluation_figures
+from metarl.learners.maml import Learner
+from metarl.policies.export import PolicyModule
+from metarl.runs.clips import gif, labelled, record_clip, side_by_side
+from metarl.runs.folder import EVALUATION
+from metarl.runs.run import Trainable
+from metarl.support.files import replace_durably
+from metarl.tasks.task import Task, select_tasks
+
+EVENTS = ".evaluation"
+"""How the names of this report's event files end, so that a new report can replace them."""
+
+
+def evaluate_splits(
+    learner: Learner,
+    splits: Sequence[str] = (),
+    tasks: int | None = None,
+    steps: int | None = None,
+    adaptations: int = 1,
+) -> list[Evaluation]:
+    """Each split after 0..`steps` inner steps: test, train and beyond if none is named."""
+    named = splits or [split for split in EVALUATED_SPLITS if split in learner.family.splits]
+    for split in named:
+        learner.family.check_split(split)
+    return [learner.evaluate(tasks, steps, split, adaptations) for split in named]
+
+
+def write_report(
+    folder: Path,
+    learner: Trainable,
+    evaluations: Sequence[Evaluation],
+    clips: Sequence[tuple[str, list[np.ndarray]]] = (),
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Writes evaluation.json into the run folder, and what TensorBoard shows of the same.
+
+    There `evaluation/<split>/mean` and its interval are curves over the inner steps; figures and
+    clips (each with its name) stand beside them. What an earlier report left is replaced.
+
+    Args:
+        about: what the file says of the evaluation besides.
+
+    Returns:
+        What evaluation.json holds.
+
+    """
+    data = {**(about or {}), **_as_data(learner, evaluations)}
+    replace_durably(folder / EVALUATION, (json.dumps(data, indent=2) + "\n").encode())
+    for old in folder.glob(f"events.out.tfevents.*{EVENTS}"):
+        old.unlink()
+    writer = SummaryWriter(str(folder), filename_suffix=EVENTS)
+    for evaluation in evaluations:
+        for step in evaluation.summary()["steps"]:
+            values = {
+                "mean": step["mean"]["value"],
+                "low": step["mean"]["low"],
+                "high": step["mean"]["high"],
+                "median": step["median"]["value"],
+                "iqm": step["iqm"]["value"],
+                "hurt": step["hurt"],
+            }
+            if "success" in step:
+                values["success"] = step["success"]
+            for name, value in values.items():
+                writer.add_scalar(f"evaluation/{evaluation.split}/{name}", value, step["step"])
+    for tag, figure in evaluation_figures(evaluations, learner.measure).items():
+        writer.add_figure(f"evaluation/{tag}", figure, learner.iteration, close=False)
+    for name, frames in clips:
+        clip = _moving(f"evaluation/clips/{name}", frames)
+        writer._get_file_writer().add_summary(clip)  # type: ignore[no-untyped-call]
+    writer.close()
+    return data
+
+
+def _as_data(learner: Trainable, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """What evaluation.json holds."""
+    data: dict[str, Any] = {
+        "family": getattr(learner.config, "family", learner.name),
+        "algorithm": getattr(learner.config, "algorithm", type(learner).__name__),
+        "seed": learner.config.seed,
+        "iteration": learner.iteration,
+        "splits": {e.split: e.summary() for e in evaluations},
+    }
+    if {"train", "test"} <= set(data["splits"]):
+        train, test = (data["splits"][split]["steps"] for split in ("train", "test"))
+        gaps = (a["mean"]["value"] - b["mean"]["value"] for a, b in zip(train, test, strict=True))
+        data["train_test_gap"] = list(gaps)
+    return data
+
+
+def clips_before_and_after(
+    learner: Learner, evaluation: Evaluation, number: int, steps: int
+) -> list[tuple[str, list[np.ndarray]]]:
+    """Clips of the tasks with the lowest returns: before and after adaptation side by side.
+
+    Raises:
+        UsageError: the family or this machine cannot draw.
+
+    """
+    chosen = np.argsort(evaluation.returns[-1])[:number]
+    return [
+        (task_name(task), clip_before_and_after(learner, task, steps))
+        for task in (select_tasks(evaluation.tasks, i) for i in chosen)
+    ]
+
+
+def clip_before_and_after(
+    learner: Learner, task: Task, steps: int, seed: int | None = None
+) -> list[np.ndarray]:
+    """Frames of an episode with the initial policy, and beside it with the adapted one.
+
+    The adapted policy is that of `learner.adapt(task, steps, seed)`.
+    """
+    clips = []
+    for number in (0, steps):
+        adapted = learner.adapt(task, number, seed)
+        module = PolicyModule(
+            learner.policy, adapted.parameters, learner.family.prototype.action_space
+        )
+        family = learner.family
+        frames = record_clip(family, task, family.horizon, learner.config.seed, actor(module))
+        clips.append(labelled(frames, f"after {number} steps" if number else "before"))
+    return side_by_side(*clips)
+
+
+def actor(module: PolicyModule) -> Any:
+    """The module as a function of one environment's observation."""
+
+    def act(observation: np.ndarray) -> Any:
+        row = torch.from_numpy(np.asarray(observation, np.float32)).reshape(1, -1)
+        with torch.no_grad():
+            action = module(row)[0]
+        return int(action) if module.discrete else action.numpy()
+
+    return act
+
+
+def task_name(task: Task) -> str:
+    """A task as `--task` takes it: `goal=0.3,-0.2 mass=2`; long parameters are left out."""
+    small = {name: np.ravel(value) for name, value in task.items() if np.size(value) <= 3}
+    numbers = {name: ",".join(f"{x:.4g}" for x in value) for name, value in small.items()}
+    return " ".join(f"{name}={text}" for name, text in numbers.items()) or "task"
+
+
+def _moving(tag: str, frames: list[np.ndarray]) -> Summary:
+    """An image summary that moves: TensorBoard shows the bytes as the browser does."""
+    height, width, _ = frames[0].shape
+    image = Summary.Image(
+        height=height, width=width, colorspace=3, encoded_image_string=gif(frames)
+    )
+    return Summary(value=[Summary.Value(tag=tag, image=image)])

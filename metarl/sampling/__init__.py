@@ -1,0 +1,1 @@
+"""Rollouts, advantages and baselines."""

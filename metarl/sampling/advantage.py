@@ -1,0 +1,97 @@
+"""Discounted returns and generalised advantages of rollouts."""
+
+import torch
+from torch import Tensor
+
+from metarl.sampling.baseline import Baseline, fit_values
+from metarl.sampling.data import Batch, Rollout
+from metarl.support.parallel import Workers, chunk_slices
+
+SMALLEST_STD = 1e-8
+
+
+def make_batch(
+    rollout: Rollout,
+    discount: float,
+    gae_lambda: float,
+    workers: Workers,
+    baseline: Baseline = fit_values,
+) -> Batch:
+    """The rollout with its advantages, normalised to mean 0 and deviation 1 for each task."""
+
+    def of_tasks(tasks: slice) -> tuple[Tensor, Tensor, Tensor]:
+        part = rollout[tasks]
+        discounted = discounted_sums(part.rewards, discount)
+        values, final_value = baseline(part, discounted, discount)
+        advantages = generalised_advantages(
+            part.rewards, values, final_value, part.valid, discount, gae_lambda
+        )
+        mean, std = moments(advantages, part.valid)
+        is_last = last_steps(part.valid)
+        rewards = part.rewards + discount * final_value.unsqueeze(-1) * is_last
+        powers = discount ** torch.arange(rewards.shape[-1]).to(rewards) * part.valid
+        # The mean that advantages lose is a constant baseline.
+        scaled = (advantages - mean) * part.valid, rewards * powers, (values + mean) * powers
+        return tuple((x / std).float() for x in scaled)  # type: ignore[return-value]
+
+    tasks, episodes, time = rollout.valid.shape
+    slices = chunk_slices(tasks, episodes * time, rollout.valid.device)
+    advantages, rewards, values = map(torch.cat, zip(*workers.map(of_tasks, slices), strict=True))
+    return Batch(
+        rollout.observations,
+        rollout.actions,
+        rollout.log_probs,
+        advantages,
+        rewards,
+        values,
+        rollout.valid.float(),
+    )
+
+
+def discounted_sums(rewards: Tensor, discount: float) -> Tensor:
+    """G_t = Σ_{k ≥ t} γ^{k−t} r_k: [..., time]."""
+    t = torch.arange(rewards.shape[-1], device=rewards.device)
+    lag = (t.unsqueeze(-1) - t).clamp(min=0)  # [k, t]
+    # One product with the triangle of γ^{k−t} is many times faster than a loop over time.
+    return rewards @ torch.tril(torch.tensor(discount, dtype=rewards.dtype, device=t.device) ** lag)
+
+
+def generalised_advantages(
+    rewards: Tensor,
+    values: Tensor,
+    final_value: Tensor,
+    valid: Tensor,
+    discount: float,
+    gae_lambda: float,
+) -> Tensor:
+    """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, equation 16).
+
+        δ_t = r_t + γ V(s_{t+1}) − V(s_t),    A_t = δ_t + γλ A_{t+1}
+
+    Args:
+        rewards, values, valid: [tasks, episodes, time]; rewards and values are 0 on padding.
+        final_value: V after the last step, 0 where the episode terminated: [tasks, episodes].
+
+    Returns:
+        [tasks, episodes, time], 0 on padding.
+
+    """
+    is_last = last_steps(valid)
+    next_values = values.roll(-1, -1).masked_fill(is_last, 0) + final_value.unsqueeze(-1) * is_last
+    deltas = (rewards + discount * next_values - values) * valid
+    return discounted_sums(deltas, discount * gae_lambda)
+
+
+def last_steps(valid: Tensor) -> Tensor:
+    """Where episodes have their last step: [tasks, episodes, time] bool."""
+    is_last = valid.clone()
+    is_last[..., :-1] &= ~valid[..., 1:]
+    return is_last
+
+
+def moments(advantages: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation over the valid steps of each task: [tasks, 1, 1]."""
+    number = valid.sum((1, 2), keepdim=True)
+    mean = (advantages * valid).sum((1, 2), keepdim=True) / number
+    centred = (advantages - mean) * valid
+    return mean, (centred.square().sum((1, 2), keepdim=True) / number).sqrt() + SMALLEST_STD

@@ -1,0 +1,435 @@
+"""Whether a registered family keeps its contract: what an environment checker is, for tasks.
+
+Each check is a function of the family that returns what it found, or raises `FamilyFaultError` with
+what is wrong; `CHECKS` pairs it with what to look at then.
+"""
+
+import dataclasses
+import itertools
+import math
+import multiprocessing
+import pickle
+import time
+import traceback
+from collections.abc import Callable, Container, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from metarl.simulation.gymnasium import backend_name, make_simulation
+from metarl.support.randomness import RandomKey
+from metarl.tasks.family import TaskFamily
+from metarl.tasks.task import Task, Tasks, select_tasks
+
+TASKS, EPISODES, LONGEST = 8, 30, 200
+"""Tasks compared, episodes of each at most, and steps looked at where the horizon is longer."""
+SAMPLED = 200
+"""Tasks drawn from each split."""
+LARGEST_LEAK = 0.3
+"""Share of a parameter's variance that first observations may explain on held-out tasks."""
+MOST_LEAK_TASKS = 1500
+FEW = 5
+"""Steps after which the episode is searched for what none of them changed."""
+LARGEST_LATE_LEAK = 0.9
+"""Share that entries of the observation may explain which no step changes."""
+
+
+class FamilyFaultError(Exception):
+    """What a check found wrong."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The outcome of one check."""
+
+    name: str
+    passed: bool
+    detail: str
+    hint: str
+
+
+def check_family(family: TaskFamily) -> list[Finding]:
+    """All findings, in the order of `CHECKS`."""
+    findings: list[Finding] = []
+    for name, (check, hint) in CHECKS.items():
+        try:
+            findings.append(Finding(name, True, check(family), ""))
+        except FamilyFaultError as fault:
+            findings.append(Finding(name, False, str(fault), hint))
+        except Exception as error:  # whatever the family's own code raises is a finding
+            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            # A UsageError may be raised here about a line of the family's.
+            place = traceback.extract_tb((error.__cause__ or error).__traceback__)[-1]
+            raised = f"raised at {place.filename}:{place.lineno}"
+            findings.append(Finding(name, False, text, raised))
+            if check is _runs:
+                break  # the others would say the same
+    return findings
+
+
+def _runs(family: TaskFamily) -> str:
+    env: Any = family.make()
+    steps = len(list(_episode(family, env, env.unwrapped.task, seed=0))) - 1
+    return f"an episode of {steps} steps; many step by {backend_name(family)}"
+
+
+def _task_takes_effect(family: TaskFamily) -> str:
+    """One parameter at a time; episodes of one action held go far enough for sparse rewards."""
+    tasks, env = _tasks(family, TASKS), family.make()
+    base = select_tasks(tasks, 0)
+
+    def differ(seed: int, name: str) -> bool:
+        held = _actions(family, seed, 1) * LONGEST
+        first, *others = (
+            list(_episode(family, env, base | {name: tasks[name][i]}, seed, held))[1:]
+            for i in range(TASKS)
+        )
+        return any(
+            len(first) != len(other) or not all(map(_equal, first, other)) for other in others
+        )
+
+    varied = [name for name, values in tasks.items() if (values != values[0]).any()]
+    for name in varied:
+        if not any(differ(seed, name) for seed in range(EPISODES)):
+            raise FamilyFaultError(
+                f"{TASKS} values of {name} gave the same episodes under the same seeds and actions"
+            )
+    return f"{', '.join(varied)}"
+
+
+def _task_survives_reset(family: TaskFamily) -> str:
+    env = family.make()
+    task = select_tasks(_tasks(family, 1), 0)
+    _set_task(env, task)
+    for episode in range(3):
+        env.reset(seed=episode)
+        now: Any = env.unwrapped.task  # type: ignore[attr-defined]
+        for name, value in task.items():
+            if not np.array_equal(now[name], value):
+                raise FamilyFaultError(
+                    f"after {episode + 1} resets {name} is {now[name]}, not {value}"
+                )
+    return "the same after 3 resets"
+
+
+def _same_seed_same_episode(family: TaskFamily) -> str:
+    task = select_tasks(_tasks(family, 1), 0)
+    env = family.make()
+    first, again = (list(_episode(family, env, task, seed=3)) for _ in range(2))
+    other = list(_episode(family, family.make(), task, seed=3))
+    for name, episode in (("a second reset", again), ("another environment", other)):
+        for t, (one, two) in enumerate(zip(first, episode, strict=False)):
+            if not _equal(one, two):
+                raise FamilyFaultError(
+                    f"with the same seed and actions, {name} differs at step {t}"
+                )
+        if len(first) != len(episode):
+            raise FamilyFaultError(f"with the same seed and actions, {name} ends elsewhere")
+    return f"{len(first) - 1} steps, three times"
+
+
+def _tasks_in_space(family: TaskFamily) -> str:
+    for split in family.splits:
+        drawn = _tasks(family, SAMPLED, split)
+        for i in range(SAMPLED):
+            task = select_tasks(drawn, i)
+            if not family.task_space.contains(task):
+                raise FamilyFaultError(
+                    f"split {split} drew {task}, which is not in {family.task_space}"
+                )
+    return f"{SAMPLED} of each of {', '.join(family.splits)}"
+
+
+def _splits_are_disjoint(family: TaskFamily) -> str:
+    drawn = {split: _distinct(_tasks(family, SAMPLED, split)) for split in family.splits}
+    if len(set().union(*drawn.values())) <= 2:
+        return "no more than two tasks: all in every split"
+    names = list(drawn)
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            if common := drawn[one] & drawn[other]:
+                raise FamilyFaultError(
+                    f"{one} and {other} have {len(common)} of {len(drawn[one])} in common"
+                )
+    return f"{', '.join(names)} have none in common"
+
+
+def _no_leak(family: TaskFamily) -> str:
+    """First observations must not tell the task, nor what is the same in all later ones.
+
+    Later observations tell of the task through its dynamics, which is what adaptation is about. But
+    an entry that no step changes, under actions and a first state that differ from task to task,
+    has not been found out by acting: if it gives a parameter almost exactly, it is a copy.
+    """
+    size = 2 * math.prod(family.prototype.observation_space.shape or ())
+    number = min(MOST_LEAK_TASKS, max(SAMPLED, 4 * size))
+    tasks = _tasks(family, number)
+    visible = getattr(family.prototype.unwrapped, "visible", ())
+    env = family.make()
+    first, later, long = [], [], []
+    for i in range(number):
+        episode = _episode(family, env, select_tasks(tasks, i), i, _actions(family, i, FEW))
+        steps = itertools.islice(episode, 1 + FEW if i < SAMPLED else 1)
+        observations = [np.ravel(observation).astype(np.float64) for observation, *_ in steps]
+        first.append(observations[0])
+        if len(observations) > FEW:
+            later.append(np.stack(observations[1:]))
+            long.append(i)
+    worst, where = _explained(np.stack(first), tasks, visible)
+    if worst > LARGEST_LEAK:
+        raise FamilyFaultError(f"first observations explain {worst:.0%} of the variance of {where}")
+    if len(long) >= SAMPLED // 2:  # where most episodes are long enough
+        x = np.stack(later)  # [tasks, FEW, entries]
+        still = (x == x[:, :1]).all(axis=(0, 1)) & (x[0] != x).any(axis=(0, 1))
+        late, where = _explained(x[:, 0, still], select_tasks(tasks, long), visible)
+        if late > LARGEST_LATE_LEAK:
+            raise FamilyFaultError(
+                f"entries {np.flatnonzero(still).tolist()} of the observation, which no step after "
+                f"the first one changes, explain {late:.0%} of the variance of {where}"
+            )
+    return f"first observations of {number} tasks explain {worst:.0%}"
+
+
+def _explained(x: np.ndarray, tasks: Tasks, visible: Container[str]) -> tuple[float, str]:
+    """The largest share of a parameter's variance that x [tasks, entries] explains, and its name.
+
+    By ridge regression of the parameters on the entries and their squares, on held-out tasks.
+    """
+    number = len(x)
+    x = _standardised(np.concatenate([x, x**2], axis=1))
+    half = number // 2
+    worst, where = 0.0, ""
+    for name, values in tasks.items():
+        if name in visible:
+            continue
+        y = _standardised(values.reshape(number, -1).astype(np.float64))
+        gram = x[:half].T @ x[:half] + np.eye(x.shape[1])
+        predicted = x[half:] @ np.linalg.solve(gram, x[:half].T @ y[:half])
+        spread = y[half:].var(0)
+        explained = 1 - np.mean((predicted - y[half:]) ** 2, 0) / np.where(spread > 0, spread, 1)
+        best = float(np.where(spread > 0, explained, 0).max(initial=0))
+        if best > worst:
+            worst, where = best, name
+    return worst, where
+
+
+def _spaces_hold(family: TaskFamily) -> str:
+    env = family.make()
+    spaces = str(env.observation_space), str(env.action_space)
+    tasks = _tasks(family, TASKS)
+    for i in range(TASKS):
+        for observation, *_ in _episode(family, env, select_tasks(tasks, i), seed=i):
+            if observation not in env.observation_space:
+                shown = np.asarray(observation)
+                raise FamilyFaultError(
+                    f"an observation of shape {shown.shape} and type {shown.dtype} is not in "
+                    f"{env.observation_space}"
+                )
+        if (str(env.observation_space), str(env.action_space)) != spaces:
+            raise FamilyFaultError("the spaces of the environment change with the task")
+    return f"observations of {TASKS} tasks are in the space"
+
+
+def _vector_agrees(family: TaskFamily) -> str:
+    number, seeds = 3, [5, 6, 7]
+    tasks = _tasks(family, number)
+    longest = min(family.horizon, LONGEST)
+    actions = np.stack([_actions(family, seed, longest) for seed in seeds])
+    vector = make_simulation(family, number)
+    vector.task = tasks  # type: ignore[attr-defined]
+    observations, _ = vector.reset(seed=seeds)  # type: ignore[arg-type]
+    episodes = [
+        _episode(family, family.make(), select_tasks(tasks, i), seeds[i]) for i in range(number)
+    ]
+    ended = np.zeros(number, bool)
+    rewards, terminated, truncated = np.zeros(number), ended, ended
+    steps = 0
+    while True:
+        for i in np.flatnonzero(~ended):
+            single = next(episodes[i])
+            same = (observations[i], rewards[i], terminated[i], truncated[i])
+            if not _equal(single, same):
+                raise FamilyFaultError(f"environment {i} of the vector differs at step {steps}")
+        ended = terminated | truncated
+        if ended.all() or steps == longest:
+            break
+        observations, rewards, terminated, truncated, _ = vector.step(actions[:, steps])
+        steps += 1
+    vector.close()
+    return f"{number} environments over {steps} steps"
+
+
+def _pickles(family: TaskFamily) -> str:
+    fresh = dataclasses.replace(family)  # without what it has cached
+    pickle.dumps(fresh)
+    task = select_tasks(_tasks(family, 1), 0)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        there = pool.submit(_first_observation, fresh, task).result()
+    if not np.array_equal(there, _first_observation(family, task)):
+        raise FamilyFaultError(
+            "a spawned process sees another first observation under the same seed"
+        )
+    return "the same in a spawned process"
+
+
+def _first_observation(family: TaskFamily, task: Task) -> Any:
+    env = family.make()
+    _set_task(env, task)
+    return env.reset(seed=0)[0]
+
+
+def _rewards_are_finite(family: TaskFamily) -> str:
+    tasks, number = _tasks(family, TASKS), 0
+    for i in range(TASKS):
+        task = select_tasks(tasks, i)
+        for t, (_, reward, *_) in enumerate(_episode(family, family.make(), task, seed=i)):
+            number += 1
+            if not math.isfinite(reward):
+                raise FamilyFaultError(f"reward {reward} at step {t} of task {task}")
+    return f"{number} rewards"
+
+
+def _horizon_is_kept(family: TaskFamily) -> str:
+    horizon = family.horizon
+    single = family.make()
+    vector = make_simulation(family, 1)
+    _set_task(single, select_tasks(_tasks(family, 1), 0))
+    single.reset(seed=0)
+    vector.task = _tasks(family, 1)  # type: ignore[attr-defined]
+    vector.reset(seed=0)
+    for name, step in (
+        ("environment", lambda a: single.step(a)[2:4]),
+        ("vector environment", lambda a: [flags[0] for flags in vector.step(a[None])[2:4]]),
+    ):
+        for t, action in enumerate(_actions(family, 0, horizon), 1):
+            terminated, truncated = step(np.asarray(action))
+            if truncated and t < horizon:
+                raise FamilyFaultError(
+                    f"the {name} is truncated at step {t}, before the horizon {horizon}"
+                )
+            if terminated or truncated:
+                break
+        else:
+            raise FamilyFaultError(f"the {name} goes on after the horizon of {horizon} steps")
+    vector.close()
+    return f"at most {horizon} steps"
+
+
+def _time_per_step(family: TaskFamily) -> str:
+    env, number = family.make(), 0
+    task = select_tasks(_tasks(family, 1), 0)
+    actions = _actions(family, 0, min(family.horizon, LONGEST))
+    start = time.perf_counter()
+    for seed in range(EPISODES):
+        number += sum(1 for _ in _episode(family, env, task, seed, actions)) - 1
+    return f"{(time.perf_counter() - start) / max(1, number) * 1e6:.0f} µs, one environment"
+
+
+CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
+    "runs": (_runs, "resets and steps must not fail"),
+    "task takes effect": (
+        _task_takes_effect,
+        "read the task in step or reset; one set before reset counts from that reset on",
+    ),
+    "task survives reset": (
+        _task_survives_reset,
+        "reset must not draw or clear the task: it stays until it is set again",
+    ),
+    "same seed, same episode": (
+        _same_seed_same_episode,
+        "call super().reset(seed=seed), and draw from self.np_random alone",
+    ),
+    "tasks in the space": (
+        _tasks_in_space,
+        "sample_task must give values of task_space, of its types and shapes",
+    ),
+    "splits are disjoint": (
+        _splits_are_disjoint,
+        "hold tasks out: train and test must have none in common where there are over two",
+    ),
+    "no task in observations": (
+        _no_leak,
+        "leave the task out of the observation, which the policy has to find out; what it may see "
+        "goes into the environment's `visible`",
+    ),
+    "spaces hold": (
+        _spaces_hold,
+        "observations must have the shape, type and range of observation_space, for every task",
+    ),
+    "vector agrees": (
+        _vector_agrees,
+        "the vector environment must give what single ones give under the same seeds",
+    ),
+    "pickles": (
+        _pickles,
+        "register with string entry points in an importable module, and plain keyword arguments",
+    ),
+    "rewards are finite": (_rewards_are_finite, "look for divisions by 0 and unstable physics"),
+    "horizon is kept": (
+        _horizon_is_kept,
+        "leave truncation to max_episode_steps, and let the vector environment take it",
+    ),
+    "time per step": (_time_per_step, "the environment must step without an error"),
+}
+
+
+def _tasks(family: TaskFamily, number: int, split: str = "train") -> Tasks:
+    return family.sample_tasks(number, RandomKey(0), split)
+
+
+def _set_task(env: gymnasium.Env, task: Task) -> None:
+    env.unwrapped.task = task  # type: ignore[attr-defined]
+
+
+def _actions(family: TaskFamily, seed: int, number: int) -> list[Any]:
+    space = family.prototype.action_space
+    space.seed(seed)
+    return [space.sample() for _ in range(number)]
+
+
+def _episode(
+    family: TaskFamily,
+    env: gymnasium.Env,
+    task: Task,
+    seed: int,
+    actions: list[Any] | None = None,
+) -> Iterator[tuple[Any, float, bool, bool]]:
+    """(observation, reward, terminated, truncated) after reset and after each action, which are
+    random if they are not given.
+    """
+    number = min(family.horizon, LONGEST)
+    _set_task(env, task)
+    observation, _ = env.reset(seed=seed)
+    yield observation, 0.0, False, False
+    for action in (actions or _actions(family, seed, number))[:number]:
+        observation, reward, terminated, truncated, _ = env.step(action)
+        yield observation, float(reward), terminated, truncated
+        if terminated or truncated:
+            return
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Observations bit for bit; rewards up to the order of a sum."""
+    return (
+        np.array_equal(one[0], other[0], equal_nan=True)
+        and np.isclose(one[1], other[1], rtol=1e-12, atol=0, equal_nan=True)
+        and bool(one[2]) == bool(other[2])
+        and bool(one[3]) == bool(other[3])
+    )
+
+
+def _distinct(tasks: Tasks) -> set[bytes]:
+    number = len(next(iter(tasks.values())))
+    return {b"".join(values[i].tobytes() for values in tasks.values()) for i in range(number)}
+
+
+def _standardised(x: np.ndarray) -> np.ndarray:
+    std = x.std(0)
+    # What varies by rounding alone is constant.
+    varies = std > 1e-9 * (1 + np.abs(x).max(0))
+    result: np.ndarray = np.where(varies, (x - x.mean(0)) / np.where(varies, std, 1), 0)
+    return result

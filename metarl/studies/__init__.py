@@ -1,0 +1,1 @@
+"""Studies of several runs: comparisons, their processes and curves."""

@@ -1,0 +1,112 @@
+"""Independent runs, several at a time, each in a process with a log of its own."""
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from metarl.support.errors import UsageError
+from metarl.support.parallel import available_cores
+
+POLL_SECONDS = 0.2
+"""A signal is handled after this time at the latest."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run: a function that a spawned process calls, and the file that takes its output."""
+
+    name: str
+    function: Callable[..., None]
+    arguments: tuple[Any, ...]
+    log: Path
+
+
+def run_jobs(
+    jobs: Sequence[Job], is_finished: Callable[[Job], bool], at_a_time: int = 0
+) -> dict[Job, int]:
+    """Runs the jobs that are not finished, `at_a_time` of them in parallel (0: one per core).
+
+    SIGINT and SIGTERM are passed on to the running jobs; this process exits when they have ended.
+
+    Returns:
+        The exit code of every job.
+
+    """
+    context = multiprocessing.get_context("spawn")
+    at_a_time = at_a_time or available_cores()
+    waiting, codes = list(jobs), dict.fromkeys(jobs, 0)
+    running: dict[int, tuple[BaseProcess, Job]] = {}  # by sentinel
+    with _signals() as received:
+        forwarded = 0
+        while running or (waiting and not received):
+            while waiting and len(running) < at_a_time and not received:
+                job = waiting.pop(0)
+                if is_finished(job):
+                    _say(job, "finished before")
+                    continue
+                process: BaseProcess = context.Process(target=_run, args=(job,))
+                process.start()
+                running[process.sentinel] = process, job
+            ended = multiprocessing.connection.wait(list(running), POLL_SECONDS)
+            for sentinel in [s for s in running if s in ended]:
+                process, job = running.pop(sentinel)
+                process.join()
+                codes[job] = process.exitcode or 0
+                _say(job, ("stopped" if received else "failed") if codes[job] else "finished")
+            while forwarded < len(received):  # not in the handler, where one may be starting
+                forwarded += 1
+                for process, _ in running.values():
+                    process.terminate()  # the run then ends with a checkpoint
+    if received:
+        print("stopped; the same command continues from here")
+        raise SystemExit(128 + received[0])
+    return codes
+
+
+def _say(job: Job, what: str) -> None:
+    print(f"{job.name}: {what}", flush=True)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Within the block SIGINT and SIGTERM only append their number to the yielded list."""
+    received: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _run(job: Job) -> None:
+    """The process of one job: its output goes to the job's log, and it ends with its parent."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    os.setpgrp()  # Ctrl-C in a terminal reaches the parent alone, which passes it on
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    log = open(job.log, "a")  # noqa: SIM115 (held by the process)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    try:
+        job.function(*job.arguments)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

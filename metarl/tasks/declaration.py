@@ -1,0 +1,161 @@
+"""Declaring a task family once, as data and pure functions over arrays of any batch shape.
+
+`metarl.simulation` makes the single and the vector environment of a declaration. This module is
+all that a declared family imports:
+
+    gymnasium.register(
+        "HalfCheetahDir-v0",
+        entry_point="metarl.simulation.mujoco:MujocoEnv",
+        vector_entry_point="metarl.simulation.mujoco:MujocoVectorEnv",
+        max_episode_steps=100,
+        kwargs={"family": "envs.half_cheetah:HalfCheetahDir"},
+    )
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+from gymnasium import spaces
+
+from metarl.support.errors import UsageError
+from metarl.tasks.distributions import TaskDistribution
+
+Array = Any
+"""A NumPy or torch array; `array_api_compat.array_namespace` gives the functions for either."""
+
+
+@dataclass(frozen=True)
+class DeclaredFamily:
+    """A task family as data and pure functions; fields of a subclass are its options.
+
+    Functions take arrays [..., n] of NumPy or torch and return arrays of the same kind [...].
+    They see states, never a simulator, so that the same lines serve one environment, a batch on
+    the CPU and a batch on a GPU.
+    """
+
+    source: ClassVar[str] = ""
+    """Who defined the family: papers and codes."""
+
+    @property
+    def tasks(self) -> TaskDistribution:
+        """The task parameters, how they are distributed, and in which splits."""
+        raise NotImplementedError
+
+    @property
+    def observation_space(self) -> spaces.Box:
+        """Space of `observe`."""
+        raise NotImplementedError
+
+    def observe(self, state: Any) -> Array:
+        """What the policy sees, [..., observation]: never the task."""
+        raise NotImplementedError
+
+    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+        """Reward of the step from state `before` under `control` to state `after`: [...]."""
+        raise NotImplementedError
+
+    def terminated(self, state: Any, task: Mapping[str, Array]) -> Array | None:
+        """Whether the episode ends in `state`: [...]; None where it never does."""
+        return None
+
+
+@dataclass(frozen=True)
+class MujocoFamily(DeclaredFamily):
+    """A family on a MuJoCo model. States have the model's fields: `state.qpos` [..., nq], ...
+
+    To be set: `xml`, `control_timestep`, `tasks`, `observation_space`, `observe`, `reward`; beside
+    these as needed: `fields` that the functions read, `initial`, `terminated`, and for tasks that
+    change the model `model_fields` and `configure`. A policy's actions in ±`action_scale` cover the
+    `ctrlrange` of the actuators, which each must have; the `control` that `reward` sees is the
+    actuators'.
+    """
+
+    xml: ClassVar[str]
+    """Path of the model, as `str(Path(__file__).with_name("my.xml"))`; a bare name is one of
+    Gymnasium's."""
+    control_timestep: ClassVar[float]
+    """Seconds of one environment step; a multiple of the model's time step."""
+    fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
+    """The MjData fields that the functions read, as `mj_step` leaves them: qpos and qvel are new,
+    what derives from them is not yet. `cfrc_ext` is of the last substep's begin."""
+    model_fields: ClassVar[tuple[str, ...]] = ()
+    """The MjModel fields that differ from task to task: those that `configure` gives."""
+
+    action_scale: float = 1.0
+    """Actions from −scale to scale cover the actuators' range: the published codes use 10, so that
+    an initial σ of 1 explores with a tenth of the range."""
+
+    def initial(
+        self, generator: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """qpos and qvel at reset, from the model's own; by default unchanged."""
+        return qpos, qvel
+
+    def configure(self, model: Any, task: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Each of `model_fields` under the task, as NumPy arrays: [..., *shape].
+
+        `model` has the model's own values of these fields, [*shape]. To change one body's mass
+        only, copy and write its column (its inertia is a field of its own):
+
+            mass = np.repeat(model.body_mass[None], len(task["mass"]), axis=0)
+            mass[:, 2] = task["mass"]
+            return {"body_mass": mass}
+        """
+        return {}
+
+
+@dataclass(frozen=True)
+class DynamicsFamily(DeclaredFamily):
+    """A family with dynamics of its own. States are arrays [..., state]."""
+
+    noise_size: ClassVar[int] = 0
+    """Random numbers of a step, uniform over [0, 1)."""
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """Space of the actions that `transition` takes."""
+        raise NotImplementedError
+
+    def initial(self, generator: np.random.Generator) -> np.ndarray:
+        """The first state of an episode: [state]."""
+        raise NotImplementedError
+
+    def transition(
+        self, state: Array, action: Array, task: Mapping[str, Array], noise: Array
+    ) -> Array:
+        """The next state: [..., state]; `noise` is [..., noise_size]."""
+        raise NotImplementedError
+
+
+def load_declaration(reference: str | DeclaredFamily, options: Mapping[str, Any]) -> Any:
+    """The declaration at `module:Class`, made with `options`.
+
+    Raises:
+        UsageError: an option that the class does not have, or a value that it does not take.
+
+    """
+    if not isinstance(reference, str):
+        return dataclasses.replace(reference, **options)
+    module, _, name = reference.partition(":")
+    family_class = getattr(importlib.import_module(module), name, None) if name else None
+    if family_class is None:
+        raise UsageError(f"family {reference} must be MODULE:CLASS of a declaration")
+    types = get_type_hints(family_class)
+    known = {field.name: types[field.name] for field in dataclasses.fields(family_class)}
+    for option, value in options.items():
+        if option not in known:
+            raise UsageError(f"{name} has no option {option}; it has {', '.join(known) or 'none'}")
+        kind = known[option]
+        if get_origin(kind) is Literal:
+            allowed = " or ".join(map(str, get_args(kind)))
+            right = value in get_args(kind)
+        else:
+            allowed = f"a {kind.__name__}"
+            right = isinstance(value, (int, float) if kind is float else kind)
+        if not right:
+            raise UsageError(f"{name}: {option} {value} must be {allowed}")
+    return family_class(**options)
