@@ -25,6 +25,11 @@ class Point(DynamicsFamily):
     largest_step: ClassVar[float] = 0.1  # per coordinate
 
     @property
+    def action_scale(self) -> float:
+        """The published implementations neither scale nor bound what the policy draws."""
+        return self.largest_step
+
+    @property
     def observation_space(self) -> spaces.Box:
         """The position."""
         return spaces.Box(-np.inf, np.inf, (2,), np.float64)

@@ -18,6 +18,7 @@ class Sinusoid:
 
     name = "sinusoid regression"
     measure = "mse"
+    higher_is_better = False
     head = ("4.weight", "4.bias")
     groups = ()
     loss = staticmethod(nn.functional.mse_loss)

@@ -21,10 +21,10 @@ from envs.classification import (
     digits,
     photographs,
 )
-from metarl.cli.runs import print_evaluation
+from metarl.cli.command_line import one_line_errors
+from metarl.cli.evaluate import print_evaluation
 from metarl.learners.few_shot import FewShotConfig, FewShotLearner, Problem
 from metarl.runs.run import run
-from metarl.support.options import one_line_errors
 
 DOMAINS = {"digits": digits, "photographs": photographs}
 

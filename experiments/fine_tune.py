@@ -16,11 +16,11 @@ import tyro
 from torch import nn
 
 from envs.classification import Domain, FewShotClassification, convolutional_net, digits
-from metarl.cli.runs import print_evaluation
+from metarl.cli.command_line import one_line_errors
+from metarl.cli.evaluate import print_evaluation
 from metarl.learners.few_shot import FewShotConfig, FewShotLearner
 from metarl.runs.run import run
 from metarl.support.errors import UsageError
-from metarl.support.options import one_line_errors
 
 
 @dataclass(frozen=True)

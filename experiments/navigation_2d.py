@@ -3,8 +3,8 @@
 Finn et al. 2017 (arXiv 1703.03400), section 5.3; sizes of tristandeleu/pytorch-maml-rl.
 """
 
-from metarl.cli.main import run_experiment
-from metarl.learners.config import Config
+from metarl import Config
+from metarl.cli.train import run_experiment
 
 if __name__ == "__main__":
     run_experiment(

@@ -11,10 +11,10 @@ import torch
 import tyro
 
 from envs.sinusoid import Sinusoid
-from metarl.cli.runs import print_evaluation
+from metarl.cli.command_line import one_line_errors
+from metarl.cli.evaluate import print_evaluation
 from metarl.learners.few_shot import FewShotConfig, FewShotLearner
 from metarl.runs.run import run
-from metarl.support.options import one_line_errors
 
 
 @dataclass(frozen=True)

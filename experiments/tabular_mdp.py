@@ -9,9 +9,9 @@ actions.
 
 import numpy as np
 
-from metarl.cli.main import run_experiment
-from metarl.cli.runs import print_evaluation
-from metarl.learners.config import Config
+from metarl import Config
+from metarl.cli.evaluate import print_evaluation
+from metarl.cli.train import run_experiment
 
 
 def plan(transitions: np.ndarray, means: np.ndarray, horizon: int) -> np.ndarray:

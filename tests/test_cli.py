@@ -1,5 +1,6 @@
 """The command line as a user meets it: exit codes, one clear line for each mistake."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from metarl.cli.main import main, run_experiment
-from metarl.learners.config import Config
+from metarl import Config
+from metarl.cli.main import main
+from metarl.cli.train import run_experiment
 from metarl.learners.presets import ALGORITHMS
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -125,7 +127,7 @@ def test_help_explains_every_option(capsys):
     assert exit.value.code == 0
     text = capsys.readouterr().out
     assert "What it is." in text
-    for name in Config.__dataclass_fields__:
+    for name in (field.name for field in dataclasses.fields(Config)):
         assert f"--{name.replace('_', '-')}" in text
 
 

@@ -288,7 +288,7 @@ FAMILY = ["--family", SMALL.family]
         ([*FAMILY, "--inner-lr", "nan"], "--inner-lr nan must be a number above 0"),
         (
             [*FAMILY, "--controls", "rl2", "--meta-batch-size", "1", "--episodes", "3"],
-            "--meta-batch-size 1 times --episodes 3 is less than one trial of rl2, which has 4",
+            "--meta-batch-size times --episodes is 3, less than one trial of rl2, which has 4",
         ),
         (
             [*FAMILY, "--algorithms", "es-maml", "--meta-batch-size", "3"],

@@ -85,7 +85,7 @@ def test_runs_are_grouped_by_algorithm_and_seeds_stay_together(folders):
 
 def test_several_families_stay_in_the_names_of_the_lines(tmp_path, folders):
     other = make_run(tmp_path / "other", family="mine:Slope-v0")
-    rl2 = make_run(tmp_path / "rl2", algorithm=None)
+    rl2 = make_run(tmp_path / "rl2", learner="rl2", algorithm=None)
     assert [line.name for line in lines_of([*folders, other, rl2])] == [
         *("promp, Hill-v0", "oracle, Hill-v0", "promp, Slope-v0", "rl2, Hill-v0")
     ]
@@ -194,7 +194,7 @@ def test_a_run_without_training_has_its_evaluation_alone(tmp_path):
 
 
 def few_shot(tmp_path):
-    folder = make_run(tmp_path / "digits", family=None, algorithm=None)
+    folder = make_run(tmp_path / "digits", family=None, learner="rl2", algorithm=None)
     metrics = {"iteration": 1, "accuracy/before": 0.2, "accuracy/after": 0.9}
     (folder / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
     return [folder]

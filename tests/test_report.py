@@ -20,7 +20,6 @@ from metarl import Config, UsageError, train
 from metarl.cli.main import main
 from metarl.runs import report
 from metarl.runs.clips import labelled, side_by_side, write_clip
-from metarl.runs.report import actor
 
 SMALL = [
     *("--meta-batch-size", "3", "--episodes", "4", "--horizon", "6", "--hidden-sizes", "8"),
@@ -152,11 +151,8 @@ torch.save((program(x), plain), {str(tmp_path / "actions.pt")!r})
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
     program, plain = torch.load(tmp_path / "actions.pt")
-    module = metarl.policies.export.PolicyModule(
-        learner.policy, adapted.parameters, learner.family.prototype.action_space
-    )
-    assert torch.equal(program, module(observations))
-    assert torch.equal(plain, module(observations))
+    assert torch.equal(program, adapted.policy(observations))
+    assert torch.equal(plain, adapted.policy(observations))
     torch.testing.assert_close(program, expected.clamp(-0.1, 0.1))
 
 
@@ -167,7 +163,7 @@ def test_adaptation_outside_the_training_range_with_a_video(run, tmp_path, capsy
     main(["adapt", str(run), "--task", "goal=.7,.7", "--steps", "1", "--video", str(video), *out])
     output = capsys.readouterr().out
     assert "left before, right after" in output
-    assert "beyond what training draws: goal" in output
+    assert "beyond the range of training: goal" in output
     if suffix == "mp4":
         assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == 7
         return
@@ -194,7 +190,7 @@ def test_the_video_shows_the_policy_that_is_written(run, tmp_path, monkeypatch):
     shown, observations = [], np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
 
     def recorded(family, task, steps, seed, act):
-        shown.append([act(observation).tolist() for observation in observations])
+        shown.append([act(observation, 0.0).tolist() for observation in observations])
         return [np.zeros((2, 2, 3), np.uint8)]
 
     monkeypatch.setattr(report, "record_clip", recorded)
@@ -262,7 +258,7 @@ def test_what_cannot_be_loaded_is_one_line(run, tmp_path):
     described["config"]["from_the_future"] = 1
     (tmp_path / "config.json").write_text(json.dumps(described))
     (tmp_path / "checkpoints").symlink_to(run / "checkpoints")
-    with pytest.raises(UsageError, match="from_the_future is no option of this version"):
+    with pytest.raises(UsageError, match="has no option from_the_future"):
         metarl.load(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UsageError, match=r"config\.json cannot be read"):
@@ -301,11 +297,9 @@ def test_a_strip_is_a_picture(tmp_path):
         assert image.size == (24, 4)
 
 
-def test_the_actor_gives_what_the_environment_takes():
+def test_a_policy_acts_as_the_environment_takes_it():
     learner = metarl.Learner(Config("envs:CartPoleParams-v0", meta_batch_size=2, episodes=2))
-    module = metarl.policies.export.PolicyModule(
-        learner.policy, learner.parameters, learner.family.prototype.action_space
-    )
-    action = actor(module)(np.zeros(4))
+    adapted = learner.adapt({"cart_mass": 1.0, "pole_mass": 0.1}, steps=0)
+    action = adapted.policy.act(np.zeros(4), 0.0)
     assert isinstance(action, int)
     assert learner.family.prototype.action_space.contains(action)

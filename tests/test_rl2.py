@@ -8,8 +8,9 @@ import torch
 
 from metarl import UsageError
 from metarl.learners.rl2 import RL2Config, RL2Learner, clipped_loss, entropy, make_experience
-from metarl.policies.recurrent import Statistics
+from metarl.policies.normalisation import Statistics
 from metarl.runs.run import run
+from metarl.sampling.trials import join_trials
 from metarl.support.randomness import RandomKey
 
 SMALL = RL2Config(
@@ -31,7 +32,7 @@ def sampled(config=SMALL, iterations=1):
     learner = RL2Learner(config)
     list(learner.learn(iterations))
     tasks = learner.family.sample_tasks(config.trials, RandomKey(5))
-    return learner, learner._sample(tasks, 1, RandomKey(5))
+    return learner, join_trials(learner.sample_trials(tasks, RandomKey(5)), learner.device)
 
 
 def experience_of(trials, discount=0.9, gae_lambda=0.8, scale=2.0):
@@ -174,7 +175,7 @@ def test_evaluation_is_of_the_same_tasks_and_changes_nothing():
     ("options", "message"),
     [
         ({"trials": 0}, "--trials 0 must be a number of at least 1"),
-        ({"discount": 1.5}, r"--discount 1\.5 must be at most 1"),
+        ({"discount": 1.5}, r"--discount 1\.5 must be a number of at least 0 and at most 1"),
         ({"clip": 0.0}, "--clip 0.0 must be a number above 0"),
         ({"learning_rate": float("nan")}, "--learning-rate nan must be a number above 0"),
         ({"minibatches": 7}, "--minibatches 7 must be at most --trials 6"),

@@ -9,8 +9,10 @@ import torch
 from gymnasium import spaces
 
 from metarl import Config, Learner
+from metarl.policies.action_units import ActionUnits
 from metarl.policies.mlp import CategoricalPolicy, GaussianPolicy
 from metarl.policies.parameters import expand
+from metarl.sampling.actor import PolicyActor
 from metarl.sampling.rollout import collect
 from metarl.simulation.gymnasium import make_simulation, make_simulations
 from metarl.simulation.serial import SerialVectorEnv
@@ -21,6 +23,11 @@ from metarl.tasks.family import make_family
 
 HORIZON = 5
 WORKERS = Workers(1)
+
+
+def collect_under(simulations, policy, parameters, *rest):
+    units = ActionUnits.of(simulations[0].single_action_space, 1.0)
+    return collect(simulations, PolicyActor(policy, parameters), units, *rest)
 
 
 class Counter(gymnasium.Env):
@@ -59,7 +66,7 @@ def collected(episodes=4, discrete=False, stage=0, key=None, action_bias=0.0):
     parameters["layer_2.bias"] += action_bias
     tasks = {"number": np.array([3, 7])}
     key = key or RandomKey(1)
-    rollout = collect(
+    rollout = collect_under(
         [simulation], policy, expand(parameters, 2), tasks, episodes, HORIZON, key, stage, WORKERS
     )
     return simulation, policy, parameters, rollout
@@ -127,7 +134,7 @@ def test_threads_change_no_task_no_reset_and_no_noise():
     policy = GaussianPolicy(17, 6)
     parameters = expand(policy.initial_parameters(key.generator(Use.PARAMETERS)), 2)
     one, two, whole = (
-        collect(simulations, policy, parameters, tasks, 3, 10, key, 0, Workers(threads))
+        collect_under(simulations, policy, parameters, tasks, 3, 10, key, 0, Workers(threads))
         for threads, simulations in [
             (1, make_simulations(family, 2, 3, 1)),
             (2, make_simulations(family, 2, 3, 2)),
@@ -135,7 +142,7 @@ def test_threads_change_no_task_no_reset_and_no_noise():
         ]
     )
     assert one.success is two.success is None
-    scalars = ("unstable", "success")
+    scalars = ("unstable", "success", "values")
     for name in (f.name for f in dataclasses.fields(one) if f.name not in scalars):
         assert torch.equal(getattr(one, name), getattr(two, name))
     # A matrix product over more tasks may round otherwise; resets and noise are the same.
@@ -150,7 +157,7 @@ def test_a_batch_of_episodes_restarts_wholly_at_the_next_collection():
     parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
     tasks = family.sample_tasks(2, RandomKey(0))
     one, two = (
-        collect([simulation], policy, parameters, tasks, 3, 8, RandomKey(0), 0, WORKERS)
+        collect_under([simulation], policy, parameters, tasks, 3, 8, RandomKey(0), 0, WORKERS)
         for _ in range(2)
     )
     assert torch.equal(one.rewards, two.rewards)
@@ -169,7 +176,7 @@ def test_shares_of_different_lengths_are_padded_to_one():
     lengths = set()
     for stage in range(20):
         one, two = (
-            collect(s, policy, parameters, tasks, 1, HORIZON, key, stage, WORKERS)
+            collect_under(s, policy, parameters, tasks, 1, HORIZON, key, stage, WORKERS)
             for s in ([simulation(2)], [simulation(1), simulation(1)])
         )
         lengths.add(tuple(one.valid.sum(-1).flatten().tolist()))
@@ -190,7 +197,7 @@ def test_a_reward_that_is_not_a_number_is_an_error():
     parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
     tasks = {"number": np.array([3, 7])}
     with pytest.raises(UsageError, match="gave rewards that are not finite"):
-        collect([simulation], policy, parameters, tasks, 1, 9, RandomKey(0), 0, WORKERS)
+        collect_under([simulation], policy, parameters, tasks, 1, 9, RandomKey(0), 0, WORKERS)
 
 
 class Successful(Counter):
@@ -207,7 +214,9 @@ def test_success_is_told_by_episode_and_by_metric():
     policy = GaussianPolicy(2, 1)
     parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
     tasks = {"number": np.array([4, 7])}
-    rollout = collect([simulation], policy, parameters, tasks, 4, HORIZON, RandomKey(1), 0, WORKERS)
+    rollout = collect_under(
+        [simulation], policy, parameters, tasks, 4, HORIZON, RandomKey(1), 0, WORKERS
+    )
     long_enough = rollout.valid.sum(-1) >= 2
     assert 0 < long_enough[0].sum() < 4, "both kinds are there to see"
     assert torch.equal(rollout.success[0], long_enough[0])

@@ -273,9 +273,9 @@ def test_groups_have_their_own_results():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"inner_lr": float("nan")}, "--inner-lr nan must be above 0"),
-        ({"meta_batch_size": 0}, "--meta-batch-size 0 must be at least 1"),
-        ({"seed": -1}, "--seed -1 must be at least 0"),
+        ({"inner_lr": float("nan")}, "--inner-lr nan must be a number above 0"),
+        ({"meta_batch_size": 0}, "--meta-batch-size 0 must be a number of at least 1"),
+        ({"seed": -1}, "--seed -1 must be a number of at least 0"),
         ({"outer": "reptile", "adapts": "head"}, "--adapts all"),
     ],
 )

@@ -10,8 +10,7 @@ from typing import Literal
 import torch
 import tyro
 
-from metarl.learners.config import Config
-from metarl.learners.maml import Learner
+from metarl import Config, Learner
 from metarl.learners.presets import ALGORITHMS
 
 LIMIT = 1.5

@@ -13,8 +13,7 @@ from typing import Literal
 import torch
 import tyro
 
-from metarl.learners.config import Config
-from metarl.learners.maml import Learner
+from metarl import Config, Learner
 from metarl.runs.folder import RunFolder
 
 LIMIT = 40_000

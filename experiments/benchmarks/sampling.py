@@ -18,8 +18,10 @@ import numpy as np
 import torch
 import tyro
 
+from metarl.policies.action_units import ActionUnits
 from metarl.policies.mlp import make_policy
 from metarl.policies.parameters import expand
+from metarl.sampling.actor import PolicyActor
 from metarl.sampling.data import Rollout
 from metarl.sampling.rollout import collect
 from metarl.simulation.gymnasium import backend_name, make_simulation, make_simulations
@@ -82,15 +84,14 @@ def measure(family: TaskFamily, tasks: int, episodes: int, seconds: float, worke
     simulations = make_simulations(family, tasks, episodes, workers.threads)
     simulation = make_simulation(family, tasks * episodes, workers.threads)
     policy = make_policy(simulation.single_observation_space, simulation.single_action_space)
+    units = ActionUnits.of(simulation.single_action_space, family.action_scale)
     key = RandomKey(1)
     parameters = policy.initial_parameters(key.generator(Use.PARAMETERS))
     drawn = family.sample_tasks(tasks, key)
 
     def ours() -> Rollout:
-        together = expand(parameters, tasks)
-        return collect(
-            simulations, policy, together, drawn, episodes, family.horizon, key, 0, workers
-        )
+        actor = PolicyActor(policy, expand(parameters, tasks))
+        return collect(simulations, actor, units, drawn, episodes, family.horizon, key, 0, workers)
 
     rollout = ours()
     open_loop = bare_batch if backend_name(family) == "batch" else bare_arrays

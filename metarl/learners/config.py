@@ -1,293 +1,143 @@
-"""One run is one frozen, documented dataclass."""
+"""The options that every run has, and those of every run on a task family."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Literal,
-    Self,
-    TypeAlias,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, ClassVar, Literal, Self
 
-from metarl.learners.presets import find_algorithm
-from metarl.maml.estimators import SURROGATES
-from metarl.outer.registry import OUTER_LOOPS
-from metarl.policies.mlp import Activation
 from metarl.support.errors import UsageError
-from metarl.support.options import option
+from metarl.support.options import Count, Positive, WholeNumber, check_ranges
 
-if TYPE_CHECKING:
-    Estimator: TypeAlias = str
-    OuterName: TypeAlias = str
-else:  # what is registered is what the command line offers
-    Estimator = Literal[(*SURROGATES, "first_order")]
-    OuterName = Literal[tuple(OUTER_LOOPS)]
+FamilyOption = bool | int | float | str
 
 
 @dataclass(frozen=True)
-class Config:
-    """A meta-training run (defaults: MAML-TRPO at the sizes of ProMP's and Deleu's codes)."""
+class Budget:
+    """What a comparison gives every learner."""
 
-    family: str
-    """Task family, MODULE:ID; the module is imported first, from the working folder too."""
-    family_options: dict[str, bool | int | float | str] = field(default_factory=dict)
-    """The family's variant, name and value in turn: `observation finn action_scale 1`."""
-    algorithm: str = "maml-trpo"
-    """A named preset of the options below, which still can be set one by one; `metarl algorithms`
-    lists them."""
-    iterations: int = 500
-    """Meta-updates."""
+    episodes: int
+    """Of the whole run."""
+    batch: int
+    """Episodes that MAML samples before adaptation, and again after each inner step."""
+    stages: int
+    """In which a held-out task is evaluated: before adaptation, and after each step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A run: one frozen dataclass, whose fields are options of the command line and of config.json.
+
+    Raises:
+        UsageError: an option is out of its range; names the option and what would be right.
+
+    """
+
+    learner: str
+    """Which learner trains: maml, rl2, one that an installed package announces, or MODULE:CLASS."""
+    iterations: WholeNumber = 500
+    """Iterations of training: meta-updates."""
     run_dir: Path | None = None
-    """The run folder itself; runs/<family>/seed-<seed> if not given."""
+    """The run folder itself; a folder below `runs` if not given."""
     resume: bool = False
-    """Go on from the newest checkpoint of the run folder; where --run-dir names it, options that
-    are not given are the run's."""
-    seed: int = 1
-    """Names all random numbers of the run."""
+    """Continue from the newest checkpoint of the run folder; where --run-dir names it, options that
+    are not given are those of the run."""
+    seed: WholeNumber = 1
+    """Determines all random numbers of the run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where adaptation and meta-update run; auto takes a GPU when there is one."""
-    sampling_device: Literal["cpu", "cuda"] = "cpu"
-    """Where the policy acts while rollouts are collected. Physics run on the CPU, and a small
-    policy is not worth sending every step to a GPU."""
-    threads: int = 0
-    """Threads for the simulator and for the learner, which take turns; 0 is one for each core."""
+    """Where the learner computes; auto takes a GPU if there is one."""
+    threads: WholeNumber = 0
+    """Threads of the simulator and of the learner, which take turns; 0 is one for each core."""
 
-    workers: int = 0
-    """Processes for environments that neither MuJoCo's batch nor arrays can step; 0 steps them in
-    this one. Their number changes no result."""
-    worker_timeout: float = 60.0
-    """Seconds that a worker may take for one step of its environments before it is given up."""
-
-    meta_batch_size: int = 40
-    """Tasks of a meta-iteration."""
-    episodes: int = 20
-    """Episodes of each task, before and again after each inner step."""
-    horizon: int | None = None
-    """Steps after which an episode is truncated; the family's own if not given."""
-    inner_lr: float = 0.1
-    """Step size of the inner loop."""
-    inner_steps: int = 1
-    """Inner steps, each on fresh rollouts; 0 trains one policy for all tasks."""
-    discount: float = 0.99
-    """Discount γ of the advantages; reported returns are undiscounted."""
-    gae_lambda: float = 0.9
-    """λ of generalised advantage estimation. The published codes have 1: what the baseline does not
-    explain of far rewards then hides the small gain of one inner step, and learning starts late
-    (HalfCheetahDir, seed 1, after 50 iterations: 93, with 0.9 it is 122)."""
-    baseline: Literal["linear", "network"] = "linear"
-    """State values of the advantages, fitted to each task's rollouts: linear in the observation and
-    its square, or with a small network on top, which takes seconds an iteration."""
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    """Hidden layers of the policy."""
-    activation: Activation = "tanh"
-    """Activation of the hidden layers."""
-
-    estimator: Estimator = "lvc"
-    """Surrogate that the inner loop follows: all have the same gradient, and differ in what the
-    meta-gradient makes of its derivative; first_order leaves that out."""
-    sampling_correction: bool = False
-    """Credit what was sampled before adaptation with the return after it (E-MAML); meant for the
-    naive estimator, as dice, loaded_dice and taypo2 hold the effect already."""
-    correction_over_steps: Literal["sum", "mean"] = "sum"
-    """Whether that credit is summed over the steps before adaptation, which is exact, or their
-    mean, as the published codes have it: on 20 tasks of Navigation2D, after 25 iterations, the
-    sum's noise was 60 times that of the rest of the gradient."""
-    adapts: Literal["all", "head", "context"] = "all"
-    """What the inner loop changes: all parameters, the last layer and σ (ANIL), or a context that
-    is an input of the policy (CAVIA)."""
-    context_size: int = 5
-    """Length of the context, where that is what adapts."""
-    observe_task: bool = False
-    """The policy sees the task beside the observation: an oracle, to compare with."""
-    step_sizes: Literal["fixed", "per_layer", "per_parameter"] = "fixed"
-    """Whether the inner step size is a number, or learned: one for each tensor of parameters, or
-    one for each of their elements (Meta-SGD)."""
-    test_later_lr: float = 1.0
-    """At evaluation, steps after the first have this times the step size; Finn et al. have 0.5."""
-
-    outer: OuterName = "trpo"
-    """How θ is updated: trust region, clipped surrogate, gradient by Adam, natural gradient without
-    a line search, Reptile or evolution."""
-    outer_lr: float = 1e-3
-    """Step size of Adam in ppo, gradient and evolution, and ε of reptile."""
-    ppo_epochs: int = 5
-    """Steps of Adam on the same rollouts."""
-    clip: float = 0.3
-    """The ratio of probabilities in ppo is clipped to 1 ± this."""
-    inner_kl_penalty: float = 0.0
-    """Weight in ppo of the KL between the policies before adaptation (ProMP)."""
-    inner_kl_target: float = 0.0
-    """Above 0, the penalty is adapted so that this KL stays near it."""
-    sigma: float = 0.05
-    """Standard deviation of evolution's perturbations of θ."""
-
-    max_kl: float = 0.01
-    """Trust region: mean KL divergence between adapted policies."""
-    cg_iterations: int = 10
-    """Conjugate-gradient iterations."""
-    cg_damping: float = 1e-5
-    """Added to the diagonal of the Fisher matrix."""
-    line_search_steps: int = 15
-    """Steps tried at most."""
-    line_search_ratio: float = 0.8
-    """Next length where a step does not improve the surrogate."""
-    fisher_fraction: float = 0.1
-    """Share of the time steps, evenly spaced, that Fisher products see; 1 takes all. The gradient
-    and the line search always see all."""
-
-    eval_every: int = 10
-    """Evaluate on held-out tasks after every so many iterations; 0 never does."""
-    eval_tasks: int = 40
+    eval_every: WholeNumber = 10
+    """Iterations between evaluations on held-out tasks; 0 never evaluates."""
+    eval_tasks: Count = 40
     """Held-out tasks of an evaluation."""
-    eval_splits: tuple[str, ...] = ("test",)
-    """Splits that are evaluated, as in `train test beyond`."""
-    checkpoint_every: int = 10
-    """Iterations between checkpoints; the last one is always written."""
+    checkpoint_every: Count = 10
+    """Iterations between checkpoints; the last iteration always has one."""
+    keep_checkpoints: Count = 3
+    """Newest checkpoints that are kept, beside the best by the return on held-out tasks."""
     sinks: tuple[str, ...] = ()
-    """Where metrics go beside the run folder: wandb, mlflow; each an extra of that name."""
+    """Services that get the metrics too: wandb, mlflow; each needs the extra of that name."""
+
+    changeable: ClassVar[frozenset[str]] = frozenset(
+        (
+            *("iterations", "run_dir", "resume", "device", "threads", "eval_every", "eval_tasks"),
+            *("checkpoint_every", "keep_checkpoints", "sinks"),
+        )
+    )
+    """Options that a resumed run may change, because no number of training depends on them."""
 
     def __post_init__(self) -> None:
-        """Checks every choice and every number.
+        """Checks every choice and every number."""
+        check_ranges(self)
 
-        Raises:
-            UsageError: names the option, its value and what would be right.
-
-        """
-        find_algorithm(self.algorithm)
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UsageError(
-                    f"{option(name)} {getattr(self, name)} must be one of {', '.join(choices)}"
-                )
-        for name, lowest in _LOWEST.items():
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= lowest):
-                raise UsageError(f"{option(name)} {value} must be a number of at least {lowest}")
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise UsageError(f"{option(name)} {value} must be a number above 0")
-        for name in ("discount", "gae_lambda", "fisher_fraction", "line_search_ratio"):
-            if getattr(self, name) > 1:
-                raise UsageError(f"{option(name)} {getattr(self, name)} must be at most 1")
-        if min(self.hidden_sizes, default=1) < 1:
-            raise UsageError(f"--hidden-sizes {self.hidden_sizes} must be at least 1 each")
-        for wrong, reason in self._contradictions():
-            if wrong:
-                raise UsageError(reason)
-
-    def _contradictions(self) -> list[tuple[bool, str]]:
-        """Combinations of parts that make no sense, each with the reason."""
-        blind = self.outer in ("reptile", "evolution")
-        outer = f"--outer {self.outer}"
-        return [
-            (
-                blind and self.estimator != "first_order",
-                f"{outer} takes no derivative of the inner loop: --estimator must be first_order, "
-                f"not {self.estimator}",
-            ),
-            (
-                blind and self.sampling_correction,
-                f"{outer} has no surrogate for --sampling-correction to correct",
-            ),
-            (
-                self.outer == "reptile" and self.inner_steps == 0,
-                f"{outer} moves to the adapted parameters: --inner-steps must be at least 1",
-            ),
-            (
-                self.outer == "reptile" and self.step_sizes != "fixed",
-                f"{outer} has no gradient for --step-sizes {self.step_sizes}",
-            ),
-            (
-                self.outer == "reptile" and self.adapts != "all",
-                f"{outer} moves only what the inner loop changes: --adapts must be all, not "
-                f"{self.adapts}",
-            ),
-            (
-                self.outer == "evolution" and self.meta_batch_size % 2 == 1,
-                f"{outer} needs pairs: --meta-batch-size {self.meta_batch_size} must be even",
-            ),
-        ]
-
-    @classmethod
-    def of(cls, algorithm: str, **options: Any) -> Self:
-        """The configuration of a named algorithm, with `options` over its preset.
-
-        Raises:
-            UsageError: there is no such algorithm, or an option is out of range.
-
-        """
-        return cls(algorithm=algorithm, **{**find_algorithm(algorithm).options, **options})
+    @property
+    def run_folder(self) -> Path:
+        """`run_dir`, or a folder named after the learner and the seed."""
+        return Path(self.run_dir or Path("runs", f"{self.learner}-seed-{self.seed}"))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The configuration that config.json of a run folder holds.
 
         Raises:
-            UsageError: an option that this version does not know.
+            UsageError: this version does not have one of the options.
 
         """
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:
-            raise UsageError(f"{unknown[0]} is no option of this version of metarl")
+            raise UsageError(f"this version of metarl has no option {unknown[0]}")
         tuples = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
         return cls(**{**data, **tuples, "run_dir": Path(data["run_dir"])})
 
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyRunConfig(RunConfig):
+    """A run on a task family."""
+
+    family: str = field(kw_only=False)
+    """Task family, MODULE:ID; the module is imported first, from the working folder too."""
+    family_options: dict[str, FamilyOption] = field(default_factory=dict)
+    """The variant of the family, name and value in turn: `observation finn action_scale 1`."""
+    horizon: Count | None = None
+    """Steps after which an episode is truncated; that of the family if not given."""
+    action_scale: Positive | None = None
+    """Policy actions from -scale to scale cover the range of bounded actions, so that the initial
+    σ = 1 explores with 1/scale of it; that of the family if not given, which is 1 for most."""
+    simulation: str = "auto"
+    """What steps the environments: auto, batch (MuJoCo's batch engine), gymnasium (one by one), or
+    one that an installed package announces."""
+    workers: WholeNumber = 0
+    """Processes for environments that are stepped one by one; 0 steps them in this process. Their
+    number changes no result."""
+    worker_timeout: Positive = 60.0
+    """Seconds that a worker may take for one step of its environments before the run gives up."""
+    eval_splits: tuple[str, ...] = ("test",)
+    """Splits that are evaluated, as in `train test beyond`."""
+
+    changeable: ClassVar[frozenset[str]] = RunConfig.changeable | {
+        "workers",
+        "worker_timeout",
+        "eval_splits",
+    }
+
     @property
     def run_folder(self) -> Path:
-        """`run_dir`, or the folder that the family and the seed name."""
-        if self.run_dir is not None:
-            return Path(self.run_dir)
-        return Path("runs", self.family.rpartition(":")[2], f"seed-{self.seed}")
+        """`run_dir`, or a folder named after the family, the learner and the seed."""
+        named = "" if self.learner == "maml" else f"{self.learner.rpartition(':')[2]}-"
+        default = Path("runs", self.family.rpartition(":")[2], f"{named}seed-{self.seed}")
+        return Path(self.run_dir or default)
 
+    @property
+    def episodes_per_iteration(self) -> int:
+        """Episodes that an iteration samples, of all tasks and stages."""
+        raise NotImplementedError
 
-_LOWEST: dict[str, float] = {
-    "iterations": 0,
-    "seed": 0,
-    "threads": 0,
-    "workers": 0,
-    "meta_batch_size": 1,
-    "episodes": 1,
-    "horizon": 1,
-    "inner_steps": 0,
-    "discount": 0,
-    "gae_lambda": 0,
-    "context_size": 1,
-    "test_later_lr": 0,
-    "ppo_epochs": 1,
-    "inner_kl_penalty": 0,
-    "inner_kl_target": 0,
-    "cg_iterations": 1,
-    "cg_damping": 0,
-    "line_search_steps": 1,
-    "eval_every": 0,
-    "eval_tasks": 1,
-    "checkpoint_every": 1,
-}
-
-_CHOICES = {
-    name: get_args(hint)
-    for name, hint in get_type_hints(Config).items()
-    if get_origin(hint) is Literal
-}
-
-_POSITIVE = (
-    *("inner_lr", "outer_lr", "clip", "sigma", "worker_timeout"),
-    *("max_kl", "fisher_fraction", "line_search_ratio"),
-)
-
-RESUMABLE = {
-    *("iterations", "run_dir", "resume", "device", "sampling_device", "threads"),
-    *("workers", "worker_timeout"),
-    *("eval_every", "eval_tasks", "eval_splits", "test_later_lr", "checkpoint_every"),
-    "sinks",
-}
-"""Options that a resumed run may change: they change no number of training."""
+    @classmethod
+    def at_budget(cls, budget: Budget, **options: Any) -> Self:
+        """The configuration of a comparison, in which all learners sample as many episodes."""
+        config = cls(**options)
+        iterations = max(1, budget.episodes // config.episodes_per_iteration)
+        return dataclasses.replace(config, iterations=iterations)

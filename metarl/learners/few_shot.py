@@ -1,18 +1,20 @@
-"""A meta-learner for supervised few-shot tasks; `metarl.runs.run.run` trains it like any other."""
+"""A meta-learner for supervised few-shot tasks; a run trains it like any other learner."""
 
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from metarl.evaluation.evaluation import Evaluation
+from metarl.learners.config import RunConfig
+from metarl.learners.learner import BaseLearner, expect_finite
 from metarl.maml.inner_loop import (
     STEP_SIZE,
     InnerLoop,
@@ -31,7 +33,7 @@ from metarl.outer.policy_gradient import PolicyGradient
 from metarl.outer.reptile import Reptile
 from metarl.policies.parameters import Parameters
 from metarl.support.errors import UsageError
-from metarl.support.options import option
+from metarl.support.options import Count, Positive, WholeNumber
 from metarl.support.parallel import Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
 from metarl.tasks.samples import Samples
@@ -40,30 +42,23 @@ PLAIN_RATES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 """Step sizes that plain fine-tuning chooses from."""
 
 
-@dataclass(frozen=True)
-class FewShotConfig:
+@dataclass(frozen=True, kw_only=True)
+class FewShotConfig(RunConfig):
     """A meta-training run on supervised tasks."""
 
-    iterations: int = 1000
+    learner: Literal["few_shot"] = "few_shot"
+    """Which learner trains."""
+    iterations: Count = 1000
     """Meta-updates."""
-    run_dir: Path = Path("runs/few_shot")
+    run_dir: Path | None = Path("runs/few_shot")
     """The run folder itself."""
-    resume: bool = False
-    """Go on from the newest checkpoint of the run folder."""
-    seed: int = 1
-    """Names all random numbers of the run."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the learner runs; auto takes a GPU when there is one."""
-    threads: int = 0
-    """Threads of the learner; 0 is one for each core."""
-
-    meta_batch_size: int = 25
+    meta_batch_size: Count = 25
     """Tasks of a meta-update."""
-    inner_lr: float = 0.01
+    inner_lr: Positive = 0.01
     """Step size of the inner loop."""
-    inner_steps: int = 1
+    inner_steps: Count = 1
     """Inner steps of training, all on the support set."""
-    test_steps: int = 10
+    test_steps: Count = 10
     """Inner steps of an evaluation."""
     adapts: Literal["all", "head"] = "all"
     """What the inner loop changes: all parameters, or those that the problem calls its head."""
@@ -73,43 +68,23 @@ class FewShotConfig:
     """Leave out the second derivatives."""
     outer: Literal["gradient", "reptile"] = "gradient"
     """Adam along the meta-gradient, or Reptile."""
-    outer_lr: float = 1e-3
+    outer_lr: Positive = 1e-3
     """Step size of Adam, or ε of reptile."""
-
-    eval_every: int = 100
-    """Evaluate on held-out tasks after every so many iterations; 0 never does."""
-    eval_tasks: int = 200
+    eval_every: WholeNumber = 100
+    """Iterations between evaluations on held-out tasks; 0 never evaluates."""
+    eval_tasks: Count = 200
     """Held-out tasks of an evaluation."""
-    checkpoint_every: int = 100
-    """Iterations between checkpoints; the last one is always written."""
+    checkpoint_every: Count = 100
+    """Iterations between checkpoints; the last iteration always has one."""
 
     def __post_init__(self) -> None:
-        """Checks every number.
-
-        Raises:
-            UsageError: names the option, its value and what would be right.
-
-        """
-        counts = ("iterations", "meta_batch_size", "inner_steps", "test_steps", "eval_tasks")
-        for name in (*counts, "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{option(name)} {getattr(self, name)} must be at least 1")
-        for name in ("eval_every", "seed", "threads"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"{option(name)} {getattr(self, name)} must be at least 0")
-        for name in ("inner_lr", "outer_lr"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UsageError(f"{option(name)} {getattr(self, name)} must be above 0")
+        """Checks every number, and that the parts fit."""
+        super().__post_init__()
         if self.outer == "reptile" and (self.step_sizes != "fixed" or self.adapts != "all"):
             raise UsageError(
                 "--outer reptile moves only what the inner loop changes: --step-sizes must be "
                 "fixed and --adapts all"
             )
-
-    @property
-    def run_folder(self) -> Path:
-        """The run folder."""
-        return self.run_dir
 
 
 class Problem(Protocol):
@@ -134,17 +109,31 @@ class Problem(Protocol):
         """Outputs and targets [tasks, samples, ...] -> [tasks]."""
 
 
-class FewShotLearner:
+class FewShotLearner(BaseLearner):
     """Meta-learns the initial parameters of a module for a problem's tasks."""
 
-    def __init__(self, config: FewShotConfig, problem: Problem):
+    Config: ClassVar[type[FewShotConfig]] = FewShotConfig
+    config: FewShotConfig
+
+    def __init__(self, config: FewShotConfig, problem: Problem | None = None):
+        """A run is of one problem.
+
+        Raises:
+            UsageError: no problem is given; config.json cannot hold one.
+
+        """
+        if problem is None:
+            raise UsageError(
+                "a few-shot run needs its problem: FewShotLearner(config, problem) in Python, as "
+                "in experiments/few_shot.py"
+            )
         self.config = config
         self.problem = problem
         self.device = pick_device(config.device)
         self.name = f"{problem.name} on {self.device}"
         self.measure = problem.measure
         self.test_steps = config.test_steps
-        self.eval_splits: tuple[str, ...] = ("test",)
+        self.higher_is_better = getattr(problem, "higher_is_better", True)
         self.workers = Workers(config.threads)
         self.inner = InnerLoop(
             module_objective(problem.module, problem.loss),
@@ -161,7 +150,6 @@ class FewShotLearner:
             **initial,
             **initial_step_sizes(own, config.step_sizes, config.inner_lr),
         }
-        self.iteration = 0
 
     def iterate(self) -> dict[str, float]:
         """One meta-update; its metrics, by the names of metrics.jsonl."""
@@ -172,7 +160,9 @@ class FewShotLearner:
         objective = FewShotObjective(
             self.inner, support, query, config.inner_steps, self.parameters, self.workers
         )
-        self.parameters, update = self.outer.step(objective, self.parameters)
+        updated, update = self.outer.step(objective, self.parameters)
+        expect_finite(updated, "after the meta-update", "a smaller --inner-lr or --outer-lr")
+        self.parameters = updated
         self.iteration += 1
         return {
             "iteration": self.iteration,
@@ -184,16 +174,21 @@ class FewShotLearner:
             "time/whole": time.perf_counter() - start,
         }
 
-    def learn(self, iterations: int) -> Iterator[dict[str, float]]:
-        """Iterates until `iterations` meta-updates are done in all, yielding each one's metrics."""
-        while self.iteration < iterations:
-            yield self.iterate()
+    def evaluate(
+        self,
+        tasks: int | None = None,
+        steps: int | None = None,
+        split: str = "test",
+        adaptations: int | None = None,
+    ) -> Evaluation:
+        """Scores after 0..`steps` inner steps on held-out tasks, the same at every call.
 
-    def evaluate(self, tasks: int | None = None, split: str = "test") -> Evaluation:
-        """Scores after 0..`test_steps` inner steps on held-out tasks, the same at every call."""
+        One adaptation to a support set is like any other, so `adaptations` has no meaning here.
+        """
         key = RandomKey(self.config.seed, Phase.EVALUATION)
         support, query = self._sample(tasks or self.config.eval_tasks, key, split)
-        scores = self._scores(support, query, self.config.test_steps).cpu().numpy()
+        steps = self.config.test_steps if steps is None else steps
+        scores = self._scores(support, query, steps).cpu().numpy()
         later = dataclasses.replace(key, iteration=self.iteration)
         return Evaluation(split, {}, scores, later.interval_seed, self.problem.groups)
 
@@ -233,8 +228,8 @@ class FewShotLearner:
             "outer": self.outer.state(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `state()`."""
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state()`."""
         self.parameters = {n: p.to(self.device) for n, p in state["parameters"].items()}
         self.iteration = state["iteration"]
         self.outer.load_state(state["outer"])

@@ -1,23 +1,21 @@
-"""The meta-learner of a task family: its meta-iteration, and what uses the policy it learns."""
+"""MAML and the algorithms that share its parts: a policy that adapts by inner gradient steps."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
-import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.evaluation.evaluation import Evaluation
-from metarl.learners.config import Config
+from metarl.learners.learner import MetaLearner, expect_finite, return_metrics
+from metarl.learners.maml_config import MAMLConfig
 from metarl.maml.estimators import SURROGATES
 from metarl.maml.inner_loop import (
     InnerLoop,
-    adapt_by_sampling,
+    adapt,
     every_parameter,
     initial_step_sizes,
     step_size_metrics,
@@ -25,55 +23,70 @@ from metarl.maml.inner_loop import (
 from metarl.maml.meta_objective import MetaObjective, policy_objective
 from metarl.outer.evolution import EvolutionStrategies, PerturbedReturns
 from metarl.outer.registry import OUTER_LOOPS
+from metarl.policies.export import DeployedPolicy, FeedforwardPolicy
 from metarl.policies.mlp import CONTEXT, CategoricalPolicy, GaussianPolicy, make_policy
 from metarl.policies.parameters import Parameters, expand
+from metarl.sampling.actor import Adaptive, PolicyActor
 from metarl.sampling.advantage import make_batch
 from metarl.sampling.baseline import BASELINES
 from metarl.sampling.data import Batch, Rollout
-from metarl.sampling.rollout import collect
-from metarl.simulation.gymnasium import Processes, make_simulations
 from metarl.support.clock import Clock
-from metarl.support.errors import UsageError
 from metarl.support.parallel import Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
-from metarl.tasks.family import TaskFamily, make_family
-from metarl.tasks.task import Task, Tasks, stack_tasks, validate_tasks
+from metarl.tasks.family import TaskFamily
+from metarl.tasks.task import Tasks, count_tasks
+
+REMEDY = "a smaller --inner-lr, --outer-lr or --max-kl"
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """A policy adapted to one task."""
+class GradientAdaptation:
+    """A policy with parameters for each task, which the inner loop moves: an `Adaptive`."""
 
-    parameters: Parameters  # without a task dimension
-    episode_returns: np.ndarray  # [steps + 1, episodes]
-    env_steps: int
-    """Environment steps that the adaptation learned from."""
+    policy: GaussianPolicy | CategoricalPolicy
+    inner: InnerLoop
+    parameters: Parameters  # [tasks, ...]
+    make_batch: Callable[[Rollout], Batch]
+    workers: Workers
+    sampling_device: torch.device
+    hints: Tensor | None = None  # [tasks, n]: what an oracle sees of its task
+    step: int = 0
+    """Inner steps taken."""
 
-    @property
-    def returns(self) -> list[float]:
-        """Mean return after 0..K inner steps."""
-        means: list[float] = self.episode_returns.mean(1).tolist()
-        return means
+    def actor(self) -> PolicyActor:
+        """The policy under these parameters, where rollouts are collected."""
+        parameters = {name: p.to(self.sampling_device) for name, p in self.parameters.items()}
+        return PolicyActor(self.policy, parameters, self.hints)
+
+    def learn(self, rollout: Rollout) -> "GradientAdaptation":
+        """After one inner step on the rollout."""
+        return self.learn_from(self.make_batch(rollout))
+
+    def learn_from(self, batch: Batch) -> "GradientAdaptation":
+        """After one inner step on the batch."""
+        parameters = adapt(self.inner, self.parameters, batch, self.step, self.workers)
+        expect_finite(parameters, f"after inner step {self.step + 1}", REMEDY)
+        return dataclasses.replace(self, parameters=parameters, step=self.step + 1)
 
 
-class Learner:
+class MAMLLearner(MetaLearner):
     """Meta-learns a policy for a task family: θ, and what changes and uses it."""
 
-    def __init__(self, config: Config, family: TaskFamily | None = None):
+    Config: ClassVar[type[MAMLConfig]] = MAMLConfig
+    config: MAMLConfig
+
+    def __init__(self, config: MAMLConfig, family: TaskFamily | None = None):
         """`family` replaces the one that the configuration names."""
-        self.config = config
-        self.family = family or make_family(config.family, config.horizon, **config.family_options)
-        self.device = pick_device(config.device)
+        super().__init__(config, family)
         self.sampling_device = pick_device(config.sampling_device)
-        self.workers = Workers(config.threads)
-        self._simulations: dict[int, list[gymnasium.vector.VectorEnv]] = {}
         self.policy = make_policy(
             self.family.prototype.observation_space,
-            self.family.prototype.action_space,
+            self.action_space,
             config.hidden_sizes,
             config.activation,
             config.context_size if config.adapts == "context" else 0,
             self._task_size() if config.observe_task else 0,
+            config.normalise_observations,
         )
         self.inner = make_inner_loop(config, self.policy, self.device)
         self.outer = OUTER_LOOPS[config.outer](config)
@@ -84,29 +97,23 @@ class Learner:
             config.inner_lr,
         )
         self.parameters: Parameters = {n: p.to(self.device) for n, p in initial.items()}
-        self.iteration = 0
-        self.env_steps = 0
-        self.name = f"{self.family.id} on {self.device}"
-        self.measure = "return"
         self.test_steps = config.inner_steps
-        self.eval_splits = config.eval_splits
-        for split in config.eval_splits:
-            self.family.check_split(split)
+        self.adapts = not config.observe_task
+
+    @property
+    def episodes(self) -> int:
+        """Episodes of each task before adaptation, and again after each inner step."""
+        return self.config.episodes
 
     def iterate(self) -> dict[str, float]:
         """One meta-iteration; its metrics, by the names of metrics.jsonl."""
-        config, clock = self.config, Clock()
-        key = RandomKey(config.seed, Phase.TRAINING, self.iteration + 1)
-        rollouts: list[Rollout] = []
-
+        clock = Clock()
+        key = RandomKey(self.config.seed, Phase.TRAINING, self.iteration + 1)
         tasks, begin, noise = self._begin(key)
-        sample = partial(self._sample, tasks, key, rollouts, clock)
         with clock("adaptation"):
-            adapted, batches = adapt_by_sampling(
-                self.inner, begin, config.inner_steps, sample, self.workers
-            )
+            adapted, rollouts, batches = self._adapt_in_training(tasks, begin, key, clock)
         with clock("meta_update"):
-            objective: Any
+            objective: MetaObjective | PerturbedReturns
             if noise is None:
                 objective = MetaObjective(
                     self.policy,
@@ -115,146 +122,65 @@ class Learner:
                     self.parameters,
                     adapted,
                     self.workers,
-                    config.sampling_correction,
-                    config.correction_over_steps,
+                    self.config.sampling_correction,
+                    self.config.correction_over_steps,
                 )
             else:
                 objective = PerturbedReturns(noise, rollouts[-1].returns.mean(1))
-            self.parameters, update = self.outer.step(objective, self.parameters)
+            updated, update = self.outer.step(objective, self.parameters)
+            expect_finite(updated, "after the meta-update", REMEDY)
+        self.parameters = updated
+        if self.policy.normaliser is not None:
+            for rollout in rollouts:
+                self.policy.normaliser.add(rollout.observations[rollout.valid])
 
         self.iteration += 1
         steps = sum(rollout.env_steps for rollout in rollouts)
         self.env_steps += steps
-        returns = [float(rollout.returns.mean()) for rollout in rollouts]
-        before, after = (rollouts[i].returns.mean(1) for i in (0, -1))
         return {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
-            "return/before": returns[0],
-            "return/after": returns[-1],
-            "return/gain": returns[-1] - returns[0],
-            "return/hurt": float((after < before).double().mean()),
-            **{f"return/step_{k}": value for k, value in enumerate(returns)},
-            **_success_metrics(rollouts),
+            **return_metrics(rollouts),
             **update,
             **self._policy_metrics(rollouts[0]),
             **step_size_metrics(self.parameters),
-            "simulation/unstable": sum(rollout.unstable for rollout in rollouts),
-            **{f"time/{name}": seconds for name, seconds in clock.seconds.items()},
-            "time/whole": (whole := clock.total),
-            "throughput/env_steps_per_second": steps / whole,
+            **clock.metrics(),
+            "throughput/env_steps_per_second": steps / clock.total,
         }
 
-    def learn(self, iterations: int) -> Iterator[dict[str, float]]:
-        """Iterates until `iterations` meta-updates are done in all, yielding each one's metrics."""
-        while self.iteration < iterations:
-            yield self.iterate()
+    def begin(self, tasks: Tasks, testing: bool = False) -> GradientAdaptation:
+        """θ for every task; an evaluation's later steps have the size of --test-later-lr."""
+        inner = self.inner
+        if testing:
+            inner = dataclasses.replace(inner, later_factor=self.config.test_later_lr)
+        begin = inner.begin(self.parameters, count_tasks(tasks))
+        return self._adaptation_from(begin, tasks, inner)
 
-    def evaluate(
-        self,
-        tasks: int | None = None,
-        steps: int | None = None,
-        split: str = "test",
-        adaptations: int = 1,
-    ) -> Evaluation:
-        """Returns after 0..`steps` inner steps on held-out tasks, the same ones at every call.
-
-        Those of a task are means over so many `adaptations` to it, each from rollouts of its own.
-        """
-        number = tasks or self.config.eval_tasks
-        steps = self.config.inner_steps if steps is None else steps
-        fixed = RandomKey(self.config.seed, Phase.EVALUATION)
-        key = dataclasses.replace(fixed, iteration=self.iteration)
-        drawn = self.family.sample_tasks(number, fixed, split)
-        rollouts: list[Rollout] = []
-        repeated = {name: np.repeat(values, adaptations, 0) for name, values in drawn.items()}
-        sample = partial(self._sample, repeated, key, rollouts, Clock())
-        inner = dataclasses.replace(self.inner, later_factor=self.config.test_later_lr)
-        begin = inner.begin(self.parameters, number * adaptations)
-
-        def of_adaptations(values: Tensor) -> np.ndarray:
-            """Means over episodes: [tasks, adaptations]."""
-            means: np.ndarray = values.double().mean(1).reshape(number, adaptations).numpy()
-            return means
-
-        adapt_by_sampling(inner, begin, steps, sample, self.workers)
-        each = np.stack([of_adaptations(rollout.returns) for rollout in rollouts])
-        told = [of_adaptations(r.success).mean(1) for r in rollouts if r.success is not None]
-        planar = getattr(self.family.prototype.unwrapped, "planar", False)
-        taken = [0, *(r.env_steps / number / adaptations for r in rollouts[:-1])]
-        return Evaluation(
-            split,
-            drawn,
-            each.mean(-1),
-            key.interval_seed,
-            success=np.stack(told) if len(told) == len(rollouts) else None,
-            episodes=self.config.episodes,
-            env_steps=np.cumsum(taken),
-            paths=[r.path()[::adaptations].numpy() for r in rollouts] if planar else None,
-            adaptations=each if adaptations > 1 else None,
-        )
-
-    def on(self, family: TaskFamily) -> "Learner":
-        """A learner of the same policy on another family of the same spaces.
-
-        Raises:
-            UsageError: the spaces differ.
-
-        """
-        own, other = self.family.prototype, family.prototype
-        for name in ("observation_space", "action_space"):
-            mine, given = getattr(own, name), getattr(other, name)
-            if (type(mine), mine.shape) != (type(given), given.shape):
-                raise UsageError(f"{family.id} has {name} {given}; the policy is for {mine}")
-        learner = Learner(self.config, family)
-        learner.load_state(self.state())
-        return learner
-
-    def adapt(self, task: Task, steps: int | None = None, seed: int | None = None) -> Adapted:
-        """The policy adapted to one task by `steps` inner steps, and its returns on the way.
-
-        `seed` names the random numbers, that of the run if it is not given.
-
-        Raises:
-            UsageError: a task outside the family's space.
-
-        """
-        checked = validate_tasks(self.family.task_space, task, None)
-        seed = self.config.seed if seed is None else seed
-        key = RandomKey(seed, Phase.ADAPTATION, self.iteration)
-        rollouts: list[Rollout] = []
-        sample = partial(self._sample, stack_tasks([checked]), key, rollouts, Clock())
-        number = self.config.inner_steps if steps is None else steps
-        inner = dataclasses.replace(self.inner, later_factor=self.config.test_later_lr)
-        adapted, _ = adapt_by_sampling(
-            inner, inner.begin(self.parameters, 1), number, sample, self.workers
-        )
-        returns = np.stack([rollout.returns[0].numpy() for rollout in rollouts])
-        learned_from = sum(rollout.env_steps for rollout in rollouts[:-1])
-        return Adapted({name: p[0] for name, p in adapted.items()}, returns, learned_from)
-
-    def describe(self) -> dict[str, Any]:
-        """What config.json holds of the family, its variant and the device."""
-        return {
-            "config": {"horizon": self.family.horizon},
-            "family": self.family.describe(),
-            "device": self.workers.describe(self.device),
-        }
+    def deploy(self, adaptive: Adaptive) -> tuple[DeployedPolicy, Parameters]:
+        """The policy under the parameters of its only task."""
+        assert isinstance(adaptive, GradientAdaptation)
+        parameters = {name: p[0].cpu() for name, p in adaptive.parameters.items()}
+        policy = FeedforwardPolicy(self.policy, parameters, self.action_space, self.units)
+        return policy, parameters
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs."""
+        normaliser = self.policy.normaliser
         return {
             "parameters": {name: p.cpu() for name, p in self.parameters.items()},
             "iteration": self.iteration,
             "env_steps": self.env_steps,
             "outer": self.outer.state(),
+            "observations": {} if normaliser is None else normaliser.state(),
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `state()`."""
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state()`."""
         self.parameters = {n: p.to(self.device) for n, p in state["parameters"].items()}
         self.iteration, self.env_steps = state["iteration"], state["env_steps"]
         self.outer.load_state(state["outer"])
+        if self.policy.normaliser is not None:
+            self.policy.normaliser.load_state(state["observations"])
 
     def _begin(self, key: RandomKey) -> tuple[Tasks, Parameters, Parameters | None]:
         """An iteration's tasks, the parameters [tasks, ...] that each begins with, and the noise
@@ -271,55 +197,52 @@ class Learner:
         twice = {name: np.concatenate([values, values]) for name, values in tasks.items()}
         return twice, perturbed | expand(self.inner.fresh, number), noise
 
-    def _sample(
-        self,
-        tasks: Tasks,
-        key: RandomKey,
-        rollouts: list[Rollout],
-        clock: Clock,
-        parameters: Parameters,
-        stage: int,
-    ) -> Batch:
-        """Rollouts of `tasks` under `parameters`, kept in `rollouts`; the batch to learn from."""
-        number = len(next(iter(tasks.values())))
-        parameters = {name: p.to(self.sampling_device) for name, p in parameters.items()}
-        with clock("sampling"):
-            rollout = collect(
-                self._simulations_of(number),
-                self.policy,
-                parameters,
-                tasks,
-                self.config.episodes,
-                self.family.horizon,
-                key,
-                stage,
-                self.workers,
-                self.config.observe_task,
-            )
-        rollouts.append(rollout)
-        config = self.config
+    def _adapt_in_training(
+        self, tasks: Tasks, begin: Parameters, key: RandomKey, clock: Clock
+    ) -> tuple[Parameters, list[Rollout], list[Batch]]:
+        """θ' [tasks, ...], and the rollouts and batches of stages 0 to K."""
+        adaptive = self._adaptation_from(begin, tasks, self.inner)
+        rollouts: list[Rollout] = []
+        batches: list[Batch] = []
+        for stage in range(self.config.inner_steps + 1):
+            if stage:
+                adaptive = adaptive.learn_from(batches[-1])
+            with clock("sampling"):
+                rollouts.append(self.sample(adaptive, tasks, key, stage))
+            batches.append(adaptive.make_batch(rollouts[-1]))
+        return adaptive.parameters, rollouts, batches
+
+    def _adaptation_from(
+        self, parameters: Parameters, tasks: Tasks, inner: InnerLoop
+    ) -> GradientAdaptation:
+        return GradientAdaptation(
+            self.policy,
+            inner,
+            parameters,
+            self._make_batch,
+            self.workers,
+            self.sampling_device,
+            self._hints(tasks) if self.config.observe_task else None,
+        )
+
+    def _make_batch(self, rollout: Rollout) -> Batch:
         return make_batch(
             rollout.to(self.device),
-            config.discount,
-            config.gae_lambda,
+            self.config.discount,
+            self.config.gae_lambda,
             self.workers,
-            BASELINES[config.baseline],
+            BASELINES[self.config.baseline],
         )
 
     def _task_size(self) -> int:
         """Numbers of a task."""
         return sum(math.prod(space.shape or ()) for space in self.family.task_space.values())
 
-    def _simulations_of(self, tasks: int) -> list[gymnasium.vector.VectorEnv]:
-        if tasks not in self._simulations:
-            self._simulations[tasks] = make_simulations(
-                self.family,
-                tasks,
-                self.config.episodes,
-                self.workers.threads,
-                Processes(self.config.workers, self.config.worker_timeout),
-            )
-        return self._simulations[tasks]
+    def _hints(self, tasks: Tasks) -> Tensor:
+        """All parameters of each task: [tasks, n]."""
+        parts = [np.reshape(values, (len(values), -1)) for values in tasks.values()]
+        hints = torch.from_numpy(np.concatenate(parts, 1).astype(np.float32))
+        return hints.to(self.sampling_device)
 
     def _policy_metrics(self, rollout: Rollout) -> dict[str, float]:
         """Entropy of the actions of `rollout`, estimated by −log π, and mean σ if it has one."""
@@ -330,14 +253,8 @@ class Learner:
         return entropy | {"policy/std": float(log_std.exp().mean())}
 
 
-def _success_metrics(rollouts: list[Rollout]) -> dict[str, float]:
-    """Shares of episodes that succeeded before and after adaptation, where the family tells it."""
-    rates = [float(r.success.float().mean()) for r in rollouts if r.success is not None]
-    return {"success/before": rates[0], "success/after": rates[-1]} if rates else {}
-
-
 def make_inner_loop(
-    config: Config, policy: GaussianPolicy | CategoricalPolicy, device: torch.device
+    config: MAMLConfig, policy: GaussianPolicy | CategoricalPolicy, device: torch.device
 ) -> InnerLoop:
     """The inner loop of the options."""
     first_order = config.estimator == "first_order"

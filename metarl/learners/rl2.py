@@ -3,148 +3,108 @@
 Duan et al. 2016 (arXiv 1611.02779) and Wang et al. 2016 (arXiv 1611.05763). A *trial* is several
 consecutive episodes of one task. The policy sees what it did and what that paid, and keeps its
 hidden state from one episode of the trial to the next: adapting is running it. It is trained by PPO
-on the return of whole trials; `metarl.runs.run.run` trains it like any other learner.
+on the return of whole trials; it is a learner like any other.
 """
 
 import copy
-import dataclasses
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-import gymnasium
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metarl.evaluation.evaluation import Evaluation
+from metarl.learners.config import Budget, FamilyRunConfig
+from metarl.learners.learner import MetaLearner, expect_finite, return_metrics
 from metarl.policies.action_distributions import Categorical, Distribution
+from metarl.policies.export import DeployedPolicy, RecurrentDeployedPolicy
 from metarl.policies.mlp import make_policy
-from metarl.policies.recurrent import SMALLEST_STD, RecurrentPolicy
+from metarl.policies.normalisation import SMALLEST_STD
+from metarl.policies.parameters import Parameters
+from metarl.policies.recurrent import RecurrentPolicy
+from metarl.sampling.actor import Adaptive
 from metarl.sampling.advantage import discounted_sums, generalised_advantages
-from metarl.sampling.data import Trials
-from metarl.sampling.trials import collect_trials
-from metarl.simulation.gymnasium import Processes, make_simulations
+from metarl.sampling.data import Rollout, Trials
+from metarl.sampling.trials import Memory, TrialActor, join_trials
 from metarl.support.clock import Clock
 from metarl.support.errors import UsageError
-from metarl.support.options import option
-from metarl.support.parallel import Workers, pick_device
+from metarl.support.options import Count, NonNegative, Positive, Probability
 from metarl.support.randomness import Phase, RandomKey, Use
-from metarl.tasks.family import TaskFamily, make_family
-from metarl.tasks.task import Tasks
+from metarl.tasks.family import TaskFamily
+from metarl.tasks.task import Tasks, count_tasks
 
+REMEDY = "a smaller --learning-rate"
 TRIALS_PER_CHUNK = 25
 """Trials that a thread takes at once in the update: fewer of them cost a GRU as much time."""
 
 
-@dataclass(frozen=True)
-class RL2Config:
+@dataclass(frozen=True, kw_only=True)
+class RL2Config(FamilyRunConfig):
     """A run of RL²."""
 
-    family: str
-    """Task family, MODULE:ID; the module is imported first, from the working folder too."""
-    family_options: dict[str, bool | int | float | str] = field(default_factory=dict)
-    """The family's variant, name and value in turn: `observation finn action_scale 1`."""
-    iterations: int = 500
-    """Updates, each on fresh trials."""
-    run_dir: Path | None = None
-    """The run folder itself; runs/<family>/rl2-seed-<seed> if not given."""
-    resume: bool = False
-    """Go on from the newest checkpoint of the run folder."""
-    seed: int = 1
-    """Names all random numbers of the run."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the policy acts and learns; auto takes a GPU when there is one."""
-    threads: int = 0
-    """Threads for the simulator and for the learner, which take turns; 0 is one for each core."""
-    workers: int = 0
-    """Processes for environments that neither MuJoCo's batch nor arrays can step; 0 steps them in
-    this one. Their number changes no result."""
-    worker_timeout: float = 60.0
-    """Seconds that a worker may take for one step of its environments before it is given up."""
-
-    trials: int = 100
+    learner: Literal["rl2"] = "rl2"
+    """Which learner trains."""
+    trials: Count = 100
     """Trials of an iteration, each of a task of its own."""
-    episodes: int = 4
+    episodes: Count = 4
     """Consecutive episodes of a trial."""
-    horizon: int | None = None
-    """Steps after which an episode is truncated; the family's own if not given."""
-    hidden_size: int = 128
+    hidden_size: Count = 128
     """Length of the recurrent network's hidden state."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Step size of Adam. With 3e-4 RL² learns Navigation2D several times more slowly."""
-    discount: float = 0.99
+    discount: Probability = 0.99
     """Discount γ, over the whole trial; reported returns are undiscounted."""
-    gae_lambda: float = 0.95
+    gae_lambda: Probability = 0.95
     """λ of generalised advantage estimation."""
-    clip: float = 0.2
+    clip: Positive = 0.2
     """The ratio of probabilities is clipped to 1 ± this."""
-    epochs: int = 4
+    epochs: Count = 4
     """Passes over an iteration's trials."""
-    minibatches: int = 4
+    minibatches: Count = 4
     """Steps of Adam in a pass, each on its share of the trials."""
-    value_weight: float = 0.5
+    value_weight: NonNegative = 0.5
     """Weight of the values' squared error in the loss."""
-    entropy_bonus: float = 0.0
+    entropy_bonus: NonNegative = 0.0
     """Weight of the policy's entropy in the objective."""
-    max_gradient_norm: float = 0.5
+    max_gradient_norm: Positive = 0.5
     """Longer gradients are scaled to this."""
-
-    eval_every: int = 10
-    """Evaluate on held-out tasks after every so many iterations; 0 never does."""
-    eval_tasks: int = 40
-    """Held-out tasks of an evaluation."""
-    eval_trials: int = 5
+    eval_trials: Count = 5
     """Independent trials of each held-out task, whose returns are averaged."""
-    checkpoint_every: int = 10
-    """Iterations between checkpoints; the last one is always written."""
+
+    changeable: ClassVar[frozenset[str]] = FamilyRunConfig.changeable | {"eval_trials"}
 
     def __post_init__(self) -> None:
-        """Checks every number.
-
-        Raises:
-            UsageError: names the option, its value and what would be right.
-
-        """
-        for names, lowest in ((_COUNTS, 1), (_FROM_ZERO, 0)):
-            for name in names:
-                value = getattr(self, name)
-                if value is not None and not (math.isfinite(value) and value >= lowest):
-                    raise UsageError(
-                        f"{option(name)} {value} must be a number of at least {lowest}"
-                    )
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise UsageError(f"{option(name)} {value} must be a number above 0")
-        for name in ("discount", "gae_lambda"):
-            if getattr(self, name) > 1:
-                raise UsageError(f"{option(name)} {getattr(self, name)} must be at most 1")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise UsageError(f"--device {self.device} must be one of auto, cpu, cuda")
+        """Checks every number."""
+        super().__post_init__()
         if self.minibatches > self.trials:
             raise UsageError(
                 f"--minibatches {self.minibatches} must be at most --trials {self.trials}"
             )
 
     @property
-    def run_folder(self) -> Path:
-        """`run_dir`, or the folder that the family and the seed name."""
-        return self.run_dir or Path("runs", self.family.rpartition(":")[2], f"rl2-seed-{self.seed}")
+    def episodes_per_iteration(self) -> int:
+        """Episodes of all trials."""
+        return self.trials * self.episodes
 
+    @classmethod
+    def at_budget(cls, budget: Budget, **options: Any) -> Self:
+        """Trials with an episode for each stage, in all as many as a batch of MAML has.
 
-_COUNTS = (
-    *("iterations", "trials", "episodes", "horizon", "hidden_size", "epochs", "minibatches"),
-    *("eval_tasks", "eval_trials", "checkpoint_every"),
-)
-_FROM_ZERO = (
-    *("seed", "threads", "workers", "eval_every", "discount", "gae_lambda"),
-    *("value_weight", "entropy_bonus"),
-)
-_POSITIVE = ("worker_timeout", "learning_rate", "clip", "max_gradient_norm")
+        Raises:
+            UsageError: that is less than one trial.
+
+        """
+        trials, episodes = budget.batch // budget.stages, budget.stages
+        if trials < 1:
+            raise UsageError(
+                f"--meta-batch-size times --episodes is {budget.batch}, less than one trial of "
+                f"rl2, which has {episodes} episodes"
+            )
+        minibatches = min(cls.minibatches, trials)
+        sizes = {"trials": trials, "episodes": episodes, "minibatches": minibatches}
+        return super().at_budget(budget, **sizes, **options)
 
 
 @dataclass(frozen=True)
@@ -211,27 +171,24 @@ def clipped_loss(network: RecurrentPolicy, batch: Experience, config: RL2Config)
     return loss.sum()
 
 
-class RL2Learner:
+class RL2Learner(MetaLearner):
     """Learns a recurrent policy for a task family."""
+
+    Config: ClassVar[type[RL2Config]] = RL2Config
+    config: RL2Config
+    episodes = 1  # of a trial, in each stage
 
     def __init__(self, config: RL2Config, family: TaskFamily | None = None):
         """`family` replaces the one that the configuration names."""
-        self.config = config
-        self.family = family or make_family(config.family, config.horizon, **config.family_options)
-        self.device = pick_device(config.device)
-        self.workers = Workers(config.threads)
-        self._simulations: dict[tuple[int, int], list[gymnasium.vector.VectorEnv]] = {}
-        prototype = self.family.prototype
-        self.spaces = make_policy(prototype.observation_space, prototype.action_space, ())
+        super().__init__(config, family)
+        self.spaces = make_policy(
+            self.family.prototype.observation_space, self.action_space, hidden_sizes=()
+        )
         (seed,) = RandomKey(config.seed).seeds(Use.PARAMETERS, 0, 0, 1)
         self.network = RecurrentPolicy(self.spaces, config.hidden_size, seed).to(self.device)
         self._adam = torch.optim.Adam(self.network.parameters(), config.learning_rate)
-        self.iteration = 0
-        self.env_steps = 0
-        self.name = f"{self.family.id}, RL² on {self.device}"
-        self.measure = "return"
         self.test_steps = config.episodes - 1
-        self.eval_splits: tuple[str, ...] = ("test",)
+        self.test_adaptations = config.eval_trials
 
     def iterate(self) -> dict[str, float]:
         """Fresh trials and an update on them; its metrics, by the names of metrics.jsonl."""
@@ -239,7 +196,8 @@ class RL2Learner:
         key = RandomKey(config.seed, Phase.TRAINING, self.iteration + 1)
         tasks = self.family.sample_tasks(config.trials, key, "train")
         with clock("sampling"):
-            trials = self._sample(tasks, 1, key)
+            rollouts = self.sample_trials(tasks, key)
+            trials = join_trials(rollouts, self.device)
         with clock("meta_update"):
             self.network.returns.add(
                 discounted_sums(trials.rewards, config.discount)[trials.valid].unsqueeze(-1)
@@ -247,61 +205,45 @@ class RL2Learner:
             scale = float(self.network.returns.moments[1])
             batch = make_experience(trials, scale, config.discount, config.gae_lambda)
             update = self._update(batch, key)
+            expect_finite(self.network.state_dict(), "after the update", REMEDY)
             # Only now, as the ratios are to the policy that acted.
             width = self.spaces.observation_size + 1
             self.network.seen.add(batch.inputs[batch.valid][:, :width])
 
         self.iteration += 1
         self.env_steps += trials.env_steps
-        returns = trials.returns.mean(0).tolist()
-        rates = [] if trials.success is None else trials.success.float().mean(0).tolist()
         return {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
-            "return/before": returns[0],
-            "return/after": returns[-1],
-            "return/gain": returns[-1] - returns[0],
-            **{f"return/step_{k}": value for k, value in enumerate(returns)},
-            **({"success/before": rates[0], "success/after": rates[-1]} if rates else {}),
+            **return_metrics(rollouts),
             **update,
-            "simulation/unstable": trials.unstable,
-            **{f"time/{name}": seconds for name, seconds in clock.seconds.items()},
-            "time/whole": (whole := clock.total),
-            "throughput/env_steps_per_second": trials.env_steps / whole,
+            **clock.metrics(),
+            "throughput/env_steps_per_second": trials.env_steps / clock.total,
         }
 
-    def learn(self, iterations: int) -> Iterator[dict[str, float]]:
-        """Iterates until `iterations` updates are done in all, yielding each one's metrics."""
-        while self.iteration < iterations:
-            yield self.iterate()
+    def sample_trials(self, tasks: Tasks, key: RandomKey) -> list[Rollout]:
+        """The consecutive episodes of one trial of each task: [trials, 1, time, ...] each."""
+        adaptive = self.begin(tasks)
+        return [self.sample(adaptive, tasks, key, k) for k in range(self.config.episodes)]
 
-    def evaluate(self, tasks: int | None = None, split: str = "test") -> Evaluation:
-        """Returns on held-out tasks, the same at every call, in the trial's episodes.
+    def begin(self, tasks: Tasks, testing: bool = False) -> TrialActor:
+        """An empty memory of each task."""
+        memory = Memory.empty(self.network, count_tasks(tasks))
+        return TrialActor(self.network, self.spaces, memory)
 
-        Entry k is the return after k episodes of experience, the mean of `eval_trials` trials.
-        """
-        number, repeats = tasks or self.config.eval_tasks, self.config.eval_trials
-        fixed = RandomKey(self.config.seed, Phase.EVALUATION)
-        key = dataclasses.replace(fixed, iteration=self.iteration)
-        drawn = self.family.sample_tasks(number, fixed, split)
-        trials = self._sample(drawn, repeats, key)
-
-        def of_tasks(values: Tensor) -> np.ndarray:
-            means: np.ndarray = values.double().reshape(number, repeats, -1).mean(1).T.numpy()
-            return means
-
-        success = None if trials.success is None else of_tasks(trials.success)
-        return Evaluation(
-            split, drawn, of_tasks(trials.returns), key.interval_seed, success=success
+    def deploy(self, adaptive: Adaptive) -> tuple[DeployedPolicy, Parameters]:
+        """The network with the memory of its only task."""
+        assert isinstance(adaptive, TrialActor)
+        memory = adaptive.memory
+        policy = RecurrentDeployedPolicy(
+            copy.deepcopy(self.network).cpu(),
+            memory.hidden[0, 0].cpu(),
+            memory.action[0].cpu(),
+            float(memory.reward[0]),
+            self.action_space,
+            self.units,
         )
-
-    def describe(self) -> dict[str, Any]:
-        """What config.json holds of the family, its variant and the device."""
-        return {
-            "config": {"horizon": self.family.horizon},
-            "family": self.family.describe(),
-            "device": self.workers.describe(self.device),
-        }
+        return policy, {"hidden": memory.hidden[0, 0].cpu().clone()}
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs; a copy, as the update changes parameters in place."""
@@ -312,30 +254,11 @@ class RL2Learner:
             "env_steps": self.env_steps,
         }
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `state()`."""
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state()`."""
         self.network.load_state_dict(state["network"])
         self._adam.load_state_dict(copy.deepcopy(state["adam"]))
         self.iteration, self.env_steps = state["iteration"], state["env_steps"]
-
-    def _sample(self, tasks: Tasks, repeats: int, key: RandomKey) -> Trials:
-        number, config = len(next(iter(tasks.values()))), self.config
-        if (number, repeats) not in self._simulations:
-            processes = Processes(config.workers, config.worker_timeout)
-            self._simulations[number, repeats] = make_simulations(
-                self.family, number, repeats, self.workers.threads, processes
-            )
-        return collect_trials(
-            self._simulations[number, repeats],
-            self.spaces,
-            self.network,
-            tasks,
-            repeats,
-            config.episodes,
-            self.family.horizon,
-            key,
-            self.workers,
-        )
 
     def _update(self, batch: Experience, key: RandomKey) -> dict[str, float]:
         """Several passes of Adam over the trials, and `outer/...` metrics."""

@@ -21,6 +21,7 @@ from metarl.policies.action_distributions import (
     Distribution,
     Gaussian,
 )
+from metarl.policies.normalisation import ObservationNormaliser
 from metarl.policies.parameters import Parameters
 from metarl.support.errors import UsageError
 
@@ -52,6 +53,8 @@ class Network:
     activation: Activation = "tanh"
     context_size: int = 0
     """Inputs beside the observation: the parameter `context`, by which CAVIA adapts."""
+    normaliser: ObservationNormaliser | None = None
+    """Normalises the observations before the first layer."""
 
     @property
     def head(self) -> tuple[str, ...]:
@@ -76,6 +79,8 @@ class Network:
         activation = ACTIVATIONS[self.activation]
         last = len(self.hidden_sizes)
         x = observations.flatten(1, -2)  # [tasks, rows, observation]
+        if self.normaliser is not None:
+            x = self.normaliser(x)
         if self.context_size:
             context = parameters[CONTEXT].unsqueeze(1).expand(-1, x.shape[1], -1)
             x = torch.cat([x, context], -1)
@@ -132,10 +137,11 @@ def make_policy(
     activation: Activation = "tanh",
     context_size: int = 0,
     task_size: int = 0,
+    normalise: bool = False,
 ) -> GaussianPolicy | CategoricalPolicy:
     """The policy that fits the spaces: Gaussian for a Box of actions, categorical for Discrete.
 
-    `task_size` numbers more stand behind the observation.
+    `task_size` more numbers follow the observation; `normalise` normalises all of these inputs.
     """
     if not isinstance(observation_space, gymnasium.spaces.Box):
         raise UsageError(
@@ -143,13 +149,16 @@ def make_policy(
             "(gymnasium.wrappers.FlattenObservation makes one)"
         )
     observation_size = math.prod(observation_space.shape) + task_size
+    network: dict[str, Any] = {
+        "hidden_sizes": hidden_sizes,
+        "activation": activation,
+        "context_size": context_size,
+        "normaliser": ObservationNormaliser(observation_size) if normalise else None,
+    }
     if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1:
-        size = action_space.shape[0]
-        return GaussianPolicy(observation_size, size, hidden_sizes, activation, context_size)
+        return GaussianPolicy(observation_size, action_space.shape[0], **network)
     if isinstance(action_space, gymnasium.spaces.Discrete) and action_space.start == 0:
-        return CategoricalPolicy(
-            observation_size, int(action_space.n), hidden_sizes, activation, context_size
-        )
+        return CategoricalPolicy(observation_size, int(action_space.n), **network)
     raise UsageError(
         f"action space {action_space} is not supported; a Box of one dimension and Discrete are"
     )

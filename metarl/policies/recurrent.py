@@ -10,36 +10,10 @@ from metarl.policies.action_distributions import (
     Gaussian,
 )
 from metarl.policies.mlp import CategoricalPolicy, GaussianPolicy
+from metarl.policies.normalisation import Statistics
 
 LARGEST_INPUT = 10.0
 """Normalised inputs are clipped to ± this."""
-SMALLEST_STD = 1e-4
-"""What varies less is not scaled up further."""
-
-
-class Statistics(nn.Module):
-    """Mean and deviation of all rows seen so far, in float64; a part of the network's state."""
-
-    count: Tensor
-    sums: Tensor  # [2, size], of the rows and of their squares
-
-    def __init__(self, size: int):
-        super().__init__()
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer("sums", torch.zeros(2, size, dtype=torch.float64))
-
-    def add(self, rows: Tensor) -> None:
-        """Counts rows [n, size] in."""
-        rows = rows.to(self.sums)
-        self.count += len(rows)
-        self.sums += torch.stack([rows.sum(0), rows.square().sum(0)])
-
-    @property
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation: [size]; 0 and 1 as long as nothing was seen."""
-        mean, square = self.sums / self.count.clamp(min=1)
-        std = (square - mean.square()).clamp(min=0).sqrt().clamp(min=SMALLEST_STD)
-        return mean, torch.where(self.count > 0, std, 1.0)
 
 
 class RecurrentPolicy(nn.Module):
@@ -93,7 +67,8 @@ class RecurrentPolicy(nn.Module):
         output, values = self.actor(features), self.critic(features).squeeze(-1)
         if self.is_discrete:
             return Categorical(torch.log_softmax(output, -1)), values, hidden
-        return Gaussian(output, self.log_std.clamp(min=MINIMUM_LOG_STD)), values, hidden
+        log_std = self.log_std.clamp(min=MINIMUM_LOG_STD).expand(1, 1, -1)
+        return Gaussian(output, log_std), values, hidden
 
     def shown(self, actions: Tensor) -> Tensor:
         """Actions as the next input has them, one-hot if discrete: [..., action]."""

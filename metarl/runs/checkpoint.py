@@ -6,12 +6,14 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from metarl.support.errors import UsageError
+from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.files import sync_folder, write_durably
 
 logger = logging.getLogger(__name__)
@@ -21,7 +23,17 @@ MANIFEST = "manifest.json"
 
 
 def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> Path:
-    """Writes `state` (tensors and plain types) to `folder/000120` for iteration 120."""
+    """Writes `state` (tensors and plain types) to `folder/000120` for iteration 120.
+
+    Raises:
+        NonFiniteError: a number of the state is infinite or not a number; nothing is written.
+
+    """
+    for name, value in _tensors(state):
+        if not torch.isfinite(value).all():
+            raise NonFiniteError(
+                f"{name} is not finite after iteration {iteration}: no checkpoint was written"
+            )
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
@@ -40,6 +52,28 @@ def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> Path
     os.rename(aside, final)
     sync_folder(folder)
     return final
+
+
+def prune_checkpoints(folder: Path, keep: int, best: int | None) -> None:
+    """Removes all but the newest `keep` checkpoints and that of iteration `best`."""
+    checkpoints = sorted(folder.glob("[0-9]*"))
+    for checkpoint in checkpoints[:-keep]:
+        if int(checkpoint.name) != best:
+            # Renamed first, so that a crash does not leave half a checkpoint under its name.
+            aside = folder / f".{checkpoint.name}.part"
+            os.rename(checkpoint, aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _tensors(state: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every floating-point tensor in nested dicts and lists, with its path."""
+    if isinstance(state, Tensor):
+        if state.is_floating_point():
+            yield name, state
+    elif isinstance(state, (dict, list, tuple)):
+        items = state.items() if isinstance(state, dict) else enumerate(state)
+        for key, value in items:
+            yield from _tensors(value, f"{name}.{key}" if name else str(key))
 
 
 def load_checkpoint(checkpoint: Path) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from metarl.support.errors import UsageError
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.task import Task
 
-Act = Callable[[np.ndarray], Any]
-"""Observation of one environment -> action."""
+Act = Callable[[np.ndarray, float], int | np.ndarray]
+"""(observation of one environment, reward of the step before) -> action."""
 
 HELD = 10
 """Steps that each random action is held for, so that something moves."""
@@ -36,7 +36,7 @@ def record_clip(
     """Frames [height, width, 3] of an episode, one for each step and one before.
 
     Args:
-        act: observation -> action; random actions, each held for some steps, if it is not given.
+        act: chooses the actions; random ones, each held for some steps, if it is not given.
 
     Raises:
         UsageError: the family shows nothing, or there is no way to draw on this machine.
@@ -54,12 +54,13 @@ def record_clip(
         raise UsageError(f"{family.id} cannot be drawn: {error}") from error
     if frames[0] is None:
         raise UsageError(f"{family.id} has no picture to show")
+    reward = 0.0
     for t in range(steps):
         if act is not None:
-            action = act(observation)
+            action = act(observation, float(reward))
         elif t % HELD == 0:
             action = env.action_space.sample()
-        observation, _, terminated, truncated, _ = env.step(action)
+        observation, reward, terminated, truncated, _ = env.step(action)
         frames.append(env.render())
         if terminated or truncated:
             break

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from metarl.runs.checkpoint import load_newest, save_checkpoint
+from metarl.runs.checkpoint import load_newest, prune_checkpoints, save_checkpoint
 from metarl.runs.sinks import Sinks
 from metarl.runs.tensorboard import NO_HYPERPARAMETERS, layout
 from metarl.support.errors import UsageError
@@ -93,6 +93,9 @@ class RunFolder:
         text = "".join(json.dumps(metrics) + "\n" for metrics in kept)
         replace_durably(self.path / METRICS, text.encode())
         self._metrics = open(self.path / METRICS, "a")  # noqa: SIM115 (held until close)
+        if not iteration:  # a run that died before its first checkpoint left events behind
+            for events in self.path.glob("events.out.tfevents.*"):
+                events.unlink()
         self._writer = SummaryWriter(
             str(self.path), purge_step=iteration + 1 if iteration else None
         )
@@ -156,6 +159,10 @@ class RunFolder:
         os.fsync(self._metrics.fileno())
         self._writer.flush()
         save_checkpoint(self.path / "checkpoints", iteration, state)
+
+    def prune(self, keep: int, best: int | None) -> None:
+        """Keeps the newest `keep` checkpoints and that of iteration `best`."""
+        prune_checkpoints(self.path / "checkpoints", keep, best)
 
     def load(self) -> dict[str, Any] | None:
         """The newest whole checkpoint's state, or None."""

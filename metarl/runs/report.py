@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from metarl.evaluation.evaluation import EVALUATED_SPLITS, Evaluation
 from metarl.evaluation.figures import evaluation_figures
-from metarl.learners.maml import Learner
-from metarl.policies.export import PolicyModule
+from metarl.learners.learner import BaseLearner, MetaLearner
 from metarl.runs.clips import gif, labelled, record_clip, side_by_side
 from metarl.runs.folder import EVALUATION
-from metarl.runs.run import Trainable
 from metarl.support.files import replace_durably
 from metarl.tasks.task import Task, select_tasks
 
@@ -25,7 +22,7 @@ EVENTS = ".evaluation"
 
 
 def evaluate_splits(
-    learner: Learner,
+    learner: MetaLearner,
     splits: Sequence[str] = (),
     tasks: int | None = None,
     steps: int | None = None,
@@ -40,7 +37,7 @@ def evaluate_splits(
 
 def write_report(
     folder: Path,
-    learner: Trainable,
+    learner: BaseLearner,
     evaluations: Sequence[Evaluation],
     clips: Sequence[tuple[str, list[np.ndarray]]] = (),
     about: Mapping[str, Any] | None = None,
@@ -85,11 +82,12 @@ def write_report(
     return data
 
 
-def _as_data(learner: Trainable, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+def _as_data(learner: BaseLearner, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     """What evaluation.json holds."""
     data: dict[str, Any] = {
+        "learner": learner.config.learner,
         "family": getattr(learner.config, "family", learner.name),
-        "algorithm": getattr(learner.config, "algorithm", type(learner).__name__),
+        "algorithm": getattr(learner.config, "algorithm", learner.config.learner),
         "seed": learner.config.seed,
         "iteration": learner.iteration,
         "splits": {e.split: e.summary() for e in evaluations},
@@ -102,7 +100,7 @@ def _as_data(learner: Trainable, evaluations: Sequence[Evaluation]) -> dict[str,
 
 
 def clips_before_and_after(
-    learner: Learner, evaluation: Evaluation, number: int, steps: int
+    learner: MetaLearner, evaluation: Evaluation, number: int, steps: int
 ) -> list[tuple[str, list[np.ndarray]]]:
     """Clips of the tasks with the lowest returns: before and after adaptation side by side.
 
@@ -118,34 +116,18 @@ def clips_before_and_after(
 
 
 def clip_before_and_after(
-    learner: Learner, task: Task, steps: int, seed: int | None = None
+    learner: MetaLearner, task: Task, steps: int, seed: int | None = None
 ) -> list[np.ndarray]:
-    """Frames of an episode with the initial policy, and beside it with the adapted one.
+    """Frames of an episode before adaptation, and beside it after `steps` inner steps.
 
     The adapted policy is that of `learner.adapt(task, steps, seed)`.
     """
     clips = []
     for number in (0, steps):
-        adapted = learner.adapt(task, number, seed)
-        module = PolicyModule(
-            learner.policy, adapted.parameters, learner.family.prototype.action_space
-        )
-        family = learner.family
-        frames = record_clip(family, task, family.horizon, learner.config.seed, actor(module))
+        policy, family = learner.adapt(task, number, seed).policy, learner.family
+        frames = record_clip(family, task, family.horizon, learner.config.seed, policy.act)
         clips.append(labelled(frames, f"after {number} steps" if number else "before"))
     return side_by_side(*clips)
-
-
-def actor(module: PolicyModule) -> Any:
-    """The module as a function of one environment's observation."""
-
-    def act(observation: np.ndarray) -> Any:
-        row = torch.from_numpy(np.asarray(observation, np.float32)).reshape(1, -1)
-        with torch.no_grad():
-            action = module(row)[0]
-        return int(action) if module.discrete else action.numpy()
-
-    return act
 
 
 def task_name(task: Task) -> str:

@@ -1,4 +1,4 @@
-"""A meta-training run: recorded in a folder, resumed from it, ended in order by a signal."""
+"""A run: a learner trained in a folder, resumed from it, ended in order by a signal."""
 
 import dataclasses
 import json
@@ -6,16 +6,16 @@ import logging
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.figures import evaluation_figures
-from metarl.learners.config import RESUMABLE, Config
-from metarl.learners.maml import Learner
+from metarl.learners.config import RunConfig
+from metarl.learners.learner import BaseLearner
+from metarl.learners.registry import find_learner, make_learner
 from metarl.runs.alarms import already_raised, raised
 from metarl.runs.checkpoint import load_newest
 from metarl.runs.display import Display
@@ -27,88 +27,65 @@ from metarl.support.options import option
 logger = logging.getLogger(__name__)
 
 SAME_REQUEST_SECONDS = 1.0
-"""Signals that follow the first within this are the same request to stop."""
+"""Signals within this time after the first are the same request to stop."""
 
 
-class Trainable(Protocol):
-    """A learner that a run can train, record and resume."""
-
-    config: Any
-    """A frozen dataclass with the options of a run."""
-    iteration: int
-    name: str
-    """What is learned, and where."""
-    measure: str
-    """What the curves show: `<measure>/before` and `<measure>/after` are among the metrics."""
-    test_steps: int
-    """Inner steps of an evaluation."""
-    eval_splits: tuple[str, ...]
-    """Splits that are evaluated during training."""
-
-    def iterate(self) -> dict[str, float]:
-        """One meta-iteration; its metrics."""
-
-    def evaluate(self, *, split: str) -> Evaluation:
-        """Tasks of a split after 0, 1, ... inner steps."""
-
-    def describe(self) -> dict[str, Any]:
-        """What config.json holds beside the options."""
-
-    def state(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `state()`."""
-
-
-def train(config: Config) -> Learner:
+def train(config: RunConfig) -> BaseLearner:
     """Runs the configuration to its last iteration, in its run folder: see `run`."""
-    learner = Learner(config)
+    check_sinks(config.sinks)
+    learner = make_learner(config)
     run(learner)
     return learner
 
 
-def load(run_folder: str | Path, **changes: Any) -> Learner:
+def load(run_folder: str | Path, **changes: Any) -> BaseLearner:
     """The learner of a run as its newest checkpoint has it.
 
     Args:
         run_folder: as `train` left it, or still writes it.
-        changes: options that change no number of training, as `threads` and `test_later_lr`.
+        changes: options that a resumed run may change, such as `threads` and `test_later_lr`.
 
     Raises:
-        UsageError: there is no such run, it has no checkpoint yet, or it is of another kind.
+        UsageError: there is no such run, or it has no checkpoint yet.
 
     """
     folder = Path(run_folder)
-    described = read_options(folder)
+    config = read_config(folder)
     state = load_newest(folder / "checkpoints")
     if state is None:
         raise UsageError(f"{folder} has no checkpoint yet")
-    options = described | {"device": "auto", "sampling_device": "cpu"} | changes
-    learner = Learner(Config.from_json(options | {"run_dir": str(folder)}))
+    # The run may have been trained on another machine.
+    portable = {"device": "auto", "sampling_device": "cpu"}
+    known = {field.name for field in dataclasses.fields(config)}
+    changes = {name: value for name, value in portable.items() if name in known} | changes
+    learner = make_learner(dataclasses.replace(config, **changes))
     learner.load_state(state)
     return learner
 
 
-def read_options(folder: Path) -> dict[str, Any]:
-    """The options of a run that `train` began, as config.json has them.
+def read_config(folder: Path) -> RunConfig:
+    """The options of a run, as its config.json has them; the learner's class has their types.
 
     Raises:
-        UsageError: there is no such run, or it is of another kind.
+        UsageError: there is no such run, or its learner is not known here.
 
     """
     try:
         options: dict[str, Any] = json.loads((folder / CONFIG).read_text())["config"]
     except OSError:
         raise UsageError(f"{folder} is no run folder: it has no {CONFIG}") from None
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{folder / CONFIG} cannot be read: {error}") from None
-    if "algorithm" not in options:
-        raise UsageError(f"{folder} is not the run of a policy that adapts by gradients")
-    return options
+    if "learner" not in options:
+        raise UsageError(
+            f"{folder / CONFIG} names no learner, as an earlier version wrote it: add "
+            '"learner": "maml" (or "rl2", "few_shot") to its "config"'
+        )
+    config_class = find_learner(options["learner"]).Config
+    return config_class.from_json(options | {"run_dir": str(folder)})
 
 
-def run(learner: Trainable) -> None:
+def run(learner: BaseLearner) -> None:
     """Trains a learner to its last iteration, in its run folder.
 
     The first SIGINT or SIGTERM ends the run after the iteration under way, with a checkpoint; the
@@ -119,7 +96,7 @@ def run(learner: Trainable) -> None:
         UsageError: the run cannot be begun; nothing of an existing run is changed.
 
     """
-    check_sinks(getattr(learner.config, "sinks", ()))
+    check_sinks(learner.config.sinks)
     folder = RunFolder(learner.config.run_folder)
     failed = True
     try:
@@ -129,13 +106,14 @@ def run(learner: Trainable) -> None:
         failed = False
     finally:
         folder.close(failed)
+        learner.close()
     if interrupted() and learner.iteration < learner.config.iterations:
         number = interrupted()
         print(f"stopped after iteration {learner.iteration}; --resume goes on from there")
         raise SystemExit(128 + number)
 
 
-def _begin(learner: Trainable, folder: RunFolder) -> float:
+def _begin(learner: BaseLearner, folder: RunFolder) -> float:
     """Restores or begins the run; the seconds it has taken before."""
     config = learner.config
     described = describe(learner)
@@ -146,7 +124,7 @@ def _begin(learner: Trainable, folder: RunFolder) -> float:
                 f"run folder {folder.path} holds a run: --resume continues it, another --run-dir "
                 "begins a new one"
             )
-        _compare(folder.read_config()["config"], described["config"])
+        _compare(folder.read_config()["config"], described["config"], config.changeable)
         state = folder.load()
         if state is not None:
             if state["iteration"] > config.iterations:
@@ -170,7 +148,7 @@ def _begin(learner: Trainable, folder: RunFolder) -> float:
 
 
 def _loop(
-    learner: Trainable, folder: RunFolder, seconds: float, interrupted: Callable[[], int]
+    learner: BaseLearner, folder: RunFolder, seconds: float, interrupted: Callable[[], int]
 ) -> None:
     config = learner.config
     display = Display(config.iterations, learner.iteration, learner.measure)
@@ -182,16 +160,7 @@ def _loop(
         while not last:
             metrics = learner.iterate()
             if config.eval_every and learner.iteration % config.eval_every == 0:
-                before = time.perf_counter()
-                evaluations = [learner.evaluate(split=split) for split in learner.eval_splits]
-                for evaluation in evaluations:
-                    metrics |= evaluation.metrics()
-                figures = evaluation_figures(evaluations, learner.measure)
-                folder.show(figures, learner.iteration)
-                for evaluation in evaluations:
-                    means = ", ".join(f"{returns.mean():.4g}" for returns in evaluation.returns)
-                    display.say(f"{evaluation.split} tasks after 0, 1, ... inner steps: {means}")
-                metrics["time/evaluation"] = time.perf_counter() - before
+                metrics |= _evaluated(learner, folder, display)
             metrics["seconds"] = time.perf_counter() - start
             folder.write(metrics)
             history.append(metrics)
@@ -205,13 +174,37 @@ def _loop(
             if last or learner.iteration % config.checkpoint_every == 0:
                 state = learner.state() | {"seconds": metrics["seconds"]}
                 folder.save(learner.iteration, state)
+                folder.prune(config.keep_checkpoints, _best_iteration(learner, history))
             pace = (metrics["seconds"] - seconds) / (learner.iteration - first)
             display.update(metrics, pace * (config.iterations - learner.iteration))
     finally:
         display.close()
 
 
-def describe(learner: Trainable) -> dict[str, Any]:
+def _evaluated(learner: BaseLearner, folder: RunFolder, display: Display) -> dict[str, float]:
+    """Metrics of an evaluation on every split of the run, whose figures go to TensorBoard."""
+    start = time.perf_counter()
+    evaluations = [learner.evaluate(split=split) for split in learner.eval_splits]
+    folder.show(evaluation_figures(evaluations, learner.measure), learner.iteration)
+    metrics: dict[str, float] = {}
+    for evaluation in evaluations:
+        metrics |= evaluation.metrics()
+        means = ", ".join(f"{returns.mean():.4g}" for returns in evaluation.returns)
+        display.say(f"{evaluation.split} tasks after 0, 1, ... inner steps: {means}")
+    return metrics | {"time/evaluation": time.perf_counter() - start}
+
+
+def _best_iteration(learner: BaseLearner, history: list[dict[str, float]]) -> int | None:
+    """The iteration with the best measure on held-out tasks after the last inner step."""
+    tag = f"{learner.eval_splits[0]}/step_{learner.test_steps}/mean" if learner.eval_splits else ""
+    evaluated = [metrics for metrics in history if tag in metrics]
+    if not evaluated:
+        return None
+    best = max if learner.higher_is_better else min
+    return int(best(evaluated, key=lambda metrics: metrics[tag])["iteration"])
+
+
+def describe(learner: BaseLearner) -> dict[str, Any]:
     """What config.json holds: the resolved configuration and what it ran on."""
     own = learner.describe()
     resolved = dataclasses.asdict(learner.config) | {"run_dir": str(learner.config.run_folder)}
@@ -224,26 +217,36 @@ def describe(learner: Trainable) -> dict[str, Any]:
     }
 
 
-def _compare(old: dict[str, Any], new: dict[str, Any]) -> None:
+def _compare(old: Mapping[str, Any], new: Mapping[str, Any], changeable: frozenset[str]) -> None:
     differing = []
     for name, value in new.items():
         # Through JSON a tuple is a list.
         same = old.get(name) == (list(value) if isinstance(value, tuple) else value)
-        if name not in RESUMABLE and not same:
+        if name not in changeable and not same:
             differing.append(f"{option(name)} {old.get(name)}, not {value}")
     if differing:
         raise UsageError(f"cannot resume: the run has {'; '.join(differing)}")
 
 
 def _git_commit() -> str | None:
-    """The commit that the library's sources are of, if they are a checkout."""
-    folder = Path(__file__).parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    """The commit of metarl's own checkout, if it is one.
+
+    Where metarl is installed in a virtual environment inside another repository, Git would answer
+    with the commit of that one.
+    """
+    package = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != package.parent:
+            return None
+        git("ls-files", "--error-unmatch", "__init__.py")  # it is tracked there
+        return git("describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return result.stdout.strip()
 
 
 @contextmanager

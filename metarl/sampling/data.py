@@ -1,6 +1,6 @@
 """The batch types of sampling: rollouts, trials, and what a learner sees of them."""
 
-import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -18,7 +18,7 @@ class Trials:
     rewards: Tensor  # [trials, steps] float64
     valid: Tensor  # [trials, steps] bool; False is padding, at the end
     returns: Tensor  # [trials, episodes] float64, undiscounted
-    success: Tensor | None  # [trials, episodes] bool, at any step; None: it is not told
+    success: Tensor | None  # [trials, episodes] bool, at any step; None if not reported
     unstable: int  # episodes cut short because the simulation failed
 
     @property
@@ -33,29 +33,46 @@ PER_STEP = ("inputs", "actions", "log_probs", "values", "rewards", "valid")
 
 @dataclass(frozen=True)
 class Rollout:
-    """Episodes of several tasks, one to a slot, padded with zeros to the longest."""
+    """Episodes of several tasks, one to a slot, padded with zeros to the longest.
 
-    observations: Tensor  # [tasks, episodes, time, observation] float32
+    Raises:
+        ValueError: a field does not have its shape.
+
+    """
+
+    observations: Tensor  # [tasks, episodes, time, input] float32, as the policy saw them
     actions: Tensor  # [tasks, episodes, time, action] float32, or [tasks, episodes, time] int64
     log_probs: Tensor  # [tasks, episodes, time] float32, of the actions when they were drawn
     rewards: Tensor  # [tasks, episodes, time] float64
     valid: Tensor  # [tasks, episodes, time] bool; False is padding
     terminated: Tensor  # [tasks, episodes] bool; False: truncated, the episode could have gone on
-    final_observations: Tensor  # [tasks, episodes, observation] float32, after the last step
+    final_observations: Tensor  # [tasks, episodes, input] float32, after the last step
     unstable: int = 0  # episodes cut short because the simulation failed
-    success: Tensor | None = None  # [tasks, episodes] bool, at any step; None: it is not told
+    success: Tensor | None = None  # [tasks, episodes] bool, at any step; None if not reported
+    values: Tensor | None = None  # [tasks, episodes, time] float32, of actors that estimate them
+
+    def __post_init__(self) -> None:
+        """Checks the shapes."""
+        tasks, episodes, time = self.valid.shape
+        expect_shapes(
+            self,
+            observations=(tasks, episodes, time, self.observations.shape[-1]),
+            actions=(tasks, episodes, time, *self.actions.shape[3:]),
+            log_probs=(tasks, episodes, time),
+            rewards=(tasks, episodes, time),
+            terminated=(tasks, episodes),
+            final_observations=(tasks, episodes, self.observations.shape[-1]),
+            success=(tasks, episodes),
+            values=(tasks, episodes, time),
+        )
 
     def __getitem__(self, tasks: slice) -> "Rollout":
         """The episodes of some tasks; `unstable` counts those of all."""
-        own = {name: getattr(self, name)[tasks] for name in _TENSORS}
-        success = None if self.success is None else self.success[tasks]
-        return dataclasses.replace(self, **own, success=success)
+        return self._map(lambda values: values[tasks])
 
     def to(self, device: torch.device) -> "Rollout":
         """The rollout on a device."""
-        own = {name: getattr(self, name).to(device) for name in _TENSORS}
-        success = None if self.success is None else self.success.to(device)
-        return dataclasses.replace(self, **own, success=success)
+        return self._map(lambda values: values.to(device))
 
     @property
     def returns(self) -> Tensor:
@@ -72,8 +89,25 @@ class Rollout:
         padding = ~self.valid[:, 0].unsqueeze(-1)
         return self.observations[:, 0].masked_fill(padding, torch.nan)
 
+    def _map(self, function: Callable[[Tensor], Tensor]) -> "Rollout":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = {n: function(v) for n, v in values.items() if isinstance(v, Tensor)}
+        return Rollout(**values | changed)
 
-_TENSORS = [field.name for field in fields(Rollout) if field.name not in ("unstable", "success")]
+
+def expect_shapes(batch: object, **shapes: tuple[int, ...]) -> None:
+    """Checks the shapes of the fields of a batch; a field that is None is passed over.
+
+    Raises:
+        ValueError: names the field, its shape and the one expected.
+
+    """
+    for name, expected in shapes.items():
+        value = getattr(batch, name)
+        if value is not None and tuple(value.shape) != expected:
+            raise ValueError(
+                f"{type(batch).__name__}.{name} has shape {tuple(value.shape)}, not {expected}"
+            )
 
 
 @dataclass(frozen=True)
@@ -91,6 +125,22 @@ class Batch:
     rewards: Tensor  # [tasks, episodes, time] float32, 0 on padding
     values: Tensor  # [tasks, episodes, time] float32, 0 on padding: a baseline
     weight: Tensor  # [tasks, episodes, time] float32; 0 is padding, a probability if enumerated
+
+    def __post_init__(self) -> None:
+        """Checks the shapes.
+
+        Raises:
+            ValueError: a field does not have its shape.
+
+        """
+        steps = tuple(self.weight.shape)
+        per_step = ("log_probs", "advantages", "rewards", "values")
+        expect_shapes(
+            self,
+            observations=(*steps, *self.observations.shape[3:]),
+            actions=(*steps, *self.actions.shape[3:]),
+            **dict.fromkeys(per_step, steps),
+        )
 
     def __getitem__(self, tasks: slice) -> "Batch":
         """The batch of some tasks."""

@@ -1,10 +1,8 @@
 """Collecting rollouts: episodes of several tasks at once."""
 
-import dataclasses
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -12,29 +10,29 @@ import torch
 from torch import Tensor
 
 from metarl.policies.action_distributions import Distribution
-from metarl.policies.mlp import Policy
-from metarl.sampling.data import _TENSORS, Rollout
+from metarl.policies.action_units import ActionUnits
+from metarl.sampling.actor import Actor
+from metarl.sampling.data import Rollout
 from metarl.support.errors import UsageError
 from metarl.support.parallel import Workers
 from metarl.support.randomness import RandomKey, Use
 from metarl.tasks.task import Tasks, select_tasks
 
 _BEGINNING = threading.Lock()
-"""Held while episodes begin, which is Python from end to end: two simulations that take turns at it
-begin no later, and the first one's physics run meanwhile."""
+"""Held while episodes begin, which is Python from end to end: two simulations that take turns begin
+no later, and the physics of the first one run meanwhile."""
 
 
 def collect(
     simulations: Sequence[gymnasium.vector.VectorEnv],
-    policy: Policy,
-    parameters: Mapping[str, Tensor],
+    actor: Actor,
+    units: ActionUnits,
     tasks: Tasks,
     episodes: int,
     horizon: int,
     key: RandomKey,
     stage: int,
     workers: Workers,
-    observe_task: bool = False,
 ) -> Rollout:
     """`episodes` episodes of each task, one in each of the simulations' environments.
 
@@ -43,11 +41,11 @@ def collect(
 
     Args:
         simulations: of tasks × episodes environments in all, which rest once their episode ended.
-        parameters: of the policy, [tasks, ...]; actions are computed where they lie.
+        actor: of all tasks; its actions are computed where its parameters lie.
+        units: of the policy's actions in the environment's.
         tasks: arrays [tasks, ...].
         horizon: most steps an episode can have.
         key, stage: name the streams of resets and action noise.
-        observe_task: the policy sees the task's parameters behind each observation.
 
     Returns:
         A rollout on the CPU.
@@ -59,123 +57,132 @@ def collect(
     shares = [slice(*bounds) for bounds in pairwise([0, *ends.tolist()])]
 
     def of_share(simulation: gymnasium.vector.VectorEnv, share: slice) -> Rollout:
-        own = {name: p[share] for name, p in parameters.items()}
-        indices = range(share.start, share.stop)
-        drawn = select_tasks(tasks, share)
-        hints = _as_observations(drawn, episodes) if observe_task else None
+        indices, own = range(share.start, share.stop), select_tasks(tasks, share)
         return _collect(
-            simulation, policy, own, drawn, indices, episodes, horizon, key, stage, hints
+            simulation, actor.part(share), units, own, indices, episodes, horizon, key, stage
         )
 
     return _joined(workers.map(of_share, simulations, shares))
 
 
+class _Recording:
+    """Buffers [time, tasks, episodes, ...] of what each step gives, made at the first step."""
+
+    def __init__(self, horizon: int):
+        self._horizon = horizon
+        self._buffers: dict[str, Tensor] = {}
+
+    def write(self, t: int, **values: Tensor) -> None:
+        """Keeps the values of step t."""
+        for name, value in values.items():
+            if name not in self._buffers:
+                self._buffers[name] = value.new_empty((self._horizon, *value.shape))
+            self._buffers[name][t] = value
+
+    def read(self, name: str, steps: int) -> Tensor:
+        """The values of the first steps: [tasks, episodes, time, ...]."""
+        return self._buffers[name][:steps].permute(1, 2, 0, *self._rest(name)).contiguous()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._buffers
+
+    def _rest(self, name: str) -> range:
+        return range(3, self._buffers[name].dim())
+
+
 @torch.no_grad()
 def _collect(
     simulation: gymnasium.vector.VectorEnv,
-    policy: Policy,
-    parameters: Mapping[str, Tensor],
+    actor: Actor,
+    units: ActionUnits,
     tasks: Tasks,
     indices: range,
     episodes: int,
     horizon: int,
     key: RandomKey,
     stage: int,
-    hints: Tensor | None,
 ) -> Rollout:
-    """The rollout of one simulation; `indices` number its tasks among all.
-
-    `hints` [tasks, episodes, n] stand behind the observations.
-    """
-    number = len(indices)
-    device = next(iter(parameters.values())).device
+    """The rollout of one simulation; `indices` number its tasks among all."""
+    shape = (len(indices), episodes)
     # Time first, so that a longer horizon begins with the same noise.
-    drawn = [policy.noise(key.generator(Use.ACTION, i, stage), horizon, episodes) for i in indices]
-    noise = torch.from_numpy(np.stack(drawn, axis=1)).to(device)  # [time, tasks, episodes, action]
-    space = simulation.single_action_space
-    bounds = (space.low, space.high) if isinstance(space, gymnasium.spaces.Box) else None
-
-    def observed(observations: Any) -> Tensor:
-        x = torch.from_numpy(np.asarray(observations, np.float32)).reshape(number, episodes, -1)
-        return x if hints is None else torch.cat([x, hints], -1)
-
+    drawn = [actor.noise(key.generator(Use.ACTION, i, stage), horizon, episodes) for i in indices]
+    noise = torch.from_numpy(np.stack(drawn, axis=1)).to(actor.device)  # [time, tasks, episodes, a]
     with _BEGINNING:
         simulation.task = {name: np.repeat(v, episodes, axis=0) for name, v in tasks.items()}  # type: ignore[attr-defined]
         seeds = [seed for i in indices for seed in key.seeds(Use.RESET, i, stage, episodes)]
         observations, _ = simulation.reset(seed=seeds)  # type: ignore[arg-type]
-    x = observed(observations)
-    seen, distributions, taken, paid, valid = [], [], [], [], []
-    ended, unstable = np.zeros(simulation.num_envs, bool), 0
-    success, tells = np.zeros(simulation.num_envs, bool), False
+
+    def perceived(observations: np.ndarray) -> Tensor:
+        x = torch.from_numpy(np.asarray(observations, np.float32)).reshape(*shape, -1)
+        return actor.perceive(x.to(actor.device))
+
+    x = perceived(observations)
+    recording, kind = _Recording(horizon), None
+    ended, unstable = torch.zeros(shape, dtype=torch.bool), 0
+    success, reports = torch.zeros(shape, dtype=torch.bool), False
     for t in range(horizon):
-        distribution = policy.distribution(parameters, x.to(device))
+        distribution, values = actor.act(x)
         actions = distribution.sample(noise[t])
-        flat = actions.cpu().flatten(0, 1).numpy()
-        # The environment gets clipped actions; the policy is trained on what it drew.
-        observations, rewards, terminated, truncated, info = simulation.step(
-            flat if bounds is None else np.clip(flat, *bounds)
+        observations, paid, terminated, truncated, info = simulation.step(
+            units.to_environment(actions.cpu().flatten(0, 1)).numpy()
         )
-        seen.append(x)
-        distributions.append(distribution)
-        taken.append(actions)
-        paid.append(rewards)
-        valid.append(~ended)
+        active, rewards = ~ended, torch.from_numpy(paid).double().reshape(shape)
+        actor.remember(actions, rewards, active)
+        parts = {f"part_{i}": part for i, part in enumerate(distribution)}
+        recording.write(t, x=x, actions=actions, rewards=rewards, valid=active, **parts)
+        if values is not None:
+            recording.write(t, values=values)
+        kind = type(distribution)
         unstable += int(np.sum(info.get("unstable", 0)))
         if "success" in info:
-            tells = True
-            success |= ~ended & (np.asarray(info["success"]) > 0)
-        ended = terminated | truncated
-        x = observed(observations)
+            reports = True
+            success |= active & (torch.from_numpy(np.asarray(info["success"])) > 0).reshape(shape)
+        ended = torch.from_numpy(terminated | truncated).reshape(shape)
+        x = perceived(observations)
         if ended.all():
             break
-    rollout = _assembled(seen, distributions, taken, paid, valid, terminated, x, unstable)
-    reached = torch.from_numpy(success).reshape(number, episodes) if tells else None
-    return dataclasses.replace(rollout, success=reached)
+    assert kind is not None, "the horizon is at least 1"
+    return _assembled(
+        recording,
+        kind,
+        t + 1,
+        torch.from_numpy(terminated).reshape(shape),
+        x,
+        unstable,
+        success if reports else None,
+    )
 
 
 def _assembled(
-    seen: list[Tensor],
-    distributions: list[Distribution],
-    taken: list[Tensor],
-    paid: list[np.ndarray],
-    valid: list[np.ndarray],
-    terminated: np.ndarray,
+    recording: _Recording,
+    kind: type[Distribution],
+    steps: int,
+    terminated: Tensor,
     final: Tensor,
     unstable: int,
+    success: Tensor | None,
 ) -> Rollout:
-    """The rollout of what was kept step by step; checks that all of it is finite."""
-    number, episodes = final.shape[:2]
-    # [time, tasks × episodes] -> [tasks, episodes, time]
-    mask, rewards = (
-        torch.from_numpy(np.stack(steps, axis=-1)).reshape(number, episodes, -1)
-        for steps in (valid, paid)
-    )
-    together = type(distributions[0])(
-        *(torch.stack(part, 2) for part in zip(*distributions, strict=True))
-    )
-    actions = torch.stack(taken, 2)
+    """The rollout of what was recorded; checks that all of it is finite."""
+    mask, actions = recording.read("valid", steps), recording.read("actions", steps)
+    number = sum(f"part_{i}" in recording for i in range(2))
+    together = kind(*(recording.read(f"part_{i}", steps) for i in range(number)))
     rollout = Rollout(
         # An ended episode rests in its last state; what it shows and draws there is no experience.
-        observations=torch.stack(seen, 2) * mask.unsqueeze(-1),
+        observations=recording.read("x", steps).cpu() * mask.unsqueeze(-1),
         actions=_masked(actions.cpu(), mask),
         log_probs=together.log_prob(actions).cpu() * mask,
-        rewards=rewards.double() * mask,
+        rewards=recording.read("rewards", steps) * mask,
         valid=mask,
-        terminated=torch.from_numpy(terminated).reshape(number, episodes),
-        final_observations=final,
+        terminated=terminated,
+        final_observations=final.cpu(),
         unstable=unstable,
+        success=success,
+        values=recording.read("values", steps).cpu() * mask if "values" in recording else None,
     )
     for name in ("observations", "rewards", "final_observations"):
         if not getattr(rollout, name).isfinite().all():
             raise UsageError(f"the environment gave {name.replace('_', ' ')} that are not finite")
     return rollout
-
-
-def _as_observations(tasks: Tasks, episodes: int) -> Tensor:
-    """All parameters of each task, for each episode: [tasks, episodes, n]."""
-    parts = [np.reshape(values, (len(values), -1)) for values in tasks.values()]
-    hints = torch.from_numpy(np.concatenate(parts, 1).astype(np.float32))
-    return hints.unsqueeze(1).expand(-1, episodes, -1)
 
 
 def _masked(actions: Tensor, mask: Tensor) -> Tensor:
@@ -185,16 +192,28 @@ def _masked(actions: Tensor, mask: Tensor) -> Tensor:
 def _joined(rollouts: list[Rollout]) -> Rollout:
     """The rollouts of several simulations as one, padded to the longest."""
     longest = max(rollout.valid.shape[2] for rollout in rollouts)
-    told = [rollout.success for rollout in rollouts if rollout.success is not None]
 
-    def padded(name: str, values: Tensor) -> Tensor:
-        if name in ("terminated", "final_observations") or values.shape[2] == longest:
-            return values
+    def padded(values: Tensor) -> Tensor:
         missing = (*values.shape[:2], longest - values.shape[2], *values.shape[3:])
         return torch.cat([values, values.new_zeros(missing)], 2)
 
+    def joined(name: str, per_step: bool = True) -> Tensor:
+        parts = [getattr(rollout, name) for rollout in rollouts]
+        return torch.cat([padded(part) for part in parts] if per_step else parts)
+
+    def optional(name: str, per_step: bool) -> Tensor | None:
+        missing = any(getattr(rollout, name) is None for rollout in rollouts)
+        return None if missing else joined(name, per_step)
+
     return Rollout(
-        **{n: torch.cat([padded(n, getattr(r, n)) for r in rollouts]) for n in _TENSORS},
+        observations=joined("observations"),
+        actions=joined("actions"),
+        log_probs=joined("log_probs"),
+        rewards=joined("rewards"),
+        valid=joined("valid"),
+        terminated=joined("terminated", per_step=False),
+        final_observations=joined("final_observations", per_step=False),
         unstable=sum(rollout.unstable for rollout in rollouts),
-        success=torch.cat(told) if len(told) == len(rollouts) else None,
+        success=optional("success", per_step=False),
+        values=optional("values", per_step=True),
     )

@@ -1,144 +1,122 @@
-"""Trials: several consecutive episodes of one task, through which a hidden state is kept."""
+"""Trials: several consecutive episodes of one task, through which a recurrent state is kept."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from typing import Self
 
-import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from metarl.policies.mlp import CategoricalPolicy, GaussianPolicy
+from metarl.policies.action_distributions import Distribution
+from metarl.policies.mlp import Policy
 from metarl.policies.recurrent import RecurrentPolicy
-from metarl.sampling.data import PER_STEP, Trials
-from metarl.support.errors import UsageError
-from metarl.support.parallel import Workers
-from metarl.support.randomness import RandomKey, Use
-from metarl.tasks.task import Tasks, select_tasks
+from metarl.sampling.data import PER_STEP, Rollout, Trials
 
 
-def collect_trials(
-    simulations: Sequence[gymnasium.vector.VectorEnv],
-    spaces: GaussianPolicy | CategoricalPolicy,
-    network: RecurrentPolicy,
-    tasks: Tasks,
-    repeats: int,
-    episodes: int,
-    horizon: int,
-    key: RandomKey,
-    workers: Workers,
-) -> Trials:
-    """`repeats` trials of each task, one in each of the simulations' environments.
+@dataclass(frozen=True)
+class Memory:
+    """What a recurrent policy has of its trials so far; changed in place, step by step."""
 
-    Each simulation has its share of the tasks, in order, and a thread of its own. Streams are those
-    of `metarl.sampling.rollout.collect`, with the episode's index for the stage.
+    hidden: Tensor  # [1, trials, hidden]
+    action: Tensor  # [trials, action], as the next input has it
+    reward: Tensor  # [trials] float64
+    began: Tensor  # [trials, 1]: 1 where an episode has just begun
 
-    Raises:
-        UsageError: an environment gave a reward or an observation that is not finite.
+    @classmethod
+    def empty(cls, network: RecurrentPolicy, trials: int) -> Self:
+        """Before the first episode."""
+        device = network.actor.weight.device
+        return cls(
+            torch.zeros(1, trials, network.gru.hidden_size, device=device),
+            torch.zeros(trials, network.action_size, device=device),
+            torch.zeros(trials, dtype=torch.float64, device=device),
+            torch.ones(trials, 1, device=device),
+        )
 
+
+class TrialActor:
+    """A recurrent policy in trials of one environment each: an `Actor` and an `Adaptive`.
+
+    Adapting is acting: the memory passes from one episode of a trial to the next.
     """
-    ends = np.cumsum([simulation.num_envs // repeats for simulation in simulations])
-    shares = [range(*bounds) for bounds in pairwise([0, *ends.tolist()])]
 
-    def of_share(simulation: gymnasium.vector.VectorEnv, share: range) -> Trials:
-        own = select_tasks(tasks, slice(share.start, share.stop))
-        simulation.task = {n: np.repeat(v, repeats, axis=0) for n, v in own.items()}  # type: ignore[attr-defined]
-        return _collect(simulation, spaces, network, share, repeats, episodes, horizon, key)
+    def __init__(self, network: RecurrentPolicy, spaces: Policy, memory: Memory):
+        """`spaces` draws the noise."""
+        self.memory = memory
+        self._network = network
+        self._spaces = spaces
+        self._later = memory.hidden
 
-    return _joined(workers.map(of_share, simulations, shares))
+    @property
+    def device(self) -> torch.device:
+        """That of the network."""
+        return self.memory.hidden.device
 
+    def actor(self) -> Self:
+        """Itself, at the begin of an episode."""
+        self.memory.began.fill_(1.0)
+        return self
 
-@torch.no_grad()
-def _collect(
-    simulation: gymnasium.vector.VectorEnv,
-    spaces: GaussianPolicy | CategoricalPolicy,
-    network: RecurrentPolicy,
-    indices: range,
-    repeats: int,
-    episodes: int,
-    horizon: int,
-    key: RandomKey,
-) -> Trials:
-    """The trials of one simulation; `indices` number its tasks among all."""
-    number, device = simulation.num_envs, network.actor.weight.device
-    space = simulation.single_action_space
-    bounds = (space.low, space.high) if isinstance(space, gymnasium.spaces.Box) else None
-    hidden = torch.zeros(1, number, network.gru.hidden_size, device=device)
-    action = torch.zeros(number, network.action_size, device=device)
-    reward = torch.zeros(number, dtype=torch.float64)
-    steps: list[tuple[Tensor, ...]] = []  # of all episodes, one after the other
-    returns = torch.zeros(number, episodes, dtype=torch.float64)
-    success, tells, unstable = np.zeros((number, episodes), bool), False, 0
+    def learn(self, rollout: Rollout) -> Self:
+        """Itself: the memory has the rollout already."""
+        return self
 
-    for episode in range(episodes):
-        seeds = [s for i in indices for s in key.seeds(Use.RESET, i, episode, repeats)]
-        generators = [key.generator(Use.ACTION, i, episode) for i in indices]
-        # Time first, so that a longer horizon begins with the same noise.
-        drawn = np.stack([spaces.noise(g, horizon, repeats) for g in generators], axis=1)
-        noise = torch.from_numpy(drawn).to(device).flatten(1, 2).unsqueeze(2)
-        observations, _ = simulation.reset(seed=seeds)  # type: ignore[arg-type]
-        ended, began = np.zeros(number, bool), torch.ones(number, 1, device=device)
-        for t in range(horizon):
-            x = torch.from_numpy(np.asarray(observations, np.float32)).reshape(number, -1)
-            seen = torch.cat([x, reward.float().unsqueeze(-1)], -1).to(device)
-            inputs = torch.cat([seen, action, began], -1)
-            distribution, values, later = network(inputs.unsqueeze(1), hidden)
-            actions = distribution.sample(noise[t])  # [trials, 1, ...]
-            log_probs = distribution.log_prob(actions)
-            # The environment gets clipped actions; the policy is trained on what it drew.
-            flat = actions.squeeze(1).cpu().numpy()
-            observations, paid, terminated, truncated, info = simulation.step(
-                flat if bounds is None else np.clip(flat, *bounds)
-            )
-            valid, rewards = torch.from_numpy(~ended), torch.from_numpy(paid).double()
-            steps.append(
-                (inputs, *(y.squeeze(1) for y in (actions, log_probs, values)), rewards, valid)
-            )
-            # A trial whose episode has ended rests until all have: nothing it remembers may move.
-            going = valid.to(device).unsqueeze(-1)
-            hidden = torch.where(going, later, hidden)
-            action = torch.where(going, network.shown(actions.squeeze(1)), action)
-            reward = torch.where(valid, rewards, reward)
-            began = torch.zeros_like(began)
-            returns[:, episode] += rewards * valid
-            unstable += int(np.sum(info.get("unstable", 0)))
-            if "success" in info:
-                tells = True
-                success[:, episode] |= ~ended & (np.asarray(info["success"]) > 0)
-            ended = terminated | truncated
-            if ended.all():
-                break
-    told = torch.from_numpy(success) if tells else None
-    return _packed(steps, returns, told, unstable)
+    def part(self, tasks: slice) -> "TrialActor":
+        """The actor of some of the trials; what it remembers, the whole remembers."""
+        own, memory = slice(tasks.start, tasks.stop), self.memory
+        part = Memory(
+            memory.hidden[:, own], memory.action[own], memory.reward[own], memory.began[own]
+        )
+        return TrialActor(self._network, self._spaces, part)
+
+    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
+        """As a policy without memory has it."""
+        return self._spaces.noise(generator, *shape)
+
+    def perceive(self, observations: Tensor) -> Tensor:
+        """(observation, previous reward, previous action, has an episode just begun)."""
+        memory = self.memory
+        seen = torch.cat([observations.squeeze(1), memory.reward.float().unsqueeze(-1)], -1)
+        return torch.cat([seen, memory.action, memory.began], -1).unsqueeze(1)
+
+    def act(self, inputs: Tensor) -> tuple[Distribution, Tensor | None]:
+        """π(· | history) and the values: [trials, 1, ...]."""
+        distribution, values, self._later = self._network(inputs, self.memory.hidden)
+        return distribution, values
+
+    def remember(self, actions: Tensor, rewards: Tensor, active: Tensor) -> None:
+        """A trial whose episode has ended rests until all have: its memory stays as it is."""
+        memory, device = self.memory, self.device
+        going = active.to(device)
+        memory.hidden.copy_(torch.where(going, self._later, memory.hidden))
+        shown = self._network.shown(actions.squeeze(1))
+        memory.action.copy_(torch.where(going, shown, memory.action))
+        memory.reward.copy_(
+            torch.where(going.squeeze(1), rewards.to(device).squeeze(1), memory.reward)
+        )
+        memory.began.zero_()
 
 
-def _packed(
-    steps: list[tuple[Tensor, ...]], returns: Tensor, success: Tensor | None, unstable: int
-) -> Trials:
-    """The trials of what was kept step by step, the rests of ended episodes left out.
+def join_trials(rollouts: Sequence[Rollout], device: torch.device) -> Trials:
+    """The trials of consecutive rollouts [trials, 1, time, ...], without gaps between episodes.
 
-    As the hidden state stands still in a rest, a GRU over the packed steps passes through the
-    states of sampling.
+    As the hidden state stands still while an ended episode rests, a GRU over the joined steps
+    passes through the states of sampling.
     """
-    stacked = [torch.stack(values, 1) for values in zip(*steps, strict=True)]
-    valid = stacked[-1]
-    packed = {
-        name: pad_sequence([x[m.to(x.device)] for x, m in zip(values, valid, strict=True)], True)
-        for name, values in zip(PER_STEP, stacked, strict=True)
-    }
-    for name, shown in (("inputs", "observations"), ("rewards", "rewards")):
-        if not packed[name].isfinite().all():
-            raise UsageError(f"the environment gave {shown} that are not finite")
-    return Trials(**packed, returns=returns, success=success, unstable=unstable)
+    valid = torch.cat([rollout.valid.squeeze(1) for rollout in rollouts], 1)
+    fields = dict(zip(PER_STEP, ("observations", *PER_STEP[1:]), strict=True))
 
+    def joined(name: str) -> Tensor:
+        steps = torch.cat([getattr(rollout, name).squeeze(1) for rollout in rollouts], 1)
+        rows = pad_sequence([x[m] for x, m in zip(steps, valid, strict=True)], True)
+        return rows if name in ("rewards", "valid") else rows.to(device)
 
-def _joined(parts: list[Trials]) -> Trials:
-    """The trials of several simulations as one, padded to the longest."""
-    told = [part.success for part in parts if part.success is not None]
+    rates = [r.success.squeeze(1) for r in rollouts if r.success is not None]
     return Trials(
-        **{n: pad_sequence([x for p in parts for x in getattr(p, n)], True) for n in PER_STEP},
-        returns=torch.cat([part.returns for part in parts]),
-        success=torch.cat(told) if len(told) == len(parts) else None,
-        unstable=sum(part.unstable for part in parts),
+        **{name: joined(field) for name, field in fields.items()},
+        returns=torch.stack([rollout.returns.squeeze(1) for rollout in rollouts], 1),
+        success=torch.stack(rates, 1) if len(rates) == len(rollouts) else None,
+        unstable=sum(rollout.unstable for rollout in rollouts),
     )

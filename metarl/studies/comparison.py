@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from metarl.learners.config import RESUMABLE, Config
-from metarl.learners.maml import Learner
+from metarl.learners.config import Budget, FamilyRunConfig
+from metarl.learners.learner import MetaLearner
+from metarl.learners.maml import MAMLLearner
+from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import ALGORITHMS, CONTROLS, RL2, find_algorithm
-from metarl.learners.rl2 import RL2Config, RL2Learner
+from metarl.learners.registry import LEARNERS, find_learner, known_learners, make_learner
 from metarl.runs.folder import CONFIG, EVALUATION
 from metarl.runs.report import write_report
 from metarl.runs.run import run
@@ -30,7 +32,7 @@ FINE_TUNED = ("random", "pretrained")
 """Controls that are not trained to be adapted with one step size."""
 FINE_TUNED_LR = "fine_tuned_lr"
 """Of evaluation.json: the step size that a fine-tuned control was given."""
-CHANGE_NO_RESULT = RESUMABLE - {"test_later_lr"}
+CHANGE_NO_RESULT = MAMLConfig.changeable - {"test_later_lr"}
 
 
 @dataclass(frozen=True)
@@ -87,22 +89,18 @@ class Comparison:
             if name not in known:
                 listed = f"{', '.join(known)}{nearest(name, known)}"
                 raise UsageError(f"--controls {name} must be one of {listed}")
+        algorithms = (*ALGORITHMS, *(name for name in known_learners() if name not in LEARNERS))
         for name in self.algorithms:
             if name in known:
                 raise UsageError(f"--algorithms {name} is a control: --controls {name}")
-            if name not in ALGORITHMS:
-                listed = f"{', '.join(ALGORITHMS)}{nearest(name, ALGORITHMS)}"
+            if name not in algorithms and ":" not in name:
+                listed = f"{', '.join(algorithms)}{nearest(name, algorithms)}"
                 raise UsageError(f"--algorithms {name} must be one of {listed}")
         if not self.names:
             raise UsageError("--algorithms and --controls are empty: nothing to compare")
         for name in self.names:
             if self.names.count(name) > 1:
                 raise UsageError(f"{name} is named more than once")
-        if RL2 in self.controls and self.rl2_trials < 1:
-            raise UsageError(
-                f"--meta-batch-size {self.meta_batch_size} times --episodes {self.episodes} is "
-                f"less than one trial of rl2, which has {self.inner_steps + 1} episodes"
-            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -114,17 +112,12 @@ class Comparison:
         """`run_dir`, or the folder that the family names."""
         return self.run_dir or Path("comparisons", self.family.rpartition(":")[2])
 
-    @property
-    def rl2_trials(self) -> int:
-        """Trials of an iteration of rl2: as many episodes as the tasks have in one stage."""
-        return self.meta_batch_size * self.episodes // (self.inner_steps + 1)
-
     def run_folder(self, name: str, seed: int) -> Path:
         """That of one run."""
         return self.folder / name / f"seed-{seed}"
 
-    def config(self, name: str, seed: int) -> Config | RL2Config:
-        """The configuration of one run."""
+    def config(self, name: str, seed: int) -> FamilyRunConfig:
+        """The configuration of one run: of a named algorithm, or of a learner of that name."""
         shared: dict[str, Any] = {
             "family": self.family,
             "family_options": self.family_options,
@@ -135,21 +128,17 @@ class Comparison:
             "run_dir": self.run_folder(name, seed),
             "resume": True,
         }
-        if name == RL2:
-            trials, episodes = self.rl2_trials, self.inner_steps + 1
-            steps = 2 * self.iterations * self.meta_batch_size * self.episodes
-            minibatches = min(RL2Config.minibatches, trials)
-            return RL2Config(
-                iterations=max(1, steps // (trials * episodes)),
-                trials=trials,
-                episodes=episodes,
-                minibatches=minibatches,
-                **shared,
-            )
+        tasks = self.meta_batch_size * self.episodes
+        if name not in ALGORITHMS | CONTROLS:
+            config_class = find_learner(name).Config
+            if not issubclass(config_class, FamilyRunConfig):
+                raise UsageError(f"{name} is not a learner of task families: it cannot be compared")
+            budget = Budget(2 * self.iterations * tasks, tasks, self.inner_steps + 1)
+            return config_class.at_budget(budget, learner=name, **shared)
         stages = 1 + find_algorithm(name).options.get("inner_steps", 1)
         if self.inner_lr is not None:
             shared["inner_lr"] = self.inner_lr
-        return Config.of(
+        return MAMLConfig.of(
             name,
             iterations=0 if name == "random" else max(1, 2 * self.iterations // stages),
             meta_batch_size=self.meta_batch_size,
@@ -200,22 +189,22 @@ def compare(comparison: Comparison) -> list[Line]:
 def outcome(comparison: Comparison, name: str, seed: int) -> None:
     """One run, from where it is to its evaluation."""
     config = comparison.config(name, seed)
-    learner = RL2Learner(config) if isinstance(config, RL2Config) else Learner(config)
+    learner = make_learner(config)
+    assert isinstance(learner, MetaLearner)
     run(learner)
-    # What is there was asked for otherwise, and must not pass for finished if this is cut off.
+    # An evaluation from before must not pass for that of this run if this process is stopped.
     (config.run_folder / EVALUATION).unlink(missing_ok=True)
     about: dict[str, Any] = {}
-    if isinstance(learner, RL2Learner):
-        evaluation = learner.evaluate(comparison.eval_tasks)
-    else:
-        if name in FINE_TUNED:
-            about[FINE_TUNED_LR] = tune(learner, comparison.inner_steps)
-        steps = 0 if learner.config.observe_task else comparison.inner_steps
-        evaluation = learner.evaluate(comparison.eval_tasks, steps)
+    if name in FINE_TUNED:
+        assert isinstance(learner, MAMLLearner)
+        about[FINE_TUNED_LR] = tune(learner, comparison.inner_steps)
+    steps = comparison.inner_steps if learner.adapts else 0
+    evaluation = learner.evaluate(comparison.eval_tasks, steps)
     write_report(config.run_folder, learner, [evaluation], about=about)
+    learner.close()
 
 
-def tune(learner: Learner, steps: int) -> float:
+def tune(learner: MAMLLearner, steps: int) -> float:
     """Gives the inner loop the step size that is best on training tasks, and returns it."""
     rates = [rate * learner.config.inner_lr for rate in RATES]
     inner = learner.inner

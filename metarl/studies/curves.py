@@ -74,7 +74,7 @@ def read_run(path: Path, split: str = "test") -> Run:
         tasks = evaluation["splits"][split]["tasks"]
         returns = np.array([task["returns"] for task in tasks]).T
     family = config["family"].rpartition(":")[2]
-    name = f"{config.get('algorithm', 'rl2')}, {family}"
+    name = f"{config.get('algorithm') or config['learner']}, {family}"
     return Run(path, name, config["seed"], [json.loads(line) for line in lines], returns)
 
 

@@ -18,6 +18,11 @@ class Clock:
         """Seconds since the clock was made."""
         return time.perf_counter() - self._begin
 
+    def metrics(self) -> dict[str, float]:
+        """`time/<name>` of each part and `time/whole`."""
+        parts = {f"time/{name}": seconds for name, seconds in self.seconds.items()}
+        return parts | {"time/whole": self.total}
+
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Counts the block's seconds under `name`."""

@@ -11,6 +11,10 @@ class UsageError(Exception):
     """
 
 
+class NonFiniteError(UsageError):
+    """Training has diverged: a parameter is infinite or not a number; says which, and where."""
+
+
 class WorkerError(Exception):
     """A worker process failed: which, at which environment and task, and its own traceback."""
 

@@ -85,6 +85,12 @@ class TaskFamily:
         return distribution
 
     @property
+    def action_scale(self) -> float:
+        """Policy actions from -scale to scale cover the range of bounded actions."""
+        declaration = getattr(self.prototype.unwrapped, "family", None)
+        return float(getattr(declaration, "action_scale", 1.0))
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits."""
         return tuple(getattr(self.prototype.unwrapped, "splits", SPLITS))

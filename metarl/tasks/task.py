@@ -17,6 +17,11 @@ Tasks = dict[str, np.ndarray]
 """Many tasks: arrays [tasks, ...] by parameter name."""
 
 
+def count_tasks(tasks: Tasks) -> int:
+    """Number of tasks in arrays [tasks, ...]."""
+    return len(next(iter(tasks.values())))
+
+
 def stack_tasks(tasks: list[Task]) -> Tasks:
     """A list of tasks as arrays with a leading [tasks] dimension."""
     return {name: np.stack([np.asarray(task[name]) for task in tasks]) for name in tasks[0]}

@@ -1,0 +1,116 @@
+"""`metarl adapt`: adapts a run's policy to one task and exports it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from metarl.cli.command_line import parse
+from metarl.cli.evaluate import load_meta_learner
+from metarl.learners.learner import Adapted, MetaLearner
+from metarl.policies.export import export_policy
+from metarl.runs.clips import check_clip_name, prefer_offscreen, write_clip
+from metarl.runs.report import clip_before_and_after, task_name
+from metarl.support.errors import UsageError
+from metarl.support.options import at_least
+from metarl.support.randomness import Phase, RandomKey
+from metarl.tasks.parameterised import single_task_family
+from metarl.tasks.task import Task, parse_task, select_tasks
+
+
+@dataclass(frozen=True)
+class _Adapt:
+    """Adapt a run's policy to one task, and write it in forms that run without metarl."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    task: tuple[str, ...] = ()
+    """The task's parameters, as in velocity=1.5 or goal=0.3,-0.2; those not given are drawn."""
+    env: str | None = None
+    """A Gymnasium environment id in place of the family: adapts to it, which has no task."""
+    steps: int = 1
+    """Inner steps; episodes of experience, for rl2."""
+    test_later_lr: float | None = None
+    """Steps after the first have this times the step size; that of the run if not given."""
+    out: Path | None = None
+    """Folder of the adapted policy; one that the task, steps and seed name, in `adapted` of the run
+    folder, if not given."""
+    video: Path | None = None
+    """An episode before and after, side by side: .mp4, .gif, or frames as .png."""
+    seed: int = 1
+    """Determines the random numbers."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Adapts to a task."""
+    options = parse(_Adapt, arguments, _Adapt.__doc__, command="adapt")
+    at_least("--steps", options.steps, 0)
+    at_least("--seed", options.seed, 0)
+    if options.video is not None:
+        check_clip_name(options.video, "--video")
+    prefer_offscreen()
+    learner = load_meta_learner(options.run, options.test_later_lr)
+    if not learner.adapts:
+        raise UsageError(
+            f"{options.run} is the run of an oracle, which sees its task: nothing to adapt"
+        )
+    if options.env is not None:
+        if options.task:
+            raise UsageError(f"--env {options.env} has no task: leave --task out")
+        learner = learner.on(single_task_family(options.env, learner.config.horizon))
+    task = _task(learner, options)
+    adapted = learner.adapt(task, options.steps, options.seed)
+    where = options.env or task_name(task)
+    _print_returns(adapted, where)
+    about = {
+        "family": learner.family.id,
+        "task": {name: np.asarray(value).tolist() for name, value in task.items()},
+        "inner_steps": options.steps,
+        "returns": adapted.returns,
+    }
+    name = f"{where.replace(' ', '-').replace(':', '-')}-steps-{options.steps}-seed-{options.seed}"
+    folder = options.out or options.run / "adapted" / name
+    files = export_policy(adapted.policy, folder, about)
+    print(f"wrote {', '.join(file.name for file in files)} to {folder}")
+    if options.video is not None:
+        clip = clip_before_and_after(learner, task, options.steps, options.seed)
+        write_clip(clip, options.video)
+        print(f"wrote {options.video}: left before, right after adaptation")
+    learner.close()
+
+
+def _task(learner: MetaLearner, options: _Adapt) -> Task:
+    """The task that is given; parameters that are not given are drawn."""
+    family = learner.family
+    key = RandomKey(options.seed, Phase.ADAPTATION)
+    drawn = select_tasks(family.sample_tasks(1, key, "test"), 0)
+    task = parse_task(family.task_space, options.task, drawn)
+    distributions = family.distribution.parameters
+    if beyond := [name for name, d in distributions.items() if not d.holds(task[name])]:
+        print(f"beyond the range of training: {', '.join(beyond)}")
+    return task
+
+
+def _print_returns(adapted: Adapted, title: str) -> None:
+    """A table of the returns after each inner step, and a word where a step was better."""
+    table = Table("step", "episodes", "return", box=None, title=title, title_justify="left")
+    returns, number = np.array(adapted.returns), adapted.episode_returns.shape[1]
+    errors = np.zeros(len(returns))
+    if number > 1:
+        errors = 1.96 * adapted.episode_returns.std(1, ddof=1) / np.sqrt(number)
+    for k, (value, error) in enumerate(zip(returns, errors, strict=True)):
+        interval = f" ± {error:.2g}" if number > 1 else ""
+        table.add_row(str(k), str(k * number), f"{value:.4g}{interval}")
+    Console().print(table)
+    best = int(np.argmax(returns))
+    if number > 1 and returns[best] - errors[best] > returns[-1] + errors[-1]:
+        print(f"step {best} was better than the last: --steps {best} writes its policy")
+    print(
+        f"adapted with {adapted.env_steps:,} environment steps"
+        + ("; ± is the 95 % interval over this adaptation's episodes" if number > 1 else "")
+        + "; another --seed adapts again"
+    )

@@ -1,0 +1,28 @@
+"""`metarl check`."""
+
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from metarl.simulation.checker import check_family
+from metarl.support.errors import UsageError
+from metarl.tasks.family import make_family
+
+
+def run(names: Sequence[str]) -> None:
+    """Checks families, each in a table; exits with status 1 if one has a fault."""
+    if not names:
+        raise UsageError("metarl check FAMILY ...: name a family, as in envs:Navigation2D-v0")
+    faults = 0
+    for name in names:
+        table = Table("", "check", "found", box=None, title=name, title_justify="left")
+        for finding in check_family(make_family(name)):
+            detail = finding.detail + (f"\n→ {finding.hint}" if finding.hint else "")
+            table.add_row("ok" if finding.passed else "FAULT", finding.name, detail)
+            faults += not finding.passed
+        Console().print(table)
+    if faults:
+        print(f"{faults} fault{'s' if faults > 1 else ''} found", file=sys.stderr)
+        raise SystemExit(1)

@@ -1,0 +1,45 @@
+"""`metarl show`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from metarl.cli.command_line import parse
+from metarl.runs.clips import check_clip_name, prefer_offscreen, record_clip, write_clip
+from metarl.support.randomness import RandomKey
+from metarl.tasks.family import make_family
+from metarl.tasks.task import parse_task, select_tasks
+
+
+@dataclass(frozen=True)
+class Show:
+    """A short clip of a family under random actions, for a look."""
+
+    family: tyro.conf.Positional[str]
+    """Task family, MODULE:ID."""
+    task: tuple[str, ...] = ()
+    """Parameters of the task, as in velocity=1.5 or goal=0.3,-0.2; others are drawn."""
+    out: Path | None = None
+    """A moving .gif, or a strip of frames as .png; <family>.gif if not given."""
+    steps: int = 100
+    """Steps of the clip, if the episode lasts."""
+    seed: int = 0
+    """Names the random numbers."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Writes a clip."""
+    options = parse(Show, arguments, Show.__doc__, command="show")
+    prefer_offscreen()
+    family = make_family(options.family)
+    drawn = select_tasks(family.sample_tasks(1, RandomKey(options.seed)), 0)
+    task = parse_task(family.task_space, options.task, drawn)
+    path = options.out or Path(f"{options.family.rpartition(':')[2]}.gif")
+    check_clip_name(path)
+    frames = record_clip(family, task, options.steps, options.seed)
+    write_clip(frames, path)
+    shown = ", ".join(f"{name} {np.round(value, 3).tolist()}" for name, value in task.items())
+    print(f"wrote {len(frames)} frames to {path}: {family.id}, {shown}")

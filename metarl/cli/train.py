@@ -1,0 +1,73 @@
+"""`metarl train`, and the main function of experiment scripts."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from metarl.cli.command_line import one_line_errors, parse, peek
+from metarl.learners.config import RunConfig
+from metarl.learners.learner import BaseLearner
+from metarl.learners.maml_config import MAMLConfig
+from metarl.learners.presets import find_algorithm
+from metarl.learners.registry import find_learner
+from metarl.runs.folder import CONFIG
+from metarl.runs.run import read_config, train
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """The options on which the defaults of the others depend."""
+
+    learner: str | None = None
+    algorithm: str | None = None
+    run_dir: Path | None = None
+    resume: bool = False
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Trains a learner."""
+    run_experiment(None, None, arguments, "train")
+
+
+def run_experiment(
+    default: RunConfig | None = None,
+    description: str | None = None,
+    arguments: Sequence[str] | None = None,
+    command: str | None = None,
+) -> BaseLearner:
+    """The main function of an experiment: options over `default`, then training.
+
+    Exits with status 2 and one line where the command line is at fault; its usage names the
+    `command` of metarl, or the script.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    with one_line_errors():
+        config = _parse(default, description, arguments, command)
+        learner = train(config)
+    folder = config.run_folder
+    print(f"next: metarl evaluate {folder}, metarl adapt {folder}, tensorboard --logdir {folder}")
+    return learner
+
+
+def _parse(
+    default: RunConfig | None,
+    description: str | None,
+    arguments: Sequence[str],
+    command: str | None,
+) -> RunConfig:
+    choices = peek(_Choices, arguments)
+    if choices.resume and choices.run_dir and (choices.run_dir / CONFIG).exists():
+        # The options that are not given are those of the run.
+        resumed = read_config(choices.run_dir)
+        return parse(type(resumed), arguments, description, resumed, command)
+    if default is None:
+        learner = choices.learner or "maml"
+        default = find_learner(learner).Config(family=tyro.MISSING, learner=learner)  # type: ignore[call-arg]
+    if choices.algorithm is not None and isinstance(default, MAMLConfig):
+        preset = find_algorithm(choices.algorithm)
+        default = dataclasses.replace(default, algorithm=choices.algorithm, **preset.options)
+    return parse(type(default), arguments, description or type(default).__doc__, default, command)

@@ -1,0 +1,309 @@
+"""What a learner is: for the loop of a run, and on a task family."""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.evaluation.evaluation import Evaluation
+from metarl.learners.config import FamilyRunConfig, RunConfig
+from metarl.policies.action_units import ActionUnits
+from metarl.policies.export import DeployedPolicy
+from metarl.policies.parameters import Parameters
+from metarl.sampling.actor import Adaptive
+from metarl.sampling.data import Rollout
+from metarl.sampling.rollout import collect
+from metarl.simulation.gymnasium import Processes, make_simulations
+from metarl.support.errors import NonFiniteError, UsageError
+from metarl.support.parallel import Workers, pick_device
+from metarl.support.randomness import Phase, RandomKey
+from metarl.tasks.family import TaskFamily, make_family
+from metarl.tasks.task import Task, Tasks, count_tasks, stack_tasks, validate_tasks
+
+
+class BaseLearner(ABC):
+    """A learner that a run can train, evaluate, record and resume."""
+
+    Config: ClassVar[type[RunConfig]]
+    """Its options; `metarl train --learner NAME` has them on the command line."""
+
+    config: RunConfig
+    iteration: int = 0
+    """Iterations done."""
+    env_steps: int = 0
+    """Environment steps taken in training."""
+    name: str
+    """What is learned, and where, for people."""
+    measure: str = "return"
+    """What the curves show: `<measure>/before` and `<measure>/after` are among the metrics."""
+    higher_is_better: bool = True
+    """Whether a larger measure is better."""
+    test_steps: int
+    """Inner steps of an evaluation."""
+    eval_splits: tuple[str, ...] = ("test",)
+    """Splits that are evaluated during training."""
+
+    @abstractmethod
+    def iterate(self) -> dict[str, float]:
+        """One iteration of training; its metrics, by the names of metrics.jsonl."""
+
+    @abstractmethod
+    def evaluate(
+        self,
+        tasks: int | None = None,
+        steps: int | None = None,
+        split: str = "test",
+        adaptations: int | None = None,
+    ) -> Evaluation:
+        """The measure on held-out tasks after 0, 1, ... `steps` inner steps."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs, as tensors and plain types."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state()`."""
+
+    def learn(self, iterations: int) -> Iterator[dict[str, float]]:
+        """Iterates until `iterations` are done in all, yielding the metrics of each one."""
+        while self.iteration < iterations:
+            yield self.iterate()
+
+    def describe(self) -> dict[str, Any]:
+        """What config.json holds beside the options; `config` replaces some of these."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027 (a learner without environments holds nothing)
+        """Frees what the learner holds: environments and their processes."""
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A policy adapted to one task."""
+
+    policy: DeployedPolicy
+    """The most likely action as a torch module, and `policy.act(observation, reward)`."""
+    parameters: Parameters
+    """What was adapted, without a task dimension."""
+    episode_returns: np.ndarray  # [steps + 1, episodes]
+    env_steps: int
+    """Environment steps that the adaptation learned from."""
+
+    @property
+    def returns(self) -> list[float]:
+        """Mean return after 0..K inner steps."""
+        means: list[float] = self.episode_returns.mean(1).tolist()
+        return means
+
+
+class MetaLearner(BaseLearner):
+    """A learner of a task family; it owns the simulations of the family's environments.
+
+    A subclass says how it trains (`iterate`, `state`, `load_state`) and what adapts to tasks
+    (`begin`, `deploy`); evaluation, adaptation to one task, clips and comparisons
+    follow from that.
+    """
+
+    Config: ClassVar[type[FamilyRunConfig]]
+    config: FamilyRunConfig
+    test_adaptations: int = 1
+    """Adaptations to each task of an evaluation, if their number is not given."""
+    adapts: bool = True
+    """Whether more than one stage of an evaluation makes sense; not for an oracle."""
+
+    def __init__(self, config: FamilyRunConfig, family: TaskFamily | None = None):
+        """`family` replaces the one that the configuration names."""
+        self.config = config
+        self.family = family or make_family(config.family, config.horizon, **config.family_options)
+        self.device = pick_device(config.device)
+        self.workers = Workers(config.threads)
+        self.action_space = self.family.prototype.action_space
+        scale = config.action_scale or self.family.action_scale
+        self.units = ActionUnits.of(self.action_space, scale)
+        self.name = f"{self.family.id}, {config.learner} on {self.device}"
+        self.eval_splits = config.eval_splits
+        for split in config.eval_splits:
+            self.family.check_split(split)
+        self._simulations: dict[tuple[int, int], list[gymnasium.vector.VectorEnv]] = {}
+
+    @property
+    @abstractmethod
+    def episodes(self) -> int:
+        """Episodes of each task before adaptation, and again after each inner step."""
+
+    @abstractmethod
+    def begin(self, tasks: Tasks, testing: bool = False) -> Adaptive:
+        """What adapts to the tasks, before the first episode.
+
+        Args:
+            tasks: arrays [tasks, ...]; only an oracle looks at more than their number.
+            testing: whether it is for an evaluation, whose step sizes may differ from training's.
+
+        """
+
+    @abstractmethod
+    def deploy(self, adaptive: Adaptive) -> tuple[DeployedPolicy, Parameters]:
+        """The policy that is adapted to one task, and its parameters without a task dimension."""
+
+    def sample(self, adaptive: Adaptive, tasks: Tasks, key: RandomKey, stage: int) -> Rollout:
+        """Episodes of the tasks, arrays [tasks, ...], under what adapts to them."""
+        return collect(
+            self._simulations_of(count_tasks(tasks)),
+            adaptive.actor(),
+            self.units,
+            tasks,
+            self.episodes,
+            self.family.horizon,
+            key,
+            stage,
+            self.workers,
+        )
+
+    def evaluate(
+        self,
+        tasks: int | None = None,
+        steps: int | None = None,
+        split: str = "test",
+        adaptations: int | None = None,
+    ) -> Evaluation:
+        """Returns after 0..`steps` inner steps on held-out tasks, the same ones at every call.
+
+        The return of a task is a mean over so many `adaptations`, each from its own rollouts.
+        """
+        number, repeats = tasks or self.config.eval_tasks, adaptations or self.test_adaptations
+        steps = self.test_steps if steps is None else steps
+        fixed = RandomKey(self.config.seed, Phase.EVALUATION)
+        key = dataclasses.replace(fixed, iteration=self.iteration)
+        drawn = self.family.sample_tasks(number, fixed, split)
+        repeated = {name: np.repeat(values, repeats, 0) for name, values in drawn.items()}
+        _, rollouts = self._adaptation(repeated, steps, key)
+
+        def per_adaptation(values: Tensor) -> np.ndarray:
+            """Means over episodes: [tasks, adaptations]."""
+            means: np.ndarray = values.double().mean(1).reshape(number, repeats).cpu().numpy()
+            return means
+
+        each = np.stack([per_adaptation(rollout.returns) for rollout in rollouts])
+        rates = [per_adaptation(r.success).mean(1) for r in rollouts if r.success is not None]
+        planar = getattr(self.family.prototype.unwrapped, "planar", False)
+        taken = [0, *(rollout.env_steps / number / repeats for rollout in rollouts[:-1])]
+        return Evaluation(
+            split,
+            drawn,
+            each.mean(-1),
+            key.interval_seed,
+            success=np.stack(rates) if len(rates) == len(rollouts) else None,
+            episodes=self.episodes,
+            env_steps=np.cumsum(taken),
+            paths=[r.path()[::repeats].cpu().numpy() for r in rollouts] if planar else None,
+            adaptations=each if repeats > 1 else None,
+        )
+
+    def adapt(self, task: Task, steps: int | None = None, seed: int | None = None) -> Adapted:
+        """The policy adapted to one task by `steps` inner steps, and its returns on the way.
+
+        `seed` determines the random numbers; that of the run if it is not given.
+
+        Raises:
+            UsageError: the task is not in the family's space.
+
+        """
+        checked = validate_tasks(self.family.task_space, task, None)
+        seed = self.config.seed if seed is None else seed
+        key = RandomKey(seed, Phase.ADAPTATION, self.iteration)
+        number = self.test_steps if steps is None else steps
+        adaptive, rollouts = self._adaptation(stack_tasks([checked]), number, key)
+        policy, parameters = self.deploy(adaptive)
+        returns = np.stack([rollout.returns[0].cpu().numpy() for rollout in rollouts])
+        learned_from = sum(rollout.env_steps for rollout in rollouts[:-1])
+        return Adapted(policy, parameters, returns, learned_from)
+
+    def on(self, family: TaskFamily) -> Self:
+        """A learner of the same policy on another family with the same spaces.
+
+        Raises:
+            UsageError: the spaces differ.
+
+        """
+        own, other = self.family.prototype, family.prototype
+        for name in ("observation_space", "action_space"):
+            mine, given = getattr(own, name), getattr(other, name)
+            if (type(mine), mine.shape) != (type(given), given.shape):
+                raise UsageError(f"{family.id} has {name} {given}; the policy is for {mine}")
+        learner = type(self)(self.config, family)
+        learner.load_state(self.state())
+        return learner
+
+    def describe(self) -> dict[str, Any]:
+        """The family, its variant, and the device."""
+        return {
+            "config": {"horizon": self.family.horizon},
+            "family": self.family.describe(),
+            "device": self.workers.describe(self.device),
+        }
+
+    def close(self) -> None:
+        """Closes the simulations."""
+        for simulations in self._simulations.values():
+            for simulation in simulations:
+                simulation.close()
+        self._simulations = {}
+
+    def _adaptation(
+        self, tasks: Tasks, steps: int, key: RandomKey
+    ) -> tuple[Adaptive, list[Rollout]]:
+        """Alternates rollouts and inner steps: what is adapted, and rollouts 0 to `steps`."""
+        adaptive = self.begin(tasks, testing=True)
+        rollouts = [self.sample(adaptive, tasks, key, 0)]
+        for stage in range(1, steps + 1):
+            adaptive = adaptive.learn(rollouts[-1])
+            rollouts.append(self.sample(adaptive, tasks, key, stage))
+        return adaptive, rollouts
+
+    def _simulations_of(self, tasks: int) -> list[gymnasium.vector.VectorEnv]:
+        if (tasks, self.episodes) not in self._simulations:
+            if self.config.workers:
+                self.close()  # a second pool of processes would only wait beside the first
+            self._simulations[tasks, self.episodes] = make_simulations(
+                self.family,
+                tasks,
+                self.episodes,
+                self.workers.threads,
+                Processes(self.config.workers, self.config.worker_timeout),
+            )
+        return self._simulations[tasks, self.episodes]
+
+
+def return_metrics(rollouts: list[Rollout]) -> dict[str, float]:
+    """`return/...`, `success/...`, `simulation/unstable` of rollouts 0 to K of the same tasks."""
+    returns = [float(rollout.returns.mean()) for rollout in rollouts]
+    before, after = (rollouts[i].returns.mean(1) for i in (0, -1))
+    rates = [float(r.success.float().mean()) for r in rollouts if r.success is not None]
+    return {
+        "return/before": returns[0],
+        "return/after": returns[-1],
+        "return/gain": returns[-1] - returns[0],
+        "return/hurt": float((after < before).double().mean()),
+        **{f"return/step_{k}": value for k, value in enumerate(returns)},
+        **({"success/before": rates[0], "success/after": rates[-1]} if rates else {}),
+        "simulation/unstable": sum(rollout.unstable for rollout in rollouts),
+    }
+
+
+def expect_finite(parameters: Mapping[str, Tensor], where: str, remedy: str) -> None:
+    """Checks that training has not diverged.
+
+    Raises:
+        NonFiniteError: names the first parameter that is not finite, and where that arose.
+
+    """
+    for name, value in parameters.items():
+        if not torch.isfinite(value).all():
+            raise NonFiniteError(f"{name} is not finite {where}: try {remedy}")

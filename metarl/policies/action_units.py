@@ -1,0 +1,45 @@
+"""From a policy's actions to an environment's: units of the action range, and its bounds."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ActionUnits:
+    """a_env = clip(centre + factor · a, low, high), elementwise; None leaves actions as they are.
+
+    ±`scale` of the policy covers a bounded range, so that a policy whose σ is 1 at first explores
+    with 1 / `scale` of half the range. A dimension without bounds has factor 1 and centre 0.
+    """
+
+    bounds: tuple[Tensor, Tensor] | None  # low and high, [action]
+    factor: Tensor | None = None  # [action]
+    centre: Tensor | None = None  # [action]
+
+    @classmethod
+    def of(cls, space: gymnasium.Space[Any], scale: float) -> Self:
+        """The units of a space of actions; numbered actions have none."""
+        if not isinstance(space, gymnasium.spaces.Box):
+            return cls(None)
+        bounds = torch.from_numpy(space.low), torch.from_numpy(space.high)
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        bounded = np.isfinite(low) & np.isfinite(high)
+        with np.errstate(invalid="ignore"):
+            factor = np.where(bounded, (high - low) / 2 / scale, 1.0).astype(np.float32)
+            centre = np.where(bounded, (high + low) / 2, 0.0).astype(np.float32)
+        if (factor == 1).all() and not centre.any():
+            return cls(bounds)  # the published families: the policy's units are the environment's
+        return cls(bounds, torch.from_numpy(factor), torch.from_numpy(centre))
+
+    def to_environment(self, actions: Tensor) -> Tensor:
+        """The environment's actions for those of the policy: [..., action] or numbers [...]."""
+        if self.bounds is None:
+            return actions
+        if self.factor is not None and self.centre is not None:
+            actions = self.centre + self.factor * actions
+        return actions.clamp(*self.bounds)

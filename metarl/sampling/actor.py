@@ -1,0 +1,83 @@
+"""What acts while rollouts are collected."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.policies.action_distributions import Distribution
+from metarl.policies.mlp import Policy
+from metarl.sampling.data import Rollout
+
+
+class Actor(Protocol):
+    """Acts in `episodes` episodes of each of several tasks at once."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where actions are computed."""
+
+    def part(self, tasks: slice) -> Self:
+        """The actor of some of the tasks; a memory is shared with the whole, not copied."""
+
+    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
+        """What `Distribution.sample` takes: [*shape, action]."""
+
+    def perceive(self, observations: Tensor) -> Tensor:
+        """What the policy sees at this step: [tasks, episodes, observation] -> [..., input]."""
+
+    def act(self, inputs: Tensor) -> tuple[Distribution, Tensor | None]:
+        """The distribution of the next actions, and state values [tasks, episodes] if any."""
+
+    def remember(self, actions: Tensor, rewards: Tensor, active: Tensor) -> None:
+        """Keeps what a step did, in the episodes that had not ended before: [tasks, episodes]."""
+
+
+class Adaptive(Protocol):
+    """What adapts to tasks: parameters (MAML), a hidden state (RL²), a posterior."""
+
+    def actor(self) -> Actor:
+        """Acts in the next episodes."""
+
+    def learn(self, rollout: Rollout) -> "Adaptive":
+        """Adapted to these episodes of its tasks; it may be the same object, changed."""
+
+
+@dataclass(frozen=True)
+class PolicyActor:
+    """A policy with parameters of its own for each task."""
+
+    policy: Policy
+    parameters: Mapping[str, Tensor]  # [tasks, ...]
+    hints: Tensor | None = None  # [tasks, n]: appended to every observation of a task
+
+    @property
+    def device(self) -> torch.device:
+        """That of the parameters."""
+        return next(iter(self.parameters.values())).device
+
+    def part(self, tasks: slice) -> "PolicyActor":
+        """The actor of some of the tasks."""
+        own = {name: p[tasks] for name, p in self.parameters.items()}
+        return PolicyActor(self.policy, own, None if self.hints is None else self.hints[tasks])
+
+    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
+        """The policy's."""
+        return self.policy.noise(generator, *shape)
+
+    def perceive(self, observations: Tensor) -> Tensor:
+        """The observation, and the hints behind it."""
+        if self.hints is None:
+            return observations
+        hints = self.hints.unsqueeze(1).expand(-1, observations.shape[1], -1)
+        return torch.cat([observations, hints], -1)
+
+    def act(self, inputs: Tensor) -> tuple[Distribution, Tensor | None]:
+        """π(· | s)."""
+        return self.policy.distribution(self.parameters, inputs), None
+
+    def remember(self, actions: Tensor, rewards: Tensor, active: Tensor) -> None:
+        """Nothing: the policy has no memory."""
