@@ -14,8 +14,8 @@ from rich.table import Table
 
 from metarl.learners.presets import ALGORITHMS, CONTROLS, RL2
 from metarl.runs.clips import check_clip_name, prefer_offscreen, record_clip, write_clip
+from metarl.simulation.backends import backend_name
 from metarl.simulation.checker import check_family
-from metarl.simulation.gymnasium import backend_name
 from metarl.support.errors import UsageError
 from metarl.support.options import parse
 from metarl.support.randomness import RandomKey

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
@@ -31,7 +30,8 @@ from metarl.sampling.advantage import make_batch
 from metarl.sampling.baseline import BASELINES
 from metarl.sampling.data import Batch, Rollout
 from metarl.sampling.rollout import collect
-from metarl.simulation.gymnasium import Processes, make_simulations
+from metarl.simulation.backends import Processes, make_simulations
+from metarl.simulation.protocol import Simulation
 from metarl.support.clock import Clock
 from metarl.support.errors import UsageError
 from metarl.support.parallel import Workers, pick_device
@@ -66,7 +66,7 @@ class Learner:
         self.device = pick_device(config.device)
         self.sampling_device = pick_device(config.sampling_device)
         self.workers = Workers(config.threads)
-        self._simulations: dict[int, list[gymnasium.vector.VectorEnv]] = {}
+        self._simulations: dict[int, list[Simulation]] = {}
         self.policy = make_policy(
             self.family.prototype.observation_space,
             self.family.prototype.action_space,
@@ -310,7 +310,7 @@ class Learner:
         """Numbers of a task."""
         return sum(math.prod(space.shape or ()) for space in self.family.task_space.values())
 
-    def _simulations_of(self, tasks: int) -> list[gymnasium.vector.VectorEnv]:
+    def _simulations_of(self, tasks: int) -> list[Simulation]:
         if tasks not in self._simulations:
             self._simulations[tasks] = make_simulations(
                 self.family,

@@ -15,7 +15,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import gymnasium
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,8 @@ from metarl.policies.recurrent import SMALLEST_STD, RecurrentPolicy
 from metarl.sampling.advantage import discounted_sums, generalised_advantages
 from metarl.sampling.data import Trials
 from metarl.sampling.trials import collect_trials
-from metarl.simulation.gymnasium import Processes, make_simulations
+from metarl.simulation.backends import Processes, make_simulations
+from metarl.simulation.protocol import Simulation
 from metarl.support.clock import Clock
 from metarl.support.errors import UsageError
 from metarl.support.options import option
@@ -220,7 +220,7 @@ class RL2Learner:
         self.family = family or make_family(config.family, config.horizon, **config.family_options)
         self.device = pick_device(config.device)
         self.workers = Workers(config.threads)
-        self._simulations: dict[tuple[int, int], list[gymnasium.vector.VectorEnv]] = {}
+        self._simulations: dict[tuple[int, int], list[Simulation]] = {}
         prototype = self.family.prototype
         self.spaces = make_policy(prototype.observation_space, prototype.action_space, ())
         (seed,) = RandomKey(config.seed).seeds(Use.PARAMETERS, 0, 0, 1)

@@ -1,10 +1,8 @@
 """Collecting rollouts: episodes of several tasks at once."""
 
 import dataclasses
-import threading
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -14,18 +12,15 @@ from torch import Tensor
 from metarl.policies.action_distributions import Distribution
 from metarl.policies.mlp import Policy
 from metarl.sampling.data import _TENSORS, Rollout
+from metarl.simulation.protocol import Simulation
 from metarl.support.errors import UsageError
 from metarl.support.parallel import Workers
 from metarl.support.randomness import RandomKey, Use
 from metarl.tasks.task import Tasks, select_tasks
 
-_BEGINNING = threading.Lock()
-"""Held while episodes begin, which is Python from end to end: two simulations that take turns at it
-begin no later, and the first one's physics run meanwhile."""
-
 
 def collect(
-    simulations: Sequence[gymnasium.vector.VectorEnv],
+    simulations: Sequence[Simulation],
     policy: Policy,
     parameters: Mapping[str, Tensor],
     tasks: Tasks,
@@ -58,7 +53,7 @@ def collect(
     ends = np.cumsum([simulation.num_envs // episodes for simulation in simulations])
     shares = [slice(*bounds) for bounds in pairwise([0, *ends.tolist()])]
 
-    def of_share(simulation: gymnasium.vector.VectorEnv, share: slice) -> Rollout:
+    def of_share(simulation: Simulation, share: slice) -> Rollout:
         own = {name: p[share] for name, p in parameters.items()}
         indices = range(share.start, share.stop)
         drawn = select_tasks(tasks, share)
@@ -72,7 +67,7 @@ def collect(
 
 @torch.no_grad()
 def _collect(
-    simulation: gymnasium.vector.VectorEnv,
+    simulation: Simulation,
     policy: Policy,
     parameters: Mapping[str, Tensor],
     tasks: Tasks,
@@ -92,54 +87,52 @@ def _collect(
     # Time first, so that a longer horizon begins with the same noise.
     drawn = [policy.noise(key.generator(Use.ACTION, i, stage), horizon, episodes) for i in indices]
     noise = torch.from_numpy(np.stack(drawn, axis=1)).to(device)  # [time, tasks, episodes, action]
-    space = simulation.single_action_space
-    bounds = (space.low, space.high) if isinstance(space, gymnasium.spaces.Box) else None
+    bounds = action_bounds(simulation)
 
-    def observed(observations: Any) -> Tensor:
-        x = torch.from_numpy(np.asarray(observations, np.float32)).reshape(number, episodes, -1)
+    def observed(observations: Tensor) -> Tensor:
+        # A copy, for the simulation may write its next observations over these.
+        x = observations.to(torch.float32, copy=True).reshape(number, episodes, -1)
         return x if hints is None else torch.cat([x, hints], -1)
 
-    with _BEGINNING:
-        simulation.task = {name: np.repeat(v, episodes, axis=0) for name, v in tasks.items()}  # type: ignore[attr-defined]
-        seeds = [seed for i in indices for seed in key.seeds(Use.RESET, i, stage, episodes)]
-        observations, _ = simulation.reset(seed=seeds)  # type: ignore[arg-type]
-    x = observed(observations)
+    streams = [seed for i in indices for seed in key.seeds(Use.RESET, i, stage, episodes)]
+    of_each = {name: np.repeat(values, episodes, axis=0) for name, values in tasks.items()}
+    x = observed(simulation.begin(of_each, np.array(streams)))
     seen, distributions, taken, paid, valid = [], [], [], [], []
-    ended, unstable = np.zeros(simulation.num_envs, bool), 0
-    success, tells = np.zeros(simulation.num_envs, bool), False
+    ended = torch.zeros(simulation.num_envs, dtype=torch.bool, device=simulation.device)
+    success: Tensor | None = None
     for t in range(horizon):
         distribution = policy.distribution(parameters, x.to(device))
         actions = distribution.sample(noise[t])
-        flat = actions.cpu().flatten(0, 1).numpy()
+        flat = actions.to(simulation.device).flatten(0, 1)
         # The environment gets clipped actions; the policy is trained on what it drew.
-        observations, rewards, terminated, truncated, info = simulation.step(
-            flat if bounds is None else np.clip(flat, *bounds)
-        )
+        step = simulation.step(flat if bounds is None else flat.clamp(*bounds))
         seen.append(x)
         distributions.append(distribution)
         taken.append(actions)
-        paid.append(rewards)
+        paid.append(step.rewards.clone())
         valid.append(~ended)
-        unstable += int(np.sum(info.get("unstable", 0)))
-        if "success" in info:
-            tells = True
-            success |= ~ended & (np.asarray(info["success"]) > 0)
-        ended = terminated | truncated
-        x = observed(observations)
-        if ended.all():
+        if step.success is not None:
+            reached = ~ended & step.success
+            success = reached if success is None else success | reached
+        ended = step.terminated | step.truncated
+        x = observed(step.observations)
+        # A GPU is not stopped to ask.
+        if simulation.device.type == "cpu" and ended.all():
             break
-    rollout = _assembled(seen, distributions, taken, paid, valid, terminated, x, unstable)
-    reached = torch.from_numpy(success).reshape(number, episodes) if tells else None
-    return dataclasses.replace(rollout, success=reached)
+    rollout = _assembled(
+        seen, distributions, taken, paid, valid, step.terminated, x, int(step.failed.sum())
+    )
+    told = None if success is None else success.reshape(number, episodes).cpu()
+    return dataclasses.replace(rollout, success=told)
 
 
 def _assembled(
     seen: list[Tensor],
     distributions: list[Distribution],
     taken: list[Tensor],
-    paid: list[np.ndarray],
-    valid: list[np.ndarray],
-    terminated: np.ndarray,
+    paid: list[Tensor],
+    valid: list[Tensor],
+    terminated: Tensor,
     final: Tensor,
     unstable: int,
 ) -> Rollout:
@@ -147,8 +140,7 @@ def _assembled(
     number, episodes = final.shape[:2]
     # [time, tasks × episodes] -> [tasks, episodes, time]
     mask, rewards = (
-        torch.from_numpy(np.stack(steps, axis=-1)).reshape(number, episodes, -1)
-        for steps in (valid, paid)
+        torch.stack(steps, -1).reshape(number, episodes, -1).cpu() for steps in (valid, paid)
     )
     together = type(distributions[0])(
         *(torch.stack(part, 2) for part in zip(*distributions, strict=True))
@@ -156,19 +148,28 @@ def _assembled(
     actions = torch.stack(taken, 2)
     rollout = Rollout(
         # An ended episode rests in its last state; what it shows and draws there is no experience.
-        observations=torch.stack(seen, 2) * mask.unsqueeze(-1),
+        observations=torch.stack(seen, 2).cpu() * mask.unsqueeze(-1),
         actions=_masked(actions.cpu(), mask),
         log_probs=together.log_prob(actions).cpu() * mask,
-        rewards=rewards.double() * mask,
+        rewards=rewards * mask,
         valid=mask,
-        terminated=torch.from_numpy(terminated).reshape(number, episodes),
-        final_observations=final,
+        terminated=terminated.reshape(number, episodes).to("cpu", copy=True),
+        final_observations=final.cpu(),
         unstable=unstable,
     )
     for name in ("observations", "rewards", "final_observations"):
         if not getattr(rollout, name).isfinite().all():
             raise UsageError(f"the environment gave {name.replace('_', ' ')} that are not finite")
     return rollout
+
+
+def action_bounds(simulation: Simulation) -> tuple[Tensor, Tensor] | None:
+    """The least and the largest actions, on the simulation's device; None for numbered ones."""
+    space = simulation.action_space
+    if not isinstance(space, gymnasium.spaces.Box):
+        return None
+    low, high = (torch.from_numpy(bound).to(simulation.device) for bound in (space.low, space.high))
+    return low, high
 
 
 def _as_observations(tasks: Tasks, episodes: int) -> Tensor:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 from metarl.policies.mlp import CategoricalPolicy, GaussianPolicy
 from metarl.policies.recurrent import RecurrentPolicy
 from metarl.sampling.data import PER_STEP, Trials
+from metarl.sampling.rollout import action_bounds
+from metarl.simulation.protocol import Simulation
 from metarl.support.errors import UsageError
 from metarl.support.parallel import Workers
 from metarl.support.randomness import RandomKey, Use
@@ -19,7 +20,7 @@ from metarl.tasks.task import Tasks, select_tasks
 
 
 def collect_trials(
-    simulations: Sequence[gymnasium.vector.VectorEnv],
+    simulations: Sequence[Simulation],
     spaces: GaussianPolicy | CategoricalPolicy,
     network: RecurrentPolicy,
     tasks: Tasks,
@@ -41,35 +42,35 @@ def collect_trials(
     ends = np.cumsum([simulation.num_envs // repeats for simulation in simulations])
     shares = [range(*bounds) for bounds in pairwise([0, *ends.tolist()])]
 
-    def of_share(simulation: gymnasium.vector.VectorEnv, share: range) -> Trials:
+    def of_share(simulation: Simulation, share: range) -> Trials:
         own = select_tasks(tasks, slice(share.start, share.stop))
-        simulation.task = {n: np.repeat(v, repeats, axis=0) for n, v in own.items()}  # type: ignore[attr-defined]
-        return _collect(simulation, spaces, network, share, repeats, episodes, horizon, key)
+        own = {name: np.repeat(values, repeats, axis=0) for name, values in own.items()}
+        return _collect(simulation, spaces, network, own, share, repeats, episodes, horizon, key)
 
     return _joined(workers.map(of_share, simulations, shares))
 
 
 @torch.no_grad()
 def _collect(
-    simulation: gymnasium.vector.VectorEnv,
+    simulation: Simulation,
     spaces: GaussianPolicy | CategoricalPolicy,
     network: RecurrentPolicy,
+    tasks: Tasks,
     indices: range,
     repeats: int,
     episodes: int,
     horizon: int,
     key: RandomKey,
 ) -> Trials:
-    """The trials of one simulation; `indices` number its tasks among all."""
+    """The trials of one simulation, of tasks [num_envs, ...]; `indices` number them among all."""
     number, device = simulation.num_envs, network.actor.weight.device
-    space = simulation.single_action_space
-    bounds = (space.low, space.high) if isinstance(space, gymnasium.spaces.Box) else None
+    bounds = action_bounds(simulation)
     hidden = torch.zeros(1, number, network.gru.hidden_size, device=device)
     action = torch.zeros(number, network.action_size, device=device)
     reward = torch.zeros(number, dtype=torch.float64)
     steps: list[tuple[Tensor, ...]] = []  # of all episodes, one after the other
     returns = torch.zeros(number, episodes, dtype=torch.float64)
-    success, tells, unstable = np.zeros((number, episodes), bool), False, 0
+    success, tells, unstable = torch.zeros(number, episodes, dtype=torch.bool), False, 0
 
     for episode in range(episodes):
         seeds = [s for i in indices for s in key.seeds(Use.RESET, i, episode, repeats)]
@@ -77,21 +78,20 @@ def _collect(
         # Time first, so that a longer horizon begins with the same noise.
         drawn = np.stack([spaces.noise(g, horizon, repeats) for g in generators], axis=1)
         noise = torch.from_numpy(drawn).to(device).flatten(1, 2).unsqueeze(2)
-        observations, _ = simulation.reset(seed=seeds)  # type: ignore[arg-type]
-        ended, began = np.zeros(number, bool), torch.ones(number, 1, device=device)
+        observations = simulation.begin(tasks, np.array(seeds))
+        ended = torch.zeros(number, dtype=torch.bool)
+        began = torch.ones(number, 1, device=device)
         for t in range(horizon):
-            x = torch.from_numpy(np.asarray(observations, np.float32)).reshape(number, -1)
+            x = observations.float().reshape(number, -1)
             seen = torch.cat([x, reward.float().unsqueeze(-1)], -1).to(device)
             inputs = torch.cat([seen, action, began], -1)
             distribution, values, later = network(inputs.unsqueeze(1), hidden)
             actions = distribution.sample(noise[t])  # [trials, 1, ...]
             log_probs = distribution.log_prob(actions)
             # The environment gets clipped actions; the policy is trained on what it drew.
-            flat = actions.squeeze(1).cpu().numpy()
-            observations, paid, terminated, truncated, info = simulation.step(
-                flat if bounds is None else np.clip(flat, *bounds)
-            )
-            valid, rewards = torch.from_numpy(~ended), torch.from_numpy(paid).double()
+            flat = actions.squeeze(1).to(simulation.device)
+            step = simulation.step(flat if bounds is None else flat.clamp(*bounds))
+            observations, valid, rewards = step.observations, ~ended, step.rewards.clone()
             steps.append(
                 (inputs, *(y.squeeze(1) for y in (actions, log_probs, values)), rewards, valid)
             )
@@ -102,14 +102,14 @@ def _collect(
             reward = torch.where(valid, rewards, reward)
             began = torch.zeros_like(began)
             returns[:, episode] += rewards * valid
-            unstable += int(np.sum(info.get("unstable", 0)))
-            if "success" in info:
+            if step.success is not None:
                 tells = True
-                success[:, episode] |= ~ended & (np.asarray(info["success"]) > 0)
-            ended = terminated | truncated
+                success[:, episode] |= valid & step.success
+            ended = step.terminated | step.truncated
             if ended.all():
                 break
-    told = torch.from_numpy(success) if tells else None
+        unstable += int(step.failed.sum())
+    told = success if tells else None
     return _packed(steps, returns, told, unstable)
 
 
