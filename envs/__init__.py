@@ -18,12 +18,11 @@ HORIZONS = {  # steps of an episode, by module
 
 for module, families in HORIZONS.items():
     own = module in ("navigation", "cart_pole", "bandit", "tabular")
-    simulation = "metarl.simulation.dynamics:Dynamics" if own else "metarl.simulation.mujoco:Mujoco"
+    environment = "dynamics:DynamicsEnv" if own else "mujoco:MujocoEnv"
     for name, horizon in families.items():
         gymnasium.register(
             f"{name}-v0",
-            entry_point=f"{simulation}Env",
-            vector_entry_point=f"{simulation}VectorEnv",
+            entry_point=f"metarl.simulation.{environment}",
             max_episode_steps=horizon,
             kwargs={"family": f"envs.{module}:{name}"},
         )

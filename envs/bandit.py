@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from metarl.tasks.declaration import Array, DynamicsFamily
 from metarl.tasks.distributions import TaskDistribution, Uniform
+from metarl.tasks.noise import Noise
 
 
 def chosen(values: Array, index: Array) -> Array:
@@ -49,9 +50,9 @@ class Bandit(DynamicsFamily):
         """The arm."""
         return spaces.Discrete(self.arms)
 
-    def initial(self, generator: np.random.Generator) -> np.ndarray:
+    def initial(self, noise: Noise) -> Array:
         """No reward yet."""
-        return np.zeros(1)
+        return noise.zeros(1)
 
     def observe(self, state: Array) -> Array:
         """A 0."""

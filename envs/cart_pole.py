@@ -14,6 +14,7 @@ from gymnasium import spaces
 
 from metarl.tasks.declaration import Array, DynamicsFamily
 from metarl.tasks.distributions import TaskDistribution, Uniform
+from metarl.tasks.noise import Noise
 
 GRAVITY, HALF_LENGTH, FORCE, TIMESTEP = 9.8, 0.5, 10.0, 0.02  # m/s², m, N, s
 LARGEST_X, LARGEST_ANGLE = 2.4, 12 * 2 * np.pi / 360  # m, rad
@@ -42,9 +43,9 @@ class CartPoleParams(DynamicsFamily):
         """Left or right."""
         return spaces.Discrete(2)
 
-    def initial(self, generator: np.random.Generator) -> np.ndarray:
+    def initial(self, noise: Noise) -> Array:
         """All four uniform over ±.05."""
-        return generator.uniform(-0.05, 0.05, 4)
+        return noise.uniform(-0.05, 0.05, 4)
 
     def transition(
         self, state: Array, action: Array, task: Mapping[str, Array], noise: Array

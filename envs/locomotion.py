@@ -8,6 +8,7 @@ from array_api_compat import array_namespace
 from gymnasium import spaces
 
 from metarl.tasks.declaration import Array, MujocoFamily
+from metarl.tasks.noise import Noise
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,13 @@ class Locomotion(MujocoFamily):
         """Unbounded."""
         return spaces.Box(-np.inf, np.inf, (self.observation_size,), np.float64)
 
-    def initial(
-        self, generator: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The model's own pose with noise, drawn as Gymnasium's environment draws it."""
+    def initial(self, noise: Noise, qpos: Array, qvel: Array) -> tuple[Array, Array]:
+        """The model's own pose with noise, distributed as in Gymnasium's environment."""
         width = self.reset_noise
-        qpos = qpos + generator.uniform(-width, width, qpos.shape)
+        qpos = qpos + noise.uniform(-width, width, qpos.shape[-1])
         if self.normal_velocities:
-            return qpos, qvel + width * generator.standard_normal(qvel.shape)
-        return qpos, qvel + generator.uniform(-width, width, qvel.shape)
+            return qpos, qvel + width * noise.normal(qvel.shape[-1])
+        return qpos, qvel + noise.uniform(-width, width, qvel.shape[-1])
 
     def velocity(self, before: Any, after: Any) -> Array:
         """Δx / dt over the control step, m/s: [...]."""

@@ -14,6 +14,7 @@ from gymnasium import spaces
 
 from metarl.tasks.declaration import Array, DynamicsFamily
 from metarl.tasks.distributions import Choice, TaskDistribution, Uniform
+from metarl.tasks.noise import Noise
 
 GOAL_TOLERANCE = 0.01  # per coordinate
 
@@ -39,9 +40,9 @@ class Point(DynamicsFamily):
         """The displacement, clipped."""
         return spaces.Box(-self.largest_step, self.largest_step, (2,), np.float32)
 
-    def initial(self, generator: np.random.Generator) -> np.ndarray:
+    def initial(self, noise: Noise) -> Array:
         """The origin."""
-        return np.zeros(2)
+        return noise.zeros(2)
 
     def transition(
         self, state: Array, action: Array, task: Mapping[str, Array], noise: Array
@@ -104,9 +105,9 @@ class NavigationCorners(Point):
         """The corner."""
         return TaskDistribution(goal=Choice(((-2.0, -2.0), (2.0, -2.0), (-2.0, 2.0), (2.0, 2.0))))
 
-    def initial(self, generator: np.random.Generator) -> np.ndarray:
+    def initial(self, noise: Noise) -> Array:
         """Uniform over [−.2, .2]²."""
-        return generator.uniform(-0.2, 0.2, 2)
+        return noise.uniform(-0.2, 0.2, 2)
 
     def reward(
         self, before: Array, control: Array, after: Array, task: Mapping[str, Array]

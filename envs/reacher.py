@@ -14,6 +14,7 @@ from gymnasium import spaces
 from envs.locomotion import squared
 from metarl.tasks.declaration import Array, MujocoFamily
 from metarl.tasks.distributions import Ball, TaskDistribution
+from metarl.tasks.noise import Noise
 
 UPPER, LOWER = 0.1, 0.11  # m; lengths of the links, to the fingertip
 
@@ -36,13 +37,15 @@ class ReacherGoal(MujocoFamily):
         """Cosines and sines of the angles, their velocities, and the tip."""
         return spaces.Box(-np.inf, np.inf, (8,), np.float64)
 
-    def initial(
-        self, generator: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def initial(self, noise: Noise, qpos: Array, qvel: Array) -> tuple[Array, Array]:
         """Noise of ±.1 in the angles and ±.005 in their velocities; the model's target at rest."""
-        qpos[:2] += generator.uniform(-0.1, 0.1, 2)
-        qvel[:2] += generator.uniform(-0.005, 0.005, 2)
-        return qpos, qvel
+        xp = array_namespace(qpos)
+        angles = qpos[..., :2] + noise.uniform(-0.1, 0.1, 2)
+        speeds = qvel[..., :2] + noise.uniform(-0.005, 0.005, 2)
+        return (
+            xp.concat([angles, qpos[..., 2:]], axis=-1),
+            xp.concat([speeds, qvel[..., 2:]], axis=-1),
+        )
 
     def observe(self, state: Any) -> Array:
         """What Reacher-v5 shows, without the target."""

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from envs.bandit import chosen, standard_normal
 from metarl.tasks.declaration import Array, DynamicsFamily
 from metarl.tasks.distributions import Choice, Dirichlet, Normal, TaskDistribution
+from metarl.tasks.noise import Noise
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class TabularMDP(DynamicsFamily):
         """The actions."""
         return spaces.Discrete(self.actions)
 
-    def initial(self, generator: np.random.Generator) -> np.ndarray:
+    def initial(self, noise: Noise) -> Array:
         """State 0."""
-        return np.zeros(2)
+        return noise.zeros(2)
 
     def transition(
         self, state: Array, action: Array, task: Mapping[str, Array], noise: Array
@@ -108,9 +109,9 @@ class GridNavigation(DynamicsFamily):
         """Stay, up, right, down, left."""
         return spaces.Discrete(len(MOVES))
 
-    def initial(self, generator: np.random.Generator) -> np.ndarray:
+    def initial(self, noise: Noise) -> Array:
         """The corner."""
-        return np.zeros(2)
+        return noise.zeros(2)
 
     def transition(
         self, state: Array, action: Array, task: Mapping[str, Array], noise: Array

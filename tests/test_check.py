@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from metarl.simulation.backends import make_simulation
 from metarl.simulation.checker import CHECKS, check_family
-from metarl.simulation.gymnasium import make_simulation
 from metarl.support.errors import UsageError
 from metarl.tasks.family import make_family
 from metarl.tasks.starter import write_family

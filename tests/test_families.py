@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from metarl.simulation.backends import make_simulation
 from metarl.simulation.checker import CHECKS, check_family
-from metarl.simulation.gymnasium import make_simulation
+from metarl.simulation.declared import DeclaredSimulation
+from metarl.simulation.dynamics import DynamicsPhysics
 from metarl.support.randomness import RandomKey
-from metarl.tasks.declaration import DeclaredFamily
+from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, MujocoFamily
 from metarl.tasks.family import make_family, registered_families
+from metarl.tasks.noise import Noise, Purpose
 from metarl.tasks.task import select_tasks
 
 FAMILIES = registered_families()
@@ -43,11 +46,10 @@ def test_the_check_passes(name, monkeypatch):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_vector_environment_agrees_with_single_ones(family, threads):
+def test_a_simulation_agrees_with_single_environments(family, threads):
     tasks, seeds = family.sample_tasks(3, RandomKey(4)), [5, 6, 7]
-    vector = make_simulation(family, 3, threads)
-    vector.task = tasks
-    observations, _ = vector.reset(seed=seeds)
+    simulation = make_simulation(family, 3, threads)
+    observations = simulation.begin(tasks, np.array(seeds))
     singles = [family.make() for _ in range(3)]
     ended = np.zeros(3, bool)
     for i, env in enumerate(singles):
@@ -55,7 +57,9 @@ def test_the_vector_environment_agrees_with_single_ones(family, threads):
         np.testing.assert_array_equal(env.reset(seed=seeds[i])[0], observations[i])
     for t in range(STEPS):
         actions = random_actions(family.prototype.action_space, 3, seed=t)
-        observations, rewards, terminated, truncated, _ = vector.step(actions)
+        observations, rewards, terminated, truncated, *_ = simulation.step(
+            torch.from_numpy(actions)
+        )
         for i, env in enumerate(singles):
             if ended[i]:
                 assert rewards[i] == 0
@@ -63,7 +67,7 @@ def test_the_vector_environment_agrees_with_single_ones(family, threads):
             x, reward, *flags, _ = env.step(actions[i])
             np.testing.assert_array_equal(np.asarray(x), observations[i])
             # Each task's numbers are the same in a batch; the order of a sum may differ.
-            assert reward == pytest.approx(rewards[i], rel=1e-12)
+            assert reward == pytest.approx(float(rewards[i]), rel=1e-12)
             assert flags == [terminated[i], truncated[i]]
         ended = terminated | truncated
     assert ended.all(), "the horizon was not kept"
@@ -74,10 +78,15 @@ def test_every_space_is_what_the_environment_gives(family):
     observation, _ = env.reset(seed=0)
     assert observation.shape == env.observation_space.shape
     assert observation.dtype == env.observation_space.dtype
-    vector = make_simulation(family, 2)
-    observations, _ = vector.reset(seed=0)
-    assert observations in vector.observation_space
-    assert vector.metadata["autoreset_mode"] is gymnasium.vector.AutoresetMode.DISABLED
+    simulation = make_simulation(family, 2)
+    observations = simulation.begin(family.sample_tasks(2, RandomKey(0)), np.arange(2))
+    assert observations[1].numpy() in simulation.observation_space
+    assert simulation.observation_space == env.observation_space
+    assert simulation.action_space == env.action_space
+    step = simulation.step(torch.from_numpy(random_actions(env.action_space, 2)))
+    assert observations.dtype == step.observations.dtype
+    assert step.rewards.dtype == torch.float64
+    assert all(flags.dtype == torch.bool for flags in step[2:5])
 
 
 DECLARED = [
@@ -91,7 +100,9 @@ DECLARED = [
 def test_declared_functions_take_numpy_and_torch_alike(name, batch):
     """The same numbers from float64 arrays of either kind, for any batch shape."""
     declaration = family_of(name).prototype.unwrapped.family
-    physics = family_of(name).prototype.unwrapped.physics
+    env = family_of(name).prototype.unwrapped
+    env.reset(seed=0)
+    physics = env.physics
     generator = np.random.default_rng(0)
 
     def stacked(make):
@@ -129,7 +140,16 @@ def test_declared_functions_take_numpy_and_torch_alike(name, batch):
         ),
         (declaration.terminated(after, task), declaration.terminated(as_torch(after), torch_task)),
     ]
-    if hasattr(declaration, "transition"):
+    streams = np.arange(int(np.prod(batch))).reshape(batch)
+    noises = [Noise(kind, Purpose.RESET) for kind in (streams, torch.from_numpy(streams))]
+    if isinstance(declaration, MujocoFamily):
+        results += zip(
+            declaration.initial(noises[0], before.qpos, before.qvel),
+            declaration.initial(noises[1], *map(torch.from_numpy, (before.qpos, before.qvel))),
+            strict=True,
+        )
+    else:
+        results.append(tuple(declaration.initial(noise) for noise in noises))
         noise = generator.random((*batch, declaration.noise_size))
         results.append(
             (
@@ -145,6 +165,33 @@ def test_declared_functions_take_numpy_and_torch_alike(name, batch):
             assert isinstance(theirs, torch.Tensor)
             assert np.shape(ours)[: len(batch)] == batch
             np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-12)
+
+
+DYNAMICS = [
+    name for name in DECLARED
+    if isinstance(family_of(name).prototype.unwrapped.family, DynamicsFamily)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DYNAMICS)
+def test_dynamics_on_a_device_are_those_in_numpy(name, device):
+    """As tensors, which `begin` places on the device and no step takes from there."""
+    family, number, place = family_of(name), 4, torch.device(device)
+    declaration = family.prototype.unwrapped.family
+    simulations = [
+        DeclaredSimulation(declaration, DynamicsPhysics(declaration, number), number, 10, where)
+        for where in (None, place)
+    ]
+    tasks = family.sample_tasks(number, RandomKey(1))
+    first, other = (s.begin(tasks, np.arange(number)) for s in simulations)
+    torch.testing.assert_close(other.cpu(), first, rtol=1e-12, atol=1e-12)
+    for t in range(10):
+        actions = torch.from_numpy(random_actions(family.prototype.action_space, number, t))
+        first = simulations[0].step(actions)
+        other = simulations[1].step(actions.to(place))
+        for one, two in zip(first[:5], other[:5], strict=True):
+            torch.testing.assert_close(two.cpu(), one, rtol=1e-9, atol=1e-9)
+            assert two.device.type == place.type
 
 
 def test_entry_points_are_strings_so_that_a_spec_fits_in_a_file():

@@ -6,15 +6,30 @@ import gymnasium
 import mujoco
 import numpy as np
 import pytest
+import torch
 
 import metarl.simulation.mujoco as backend
 from envs.half_cheetah import HalfCheetahDir
-from metarl.simulation.mujoco import MujocoEnv, MujocoVectorEnv
+from metarl.simulation.backends import make_simulation
+from metarl.simulation.declared import DeclaredSimulation
+from metarl.simulation.mujoco import MujocoEnv
+from metarl.support.errors import UsageError
 from metarl.tasks.family import make_family
+
+SEEDS = np.arange(3)
 
 
 def states(data):
     return np.concatenate([data.qpos, data.qvel])
+
+
+def batch_of(family, number, horizon=None, threads=0):
+    physics = backend.make_physics(family, number, threads)
+    return DeclaredSimulation(family, physics, number, horizon)
+
+
+def directions(*values):
+    return {"direction": np.array(values)}
 
 
 def test_the_single_environment_is_gymnasiums_half_cheetah_bit_for_bit():
@@ -23,8 +38,10 @@ def test_the_single_environment_is_gymnasiums_half_cheetah_bit_for_bit():
     theirs = gymnasium.make("HalfCheetah-v5", ctrl_cost_weight=0.05)
     ours.unwrapped.task = {"direction": 1.0}
     x, _ = ours.reset(seed=7)
-    y, _ = theirs.reset(seed=7)
-    np.testing.assert_array_equal(x, y)
+    theirs.reset(seed=7)
+    start = ours.unwrapped.data
+    theirs.unwrapped.set_state(start.qpos.copy(), start.qvel.copy())
+    np.testing.assert_array_equal(x, theirs.unwrapped._get_obs())
     generator = np.random.default_rng(0)
     for _ in range(1000):
         action = generator.uniform(-1, 1, 6).astype(np.float32)
@@ -41,11 +58,10 @@ def test_the_single_environment_is_gymnasiums_half_cheetah_bit_for_bit():
 def test_the_batch_is_the_single_environment_bit_for_bit(threads):
     family = make_family("envs:HalfCheetahVel-v0", horizon=60)
     seeds, velocities = [3, 4, 5], [0.5, 1.0, 1.5]
-    batch = gymnasium.make_vec(family.spec, 3, max_episode_steps=60, threads=threads)
-    batch.task = {"velocity": np.array(velocities)}
-    observations, _ = batch.reset(seed=seeds)
+    batch = make_simulation(family, 3, threads)
+    observations = batch.begin({"velocity": np.array(velocities)}, np.array(seeds)).clone()
     actions = np.random.default_rng(0).normal(0, 5, (60, 3, 6)).astype(np.float32)
-    batched = [batch.step(a)[:4] for a in actions]
+    batched = [[part.clone() for part in batch.step(torch.from_numpy(a))[:4]] for a in actions]
     for i in range(3):
         single = family.make()
         single.unwrapped.task = {"velocity": velocities[i]}
@@ -58,41 +74,53 @@ def test_the_batch_is_the_single_environment_bit_for_bit(threads):
 
 
 def test_ended_episodes_are_not_stepped():
-    env = MujocoVectorEnv(3, "envs.half_cheetah:HalfCheetahDir", max_episode_steps=4)
-    env.reset(seed=0)
-    action = np.ones((3, 6), np.float32)
-    env.step(action)
-    # Two of three begin anew, so that they end later.
-    env.reset(seed=[0, 1, 2], options={"reset_mask": np.array([True, False, True])})
-    stepped = []
-    step, env.physics.step = (
-        env.physics.step,
-        lambda ids, controls: (stepped.append(ids), step(ids, controls))[1],
+    class Stops(HalfCheetahDir):
+        def terminated(self, state, task):
+            return task["direction"] > 0
+
+    simulation = batch_of(Stops(), 3, horizon=3)
+    simulation.begin(directions(-1.0, 1.0, -1.0), SEEDS)
+    stepped, physics = [], simulation.physics
+    step, physics.step = (
+        physics.step,
+        lambda actions, active, t: (stepped.append(active.tolist()), step(actions, active, t))[1],
     )
-    for t in range(4):
-        observations, rewards, _, truncated, _ = env.step(action)
-        if t == 2:
-            resting = observations[1].copy()
-    np.testing.assert_array_equal(stepped[3], [0, 2])
-    assert stepped[:3] == [None, None, None]
-    np.testing.assert_array_equal(observations[1], resting)
-    assert rewards[1] == 0
-    assert truncated.all()
+    first, second, third = (
+        [part if part is None else part.clone() for part in simulation.step(torch.ones(3, 6))]
+        for _ in range(3)
+    )
+    assert stepped == [[True] * 3, [True, False, True], [True, False, True]]
+    for after in (second, third):
+        assert torch.equal(after[0][1], first[0][1])  # the observation stays
+        assert not torch.equal(after[0][0], first[0][0])
+        assert after[1][1] == 0
+        assert after[2].tolist() == [False, True, False]
+    assert first[1][1] != 0
+    assert third[3].tolist() == [True, False, True]
 
 
-def test_a_partial_reset_leaves_the_others_alone():
-    env = MujocoVectorEnv(2, "envs.half_cheetah:HalfCheetahVel")
-    env.task = {"velocity": [1.0, 1.0]}
-    env.reset(seed=0)
-    before, *_ = env.step(np.ones((2, 6)))
-    env.task = {"velocity": [2.0, 2.0]}
-    after, _ = env.reset(seed=5, options={"reset_mask": np.array([True, False])})
-    np.testing.assert_array_equal(before[1], after[1])
-    assert not np.array_equal(before[0], after[0])
-    # The new task has taken effect in the first only.
-    reward = env.step(np.zeros((2, 6)))[1]
-    assert abs(reward[0]) > 1.5
-    assert abs(reward[1]) < 1.5
+def test_episodes_begin_anew_with_other_tasks():
+    simulation = batch_of(HalfCheetahDir(), 2, horizon=2)
+    first = simulation.begin(directions(1.0, 1.0), SEEDS[:2]).clone()
+    action = torch.ones(2, 6)
+    rewards = simulation.step(action).rewards.clone()
+    assert simulation.step(action).truncated.all()
+    assert torch.equal(simulation.begin(directions(-1.0, 1.0), SEEDS[:2]), first)
+    step = simulation.step(action)
+    assert not step.truncated.any()
+    assert step.rewards[1] == rewards[1]
+    assert step.rewards[0] != rewards[0]
+
+
+def test_a_closed_simulation_says_so():
+    simulation = batch_of(HalfCheetahDir(), 2)
+    simulation.begin(directions(1.0, 1.0), SEEDS[:2])
+    simulation.close()
+    simulation.close()
+    with pytest.raises(UsageError, match="HalfCheetahDir: the simulation is closed"):
+        simulation.step(torch.zeros(2, 6))
+    with pytest.raises(UsageError, match="closed"):
+        simulation.begin(directions(1.0, 1.0), SEEDS[:2])
 
 
 WITH_BATCH = pytest.param(
@@ -105,36 +133,38 @@ def test_an_unstable_simulation_ends_in_its_last_good_state(batch, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     if not batch:
         monkeypatch.setattr(backend, "Batch", None)
-    env = MujocoVectorEnv(2, "envs.half_cheetah:HalfCheetahDir")
-    env.reset(seed=0)
-    good, *_ = env.step(np.zeros((2, 6)))
-    physics = env.physics
+    simulation = batch_of(HalfCheetahDir(), 2)
+    simulation.begin(directions(1.0, 1.0), SEEDS[:2])
+    still = torch.zeros(2, 6)
+    good = simulation.step(still).observations.clone()
+    physics = simulation.physics
     qvel = physics._qvel[1] if batch else physics.data[1].qvel
     qvel[:] = 1e12
-    observations, rewards, terminated, truncated, info = env.step(np.zeros((2, 6)))
-    np.testing.assert_array_equal(info["unstable"], [False, True])
-    np.testing.assert_array_equal(truncated, [False, True])
-    assert not terminated.any()
-    assert rewards[1] == 0
-    assert observations[0, 0] != good[0, 0]
-    np.testing.assert_array_equal(observations[1, :8], good[1, :8])
-    env.reset(seed=0)
-    _, _, _, truncated, info = env.step(np.zeros((2, 6)))
-    assert not truncated.any()
-    assert not info["unstable"].any()
+    step = simulation.step(still)
+    assert step.failed.tolist() == step.truncated.tolist() == [False, True]
+    assert not step.terminated.any()
+    assert step.rewards[1] == 0
+    assert step.observations[0, 0] != good[0, 0]
+    assert torch.equal(step.observations[1, :8], good[1, :8])
+    assert simulation.step(still).failed.tolist() == [False, True], "it rests, and stays failed"
+    simulation.begin(directions(1.0, 1.0), SEEDS[:2])
+    step = simulation.step(still)
+    assert not step.truncated.any()
+    assert not step.failed.any()
     assert not list(tmp_path.iterdir()), "MuJoCo wrote a log"
 
 
 def test_without_the_batch_engine_the_results_are_the_same(monkeypatch, caplog):
     def rollout():
-        env = MujocoVectorEnv(3, "envs.half_cheetah:HalfCheetahDir", max_episode_steps=5)
-        env.reset(seed=0)
-        return np.stack([env.step(np.full((3, 6), 0.5))[0] for _ in range(5)])
+        simulation = batch_of(HalfCheetahDir(), 3, horizon=5)
+        simulation.begin(directions(1.0, -1.0, 1.0), SEEDS)
+        actions = torch.full((3, 6), 0.5)
+        return torch.stack([simulation.step(actions).observations.clone() for _ in range(5)])
 
     with_batch = rollout()
     backend._say_that_there_is_no_batch.cache_clear()
     monkeypatch.setattr(backend, "Batch", None)
-    np.testing.assert_array_equal(rollout(), with_batch)
+    assert torch.equal(rollout(), with_batch)
     rollout()
     assert [r.message for r in caplog.records] == [
         f"MuJoCo {mujoco.__version__} has no batch engine (3.17 and later have): environments "
@@ -156,19 +186,20 @@ def test_rewards_follow_the_published_formulas():
     theirs = gymnasium.make("HalfCheetah-v5").unwrapped
     theirs.reset(seed=0)
     action = np.random.default_rng(0).uniform(-1, 1, 6)
-    x = theirs.data.qpos[0]
-    theirs.step(action)
-    v = (theirs.data.qpos[0] - x) / 0.05
     cost = 0.05 * np.square(action).sum()
     for name, task, expected in [
-        ("Dir", {"direction": -1.0}, -v - cost),
-        ("Vel", {"velocity": 1.25}, -abs(v - 1.25) - cost),
+        ("Dir", {"direction": -1.0}, lambda v: -v - cost),
+        ("Vel", {"velocity": 1.25}, lambda v: -abs(v - 1.25) - cost),
     ]:
         env = gymnasium.make(f"envs:HalfCheetah{name}-v0")
         env.unwrapped.task = task
         env.reset(seed=0)
+        start = env.unwrapped.data
+        theirs.set_state(start.qpos.copy(), start.qvel.copy())
+        x = theirs.data.qpos[0]
+        theirs.step(action)
         _, reward, *_ = env.step(10 * action)
-        assert reward == pytest.approx(expected, abs=1e-9)
+        assert reward == pytest.approx(expected((theirs.data.qpos[0] - x) / 0.05), abs=1e-9)
 
 
 def test_the_finn_observation_has_the_torsos_position():
@@ -192,7 +223,7 @@ def test_a_wrong_configuration_of_the_model_is_an_error(values, message):
         def configure(self, model, task):
             return values
 
-    with pytest.raises(backend.UsageError, match=message):
+    with pytest.raises(UsageError, match=message):
         MujocoEnv(Wrong()).reset(seed=0)
 
 
@@ -213,7 +244,7 @@ def declared(**attributes):
     ],
 )
 def test_a_wrong_declaration_is_one_line(attributes, message):
-    with pytest.raises(backend.UsageError, match=message):
+    with pytest.raises(UsageError, match=message):
         MujocoEnv(declared(**attributes))
 
 
@@ -222,14 +253,21 @@ def test_a_value_of_the_wrong_shape_is_named(name):
     wrong = declared(
         **{name: lambda self, *states: states[-2 if name == "reward" else 0].qpos[..., :1]}
     )
-    env = MujocoVectorEnv(3, wrong)
-    env.reset(seed=0)
+    simulation = batch_of(wrong, 3)
+    simulation.begin(directions(1.0, 1.0, 1.0), SEEDS)
     message = rf"Wrong: {name} gives shape \(3, 1\) for 3 environments, not \(3,\)"
-    with pytest.raises(backend.UsageError, match=message):
-        env.step(np.zeros((3, 6)))
+    with pytest.raises(UsageError, match=message):
+        simulation.step(torch.zeros(3, 6))
 
 
-@pytest.mark.parametrize("make", [lambda f: MujocoVectorEnv(3, f), MujocoEnv])
+def test_a_first_state_of_the_wrong_shape_is_named():
+    """As of one environment, which is what `initial` gave before it took noise."""
+    wrong = declared(initial=lambda self, noise, qpos, qvel: (qpos, qvel[0]))
+    message = r"Wrong: initial gives shape \(9,\) for 3 environments, not \(3, 9\)"
+    with pytest.raises(UsageError, match=message):
+        batch_of(wrong, 3).begin(directions(1.0, 1.0, 1.0), SEEDS)
+
+
 @pytest.mark.parametrize(
     ("function", "read"),
     [
@@ -238,7 +276,7 @@ def test_a_value_of_the_wrong_shape_is_named(name):
         ("terminated", lambda self, state, task: state.xpos[..., 0, 0] > 1),
     ],
 )
-def test_a_field_that_is_read_but_not_declared_is_one_line(function, read, make):
+def test_a_field_that_is_read_but_not_declared_is_one_line(function, read):
     wrong = declared(**{function: read})
     message = (
         rf"^Wrong\.{function} reads state\.xpos, which is not in its fields \(qpos, qvel.*\): "
@@ -246,11 +284,11 @@ def test_a_field_that_is_read_but_not_declared_is_one_line(function, read, make)
     )
 
     def run():
-        env = make(wrong)
+        env = MujocoEnv(wrong)
         env.reset(seed=0)
         env.step(np.zeros(env.action_space.shape))
 
-    with pytest.raises(backend.UsageError, match=message):
+    with pytest.raises(UsageError, match=message):
         run()
 
 
@@ -263,7 +301,7 @@ def test_a_model_field_that_is_read_but_not_declared_is_one_line():
         r"^Wrong\.configure reads model\.body_inertia, which is not in its model_fields "
         r"\(body_mass\): add it to `model_fields`$"
     )
-    with pytest.raises(backend.UsageError, match=message):
+    with pytest.raises(UsageError, match=message):
         MujocoEnv(wrong).reset(seed=0)
 
 
@@ -303,13 +341,13 @@ def test_a_family_may_ask_whether_a_state_has_a_field():
 )
 def test_a_wrong_model_is_one_line(xml, message, tmp_path):
     (tmp_path / "own.xml").write_text(xml)
-    with pytest.raises(backend.UsageError, match=message):
+    with pytest.raises(UsageError, match=message):
         MujocoEnv(declared(xml=str(tmp_path / "own.xml")))
 
 
 @pytest.mark.parametrize("reference", ["HalfCheetahDir", "envs.half_cheetah:HalfCheeta"])
 def test_a_wrong_reference_is_one_line(reference):
-    with pytest.raises(backend.UsageError, match=f"family {reference} must be MODULE:CLASS"):
+    with pytest.raises(UsageError, match=f"family {reference} must be MODULE:CLASS"):
         MujocoEnv(reference)
 
 
@@ -317,7 +355,7 @@ def test_a_wrong_control_timestep_is_an_error():
     class Wrong(HalfCheetahDir):
         control_timestep = 0.033
 
-    with pytest.raises(backend.UsageError, match=r"control_timestep 0\.033 is not a multiple"):
+    with pytest.raises(UsageError, match=r"control_timestep 0\.033 is not a multiple"):
         MujocoEnv(Wrong())
 
 

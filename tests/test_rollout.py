@@ -14,8 +14,9 @@ from metarl.policies.mlp import CategoricalPolicy, GaussianPolicy
 from metarl.policies.parameters import expand
 from metarl.sampling.actor import PolicyActor
 from metarl.sampling.rollout import collect
-from metarl.simulation.gymnasium import make_simulation, make_simulations
-from metarl.simulation.serial import SerialVectorEnv
+from metarl.simulation.backends import make_simulation, make_simulations
+from metarl.simulation.gymnasium import GymnasiumSimulation
+from metarl.simulation.serial import SerialEnvironments
 from metarl.support.errors import UsageError
 from metarl.support.parallel import Workers
 from metarl.support.randomness import RandomKey, Use
@@ -26,8 +27,12 @@ WORKERS = Workers(1)
 
 
 def collect_under(simulations, policy, parameters, *rest):
-    units = ActionUnits.of(simulations[0].single_action_space, 1.0)
+    units = ActionUnits.of(simulations[0].action_space, 1.0)
     return collect(simulations, PolicyActor(policy, parameters), units, *rest)
+
+
+def serial(make, number):
+    return GymnasiumSimulation(SerialEnvironments(make, number))
 
 
 class Counter(gymnasium.Env):
@@ -58,7 +63,7 @@ class Counter(gymnasium.Env):
 
 
 def collected(episodes=4, discrete=False, stage=0, key=None, action_bias=0.0):
-    simulation = SerialVectorEnv(
+    simulation = serial(
         lambda: gymnasium.wrappers.TimeLimit(Counter(discrete), HORIZON), 2 * episodes
     )
     policy = CategoricalPolicy(2, 3) if discrete else GaussianPolicy(2, 1)
@@ -109,7 +114,7 @@ def test_actions_and_log_probs_are_the_policys(discrete):
 
 def test_the_environment_gets_clipped_actions_and_the_learner_those_that_were_drawn():
     simulation, _, _, rollout = collected(action_bias=3.0)
-    received = np.concatenate([env.unwrapped.received for env in simulation.envs])
+    received = np.concatenate([env.unwrapped.received for env in simulation.environments.envs])
     assert received.max() == 1
     assert rollout.actions.max() > 2
 
@@ -169,7 +174,7 @@ def test_shares_of_different_lengths_are_padded_to_one():
     key, tasks = RandomKey(1), {"number": np.array([3, 7])}
 
     def simulation(number):
-        return SerialVectorEnv(lambda: gymnasium.wrappers.TimeLimit(Counter(), HORIZON), number)
+        return serial(lambda: gymnasium.wrappers.TimeLimit(Counter(), HORIZON), number)
 
     policy = GaussianPolicy(2, 1)
     parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
@@ -192,7 +197,7 @@ class Broken(Counter):
 
 
 def test_a_reward_that_is_not_a_number_is_an_error():
-    simulation = SerialVectorEnv(Broken, 2)
+    simulation = serial(Broken, 2)
     policy = GaussianPolicy(2, 1)
     parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
     tasks = {"number": np.array([3, 7])}
@@ -210,12 +215,12 @@ class Successful(Counter):
 
 
 def test_success_is_told_by_episode_and_by_metric():
-    simulation = SerialVectorEnv(lambda: gymnasium.wrappers.TimeLimit(Successful(), HORIZON), 2 * 4)
+    simulation = serial(lambda: gymnasium.wrappers.TimeLimit(Successful(), HORIZON), 2 * 4)
     policy = GaussianPolicy(2, 1)
     parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
     tasks = {"number": np.array([4, 7])}
     rollout = collect_under(
-        [simulation], policy, parameters, tasks, 4, HORIZON, RandomKey(1), 0, WORKERS
+        [simulation], policy, parameters, tasks, 4, HORIZON, RandomKey(2), 0, WORKERS
     )
     long_enough = rollout.valid.sum(-1) >= 2
     assert 0 < long_enough[0].sum() < 4, "both kinds are there to see"

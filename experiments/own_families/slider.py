@@ -24,6 +24,7 @@ from gymnasium import spaces
 
 from metarl.tasks.declaration import Array, MujocoFamily
 from metarl.tasks.distributions import LogUniform, TaskDistribution, Uniform
+from metarl.tasks.noise import Noise
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,9 @@ class Slider(MujocoFamily):
         """Position and velocity of the block."""
         return spaces.Box(-np.inf, np.inf, (2,), np.float64)
 
-    def initial(
-        self, generator: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def initial(self, noise: Noise, qpos: Array, qvel: Array) -> tuple[Array, Array]:
         """Near the middle, at rest."""
-        return qpos + generator.uniform(-0.1, 0.1, qpos.shape), qvel
+        return qpos + noise.uniform(-0.1, 0.1, 1), qvel
 
     def configure(self, model: Any, task: Mapping[str, Array]) -> Mapping[str, Array]:
         """The task's damping for the rail's one degree of freedom: [..., 1]."""
@@ -69,7 +68,6 @@ class Slider(MujocoFamily):
 gymnasium.register(
     "Slider-v0",
     entry_point="metarl.simulation.mujoco:MujocoEnv",
-    vector_entry_point="metarl.simulation.mujoco:MujocoVectorEnv",
     max_episode_steps=50,
     kwargs={"family": "slider:Slider"},
 )

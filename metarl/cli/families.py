@@ -7,7 +7,7 @@ import gymnasium
 from rich.console import Console
 from rich.table import Table
 
-from metarl.simulation.gymnasium import backend_name
+from metarl.simulation.backends import backend_name
 from metarl.tasks.distributions import Ball
 from metarl.tasks.family import import_family_module, make_family, registered_families
 

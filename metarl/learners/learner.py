@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,7 +18,8 @@ from metarl.policies.parameters import Parameters
 from metarl.sampling.actor import Adaptive
 from metarl.sampling.data import Rollout
 from metarl.sampling.rollout import collect
-from metarl.simulation.gymnasium import Processes, make_simulations
+from metarl.simulation.backends import Processes, make_simulations
+from metarl.simulation.protocol import Simulation
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.parallel import Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey
@@ -131,7 +131,7 @@ class MetaLearner(BaseLearner):
         self.eval_splits = config.eval_splits
         for split in config.eval_splits:
             self.family.check_split(split)
-        self._simulations: dict[tuple[int, int], list[gymnasium.vector.VectorEnv]] = {}
+        self._simulations: dict[tuple[int, int], list[Simulation]] = {}
 
     @property
     @abstractmethod
@@ -267,7 +267,7 @@ class MetaLearner(BaseLearner):
             rollouts.append(self.sample(adaptive, tasks, key, stage))
         return adaptive, rollouts
 
-    def _simulations_of(self, tasks: int) -> list[gymnasium.vector.VectorEnv]:
+    def _simulations_of(self, tasks: int) -> list[Simulation]:
         if (tasks, self.episodes) not in self._simulations:
             if self.config.workers:
                 self.close()  # a second pool of processes would only wait beside the first
@@ -277,6 +277,7 @@ class MetaLearner(BaseLearner):
                 self.episodes,
                 self.workers.threads,
                 Processes(self.config.workers, self.config.worker_timeout),
+                self.config.simulation,
             )
         return self._simulations[tasks, self.episodes]
 

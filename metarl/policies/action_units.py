@@ -36,6 +36,13 @@ class ActionUnits:
             return cls(bounds)  # the published families: the policy's units are the environment's
         return cls(bounds, torch.from_numpy(factor), torch.from_numpy(centre))
 
+    def to(self, device: torch.device) -> "ActionUnits":
+        """The units on a device."""
+        bounds = self.bounds and (self.bounds[0].to(device), self.bounds[1].to(device))
+        if self.factor is None or self.centre is None:
+            return ActionUnits(bounds)
+        return ActionUnits(bounds, self.factor.to(device), self.centre.to(device))
+
     def to_environment(self, actions: Tensor) -> Tensor:
         """The environment's actions for those of the policy: [..., action] or numbers [...]."""
         if self.bounds is None:

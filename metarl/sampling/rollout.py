@@ -1,10 +1,8 @@
 """Collecting rollouts: episodes of several tasks at once."""
 
-import threading
 from collections.abc import Sequence
 from itertools import pairwise
 
-import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,18 +11,15 @@ from metarl.policies.action_distributions import Distribution
 from metarl.policies.action_units import ActionUnits
 from metarl.sampling.actor import Actor
 from metarl.sampling.data import Rollout
+from metarl.simulation.protocol import Simulation, Step
 from metarl.support.errors import UsageError
 from metarl.support.parallel import Workers
 from metarl.support.randomness import RandomKey, Use
 from metarl.tasks.task import Tasks, select_tasks
 
-_BEGINNING = threading.Lock()
-"""Held while episodes begin, which is Python from end to end: two simulations that take turns begin
-no later, and the physics of the first one run meanwhile."""
-
 
 def collect(
-    simulations: Sequence[gymnasium.vector.VectorEnv],
+    simulations: Sequence[Simulation],
     actor: Actor,
     units: ActionUnits,
     tasks: Tasks,
@@ -56,7 +51,7 @@ def collect(
     ends = np.cumsum([simulation.num_envs // episodes for simulation in simulations])
     shares = [slice(*bounds) for bounds in pairwise([0, *ends.tolist()])]
 
-    def of_share(simulation: gymnasium.vector.VectorEnv, share: slice) -> Rollout:
+    def of_share(simulation: Simulation, share: slice) -> Rollout:
         indices, own = range(share.start, share.stop), select_tasks(tasks, share)
         return _collect(
             simulation, actor.part(share), units, own, indices, episodes, horizon, key, stage
@@ -92,7 +87,7 @@ class _Recording:
 
 @torch.no_grad()
 def _collect(
-    simulation: gymnasium.vector.VectorEnv,
+    simulation: Simulation,
     actor: Actor,
     units: ActionUnits,
     tasks: Tasks,
@@ -107,49 +102,45 @@ def _collect(
     # Time first, so that a longer horizon begins with the same noise.
     drawn = [actor.noise(key.generator(Use.ACTION, i, stage), horizon, episodes) for i in indices]
     noise = torch.from_numpy(np.stack(drawn, axis=1)).to(actor.device)  # [time, tasks, episodes, a]
-    with _BEGINNING:
-        simulation.task = {name: np.repeat(v, episodes, axis=0) for name, v in tasks.items()}  # type: ignore[attr-defined]
-        seeds = [seed for i in indices for seed in key.seeds(Use.RESET, i, stage, episodes)]
-        observations, _ = simulation.reset(seed=seeds)  # type: ignore[arg-type]
+    streams = [seed for i in indices for seed in key.seeds(Use.RESET, i, stage, episodes)]
+    of_each = {name: np.repeat(values, episodes, axis=0) for name, values in tasks.items()}
+    units = units.to(simulation.device)
 
-    def perceived(observations: np.ndarray) -> Tensor:
-        x = torch.from_numpy(np.asarray(observations, np.float32)).reshape(*shape, -1)
-        return actor.perceive(x.to(actor.device))
+    def perceived(observations: Tensor) -> Tensor:
+        # A copy, because the simulation may write its next observations over these.
+        x = observations.to(actor.device, torch.float32, copy=True)
+        return actor.perceive(x.reshape(*shape, -1))
 
-    x = perceived(observations)
-    recording, kind = _Recording(horizon), None
-    ended, unstable = torch.zeros(shape, dtype=torch.bool), 0
-    success, reports = torch.zeros(shape, dtype=torch.bool), False
+    x = perceived(simulation.begin(of_each, np.array(streams)))
+    recording = _Recording(horizon)
+    ended = torch.zeros(shape, dtype=torch.bool, device=simulation.device)
+    success: Tensor | None = None
     for t in range(horizon):
         distribution, values = actor.act(x)
         actions = distribution.sample(noise[t])
-        observations, paid, terminated, truncated, info = simulation.step(
-            units.to_environment(actions.cpu().flatten(0, 1)).numpy()
-        )
-        active, rewards = ~ended, torch.from_numpy(paid).double().reshape(shape)
+        flat = actions.to(simulation.device).flatten(0, 1)
+        step = simulation.step(units.to_environment(flat))
+        active, rewards = ~ended, step.rewards.reshape(shape)
         actor.remember(actions, rewards, active)
         parts = {f"part_{i}": part for i, part in enumerate(distribution)}
         recording.write(t, x=x, actions=actions, rewards=rewards, valid=active, **parts)
         if values is not None:
             recording.write(t, values=values)
-        kind = type(distribution)
-        unstable += int(np.sum(info.get("unstable", 0)))
-        if "success" in info:
-            reports = True
-            success |= active & (torch.from_numpy(np.asarray(info["success"])) > 0).reshape(shape)
-        ended = torch.from_numpy(terminated | truncated).reshape(shape)
-        x = perceived(observations)
-        if ended.all():
+        if step.success is not None:
+            reached = active & step.success.reshape(shape)
+            success = reached if success is None else success | reached
+        ended = (step.terminated | step.truncated).reshape(shape)
+        x = perceived(step.observations)
+        # A GPU is not stopped to ask.
+        if simulation.device.type == "cpu" and ended.all():
             break
-    assert kind is not None, "the horizon is at least 1"
     return _assembled(
         recording,
-        kind,
+        type(distribution),
         t + 1,
-        torch.from_numpy(terminated).reshape(shape),
-        x,
-        unstable,
-        success if reports else None,
+        step,
+        x.cpu(),
+        None if success is None else success.cpu(),
     )
 
 
@@ -157,13 +148,12 @@ def _assembled(
     recording: _Recording,
     kind: type[Distribution],
     steps: int,
-    terminated: Tensor,
+    last: Step,
     final: Tensor,
-    unstable: int,
     success: Tensor | None,
 ) -> Rollout:
     """The rollout of what was recorded; checks that all of it is finite."""
-    mask, actions = recording.read("valid", steps), recording.read("actions", steps)
+    mask, actions = recording.read("valid", steps).cpu(), recording.read("actions", steps)
     number = sum(f"part_{i}" in recording for i in range(2))
     together = kind(*(recording.read(f"part_{i}", steps) for i in range(number)))
     rollout = Rollout(
@@ -171,11 +161,11 @@ def _assembled(
         observations=recording.read("x", steps).cpu() * mask.unsqueeze(-1),
         actions=_masked(actions.cpu(), mask),
         log_probs=together.log_prob(actions).cpu() * mask,
-        rewards=recording.read("rewards", steps) * mask,
+        rewards=recording.read("rewards", steps).cpu() * mask,
         valid=mask,
-        terminated=terminated,
-        final_observations=final.cpu(),
-        unstable=unstable,
+        terminated=last.terminated.reshape(mask.shape[:2]).to("cpu", copy=True),
+        final_observations=final,
+        unstable=int(last.failed.sum()),
         success=success,
         values=recording.read("values", steps).cpu() * mask if "values" in recording else None,
     )

@@ -18,8 +18,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 
-from metarl.simulation.gymnasium import backend_name, make_simulation
+from metarl.simulation.backends import backend_name, make_simulation
 from metarl.support.randomness import RandomKey
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.task import Task, Tasks, select_tasks
@@ -238,9 +239,8 @@ def _vector_agrees(family: TaskFamily) -> str:
     tasks = _tasks(family, number)
     longest = min(family.horizon, LONGEST)
     actions = np.stack([_actions(family, seed, longest) for seed in seeds])
-    vector = make_simulation(family, number)
-    vector.task = tasks  # type: ignore[attr-defined]
-    observations, _ = vector.reset(seed=seeds)  # type: ignore[arg-type]
+    simulation = make_simulation(family, number)
+    observations = simulation.begin(tasks, np.array(seeds)).numpy()
     episodes = [
         _episode(family, family.make(), select_tasks(tasks, i), seeds[i]) for i in range(number)
     ]
@@ -252,13 +252,14 @@ def _vector_agrees(family: TaskFamily) -> str:
             single = next(episodes[i])
             same = (observations[i], rewards[i], terminated[i], truncated[i])
             if not _equal(single, same):
-                raise FamilyFaultError(f"environment {i} of the vector differs at step {steps}")
+                raise FamilyFaultError(f"environment {i} of the batch differs at step {steps}")
         ended = terminated | truncated
         if ended.all() or steps == longest:
             break
-        observations, rewards, terminated, truncated, _ = vector.step(actions[:, steps])
+        step = simulation.step(torch.from_numpy(actions[:, steps]))
+        observations, rewards, terminated, truncated = (part.numpy() for part in step[:4])
         steps += 1
-    vector.close()
+    simulation.close()
     return f"{number} environments over {steps} steps"
 
 
@@ -296,14 +297,18 @@ def _rewards_are_finite(family: TaskFamily) -> str:
 def _horizon_is_kept(family: TaskFamily) -> str:
     horizon = family.horizon
     single = family.make()
-    vector = make_simulation(family, 1)
+    simulation = make_simulation(family, 1)
     _set_task(single, select_tasks(_tasks(family, 1), 0))
     single.reset(seed=0)
-    vector.task = _tasks(family, 1)  # type: ignore[attr-defined]
-    vector.reset(seed=0)
+    simulation.begin(_tasks(family, 1), np.zeros(1, np.int64))
+
+    def step_of_one(action: np.ndarray) -> tuple[bool, bool]:
+        step = simulation.step(torch.from_numpy(action[None]))
+        return bool(step.terminated), bool(step.truncated)
+
     for name, step in (
-        ("environment", lambda a: single.step(a)[2:4]),
-        ("vector environment", lambda a: [flags[0] for flags in vector.step(a[None])[2:4]]),
+        ("environment", lambda action: single.step(action)[2:4]),
+        (f"simulation ({backend_name(family)})", step_of_one),
     ):
         for t, action in enumerate(_actions(family, 0, horizon), 1):
             terminated, truncated = step(np.asarray(action))
@@ -315,7 +320,7 @@ def _horizon_is_kept(family: TaskFamily) -> str:
                 break
         else:
             raise FamilyFaultError(f"the {name} goes on after the horizon of {horizon} steps")
-    vector.close()
+    simulation.close()
     return f"at most {horizon} steps"
 
 

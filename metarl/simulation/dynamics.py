@@ -1,61 +1,53 @@
 """Families with dynamics of their own: the declared `transition` steps all states at once."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from array_api_compat import array_namespace
 
-from metarl.simulation.declared import DeclaredEnv, DeclaredVectorEnv, Ids
-from metarl.support.randomness import uniform_numbers
-from metarl.tasks.declaration import DynamicsFamily, load_declaration
-from metarl.tasks.task import Tasks, select_tasks
+from metarl.simulation.physics import call
+from metarl.simulation.single import DeclaredEnv
+from metarl.support.errors import UsageError
+from metarl.tasks.declaration import Array, DynamicsFamily, load_declaration
+from metarl.tasks.noise import Noise, Purpose
+from metarl.tasks.task import Tasks
 
 
 class DynamicsPhysics:
-    """States [n, state] in an array, stepped by the family's transition."""
+    """States [n, state], stepped by the family's transition; NumPy or torch, as tasks and streams.
+
+    Nothing here looks at a value, so that a GPU need not wait.
+    """
 
     def __init__(self, family: DynamicsFamily, number: int):
         self.action_space = family.action_space
         self._family = family
-        example = family.initial(np.random.default_rng(0))
-        self._states = np.zeros((number, *example.shape), example.dtype)
-        self._tasks: Tasks = {}
-        self._seeds = np.zeros(number, np.uint64)
-        self._steps = np.zeros(number, np.uint64)
+        self._number = number
 
-    def reset(self, ids: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
+    def begin(self, tasks: Tasks, streams: Array) -> None:
         """First states of the environments."""
-        for i, generator in zip(ids, generators, strict=True):
-            self._states[i] = self._family.initial(generator)
-            if self._family.noise_size:
-                self._seeds[i] = generator.integers(2**64, dtype=np.uint64)
-        self._steps[ids] = 0
+        self._tasks = tasks
+        self._noise = Noise(streams, Purpose.TRANSITION)
+        self._states = call(self._family, "initial", Noise(streams, Purpose.RESET))
+        if len(self._states) != self._number:
+            raise UsageError(
+                f"{type(self._family).__name__}: initial gives shape {tuple(self._states.shape)} "
+                f"for {self._number} environments, not ({self._number}, ...): draw from its noise"
+            )
 
-    def configure(self, ids: np.ndarray, tasks: Tasks) -> None:
-        """Keeps the tasks for `transition`."""
-        for name, values in tasks.items():
-            if name not in self._tasks:
-                self._tasks[name] = np.zeros((len(self._states), *values.shape[1:]), values.dtype)
-            self._tasks[name][ids] = values
+    def step(self, actions: Array, active: Array, step: Array) -> tuple[Array, None]:
+        """Applies the transition to those that are active."""
+        noise = self._noise.uniform_at(step, self._family.noise_size)
+        before = self._states
+        after = call(self._family, "transition", before, actions, self._tasks, noise)
+        xp = array_namespace(before)
+        moves = active[(..., *(None for _ in before.shape[1:]))]
+        self._states = xp.astype(xp.where(moves, after, before), before.dtype, copy=False)
+        return actions, None
 
-    def control(self, actions: np.ndarray) -> np.ndarray:
-        """Actions as they are."""
-        return actions
-
-    def step(self, ids: Ids, controls: np.ndarray) -> np.ndarray:
-        """Applies the transition."""
-        index = slice(None) if ids is None else ids
-        tasks = select_tasks(self._tasks, index)
-        noise = uniform_numbers(self._seeds[index], self._steps[index], self._family.noise_size)
-        self._steps[index] += np.uint64(1)
-        self._states[index] = self._family.transition(self._states[index], controls, tasks, noise)
-        return np.zeros(len(controls), bool)
-
-    def state(self) -> np.ndarray:
-        """A copy of the states."""
-        return self._states.copy()
+    def state(self) -> Array:
+        """The states, which no later step overwrites."""
+        return self._states
 
 
 class DynamicsEnv(DeclaredEnv):
@@ -82,6 +74,9 @@ class DynamicsEnv(DeclaredEnv):
         if self.elapsed == 0:
             self._path = []
         self._path.append(self.family.observe(self.physics.state())[0])
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
         figure = Figure((3.2, 2.4), dpi=100, layout="constrained")
         axes = figure.subplots()
         axes.plot(*np.transpose(self._path), ".-")
@@ -96,20 +91,3 @@ class DynamicsEnv(DeclaredEnv):
         canvas: Any = FigureCanvasAgg(figure)
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-class DynamicsVectorEnv(DeclaredVectorEnv):
-    """Entry point of a vector environment; `options` are those of the family."""
-
-    def __init__(
-        self,
-        num_envs: int,
-        family: str | DynamicsFamily,
-        max_episode_steps: int | None = None,
-        threads: int = 0,
-        **options: Any,
-    ):
-        """`threads` is not used: one array operation steps all environments."""
-        declaration = load_declaration(family, options)
-        physics = DynamicsPhysics(declaration, num_envs)
-        super().__init__(declaration, physics, num_envs, max_episode_steps)

@@ -1,11 +1,11 @@
-"""Declared MuJoCo families: one environment over MjData, or a batch on MuJoCo's own threads."""
+"""Physics of declared MuJoCo families: a loop over MjData, or a batch on MuJoCo's own threads."""
 
 import copy
 import ctypes
 import functools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +14,11 @@ import gymnasium
 import mujoco
 import numpy as np
 
-from metarl.simulation.declared import DeclaredEnv, DeclaredVectorEnv, Ids, call
+from metarl.simulation.physics import call, expect_shape
+from metarl.simulation.single import DeclaredEnv
 from metarl.support.errors import UsageError, nearest
 from metarl.tasks.declaration import MujocoFamily, load_declaration
+from metarl.tasks.noise import Noise, Purpose
 from metarl.tasks.task import Tasks
 
 try:
@@ -134,6 +136,16 @@ class _Model:
                 )
         return configured
 
+    def _initial(
+        self, streams: np.ndarray, qpos: np.ndarray, qvel: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """First states as the family draws them, from the models' own: [n, nq], [n, nv]."""
+        noise = Noise(streams, Purpose.RESET)
+        first: tuple[np.ndarray, np.ndarray] = call(self._family, "initial", noise, qpos, qvel)
+        for values, own in zip(first, (qpos, qvel), strict=True):
+            expect_shape(self._family, "initial", values, own.shape)
+        return first
+
 
 def _compiled(path: str, contact_forces: bool) -> mujoco.MjModel:
     """The model; with a sensor that makes `cfrc_ext` be computed, if that is asked for.
@@ -159,38 +171,37 @@ class LoopPhysics(_Model):
         self.models = [copy.copy(self.model) if own else self.model for _ in range(number)]
         self.data = [mujoco.MjData(model) for model in self.models]
 
-    def configure(self, ids: np.ndarray, tasks: Tasks) -> None:
-        """Writes the tasks into the models, and what MuJoCo derives from that."""
+    def begin(self, tasks: Tasks, streams: np.ndarray) -> None:
+        """Writes the tasks into the models, with what MuJoCo derives from them, and resets."""
         for name, values in self._configured(tasks).items():
-            for i, value in zip(ids, values, strict=True):
-                getattr(self.models[i], name)[:] = value
-        if self._family.model_fields:
-            for i in ids:
-                mujoco.mj_setConst(self.models[i], mujoco.MjData(self.models[i]))
-
-    def reset(self, ids: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
-        """First states, as the family draws them."""
-        for i, generator in zip(ids, generators, strict=True):
-            model, data = self.models[i], self.data[i]
+            for model, value in zip(self.models, values, strict=True):
+                getattr(model, name)[:] = value
+        for model, data in zip(self.models, self.data, strict=True):
+            if self._family.model_fields:
+                mujoco.mj_setConst(model, mujoco.MjData(model))
             mujoco.mj_resetData(model, data)
-            data.qpos[:], data.qvel[:] = self._family.initial(
-                generator, data.qpos.copy(), data.qvel.copy()
-            )
+        qpos, qvel = self._initial(
+            streams, *(np.stack([getattr(data, f) for data in self.data]) for f in ("qpos", "qvel"))
+        )
+        for i, (model, data) in enumerate(zip(self.models, self.data, strict=True)):
+            data.qpos[:], data.qvel[:] = qpos[i], qvel[i]
             mujoco.mj_forward(model, data)
 
-    def step(self, ids: Ids, controls: np.ndarray) -> np.ndarray:
+    def step(
+        self, actions: np.ndarray, active: np.ndarray, step: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Advances each by one control step; a failed one returns to the state before it."""
-        ids = np.arange(len(self.data)) if ids is None else ids
-        failed = np.zeros(len(ids), bool)
-        for k, (i, control) in enumerate(zip(ids, controls, strict=True)):
+        control = self.control(actions)
+        failed = np.zeros(len(self.data), bool)
+        for i in np.flatnonzero(active):
             data = self.data[i]
             before = (data.time, data.qpos.copy(), data.qvel.copy())
-            data.ctrl[:] = control
+            data.ctrl[:] = control[i]
             mujoco.mj_step(self.models[i], data, nstep=self.substeps)
             if data.warning.number[_FATAL].any():
-                failed[k] = True
+                failed[i] = True
                 data.time, data.qpos[:], data.qvel[:] = before
-        return failed
+        return control, failed
 
     def state(self) -> SimpleNamespace:
         """A copy of the declared fields."""
@@ -206,44 +217,57 @@ class BatchPhysics(_Model):
     def __init__(self, family: MujocoFamily, number: int, threads: int):
         super().__init__(family)
         self._batch = Batch(self.model, number, threads)
-        self._fields = {name: self._batch.bind(name) for name in family.fields}
+        names = dict.fromkeys((*family.fields, "qpos", "qvel"))  # each once
+        self._live = {name: self._batch.bind(name) for name in names}
         self._qpos, self._qvel, self._ctrl = map(self._batch.bind, ("qpos", "qvel", "ctrl"))
         self.model_fields = {name: self._batch.expand(name) for name in family.model_fields}
         self._warnings = self._fatal.copy()
+        # What the states were before and after the last step, written in turn.
+        self._before, self._after = (
+            {name: np.array(field) for name, field in self._live.items()} for _ in range(2)
+        )
 
-    def configure(self, ids: np.ndarray, tasks: Tasks) -> None:
-        """Writes the tasks into the models, and what MuJoCo derives from that."""
+    def begin(self, tasks: Tasks, streams: np.ndarray) -> None:
+        """Writes the tasks into the models, with what MuJoCo derives from them, and resets."""
         for name, values in self._configured(tasks).items():
-            self.model_fields[name][ids] = values
+            self.model_fields[name][:] = values
         if self.model_fields:
             self._batch.set_const()
-
-    def reset(self, ids: np.ndarray, generators: Sequence[np.random.Generator]) -> None:
-        """First states, as the family draws them."""
-        self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
-        qpos, qvel = self._qpos[ids], self._qvel[ids]
-        for i, generator in enumerate(generators):
-            qpos[i], qvel[i] = self._family.initial(generator, qpos[i], qvel[i])
-        self._qpos[ids], self._qvel[ids] = qpos, qvel
-        self._batch.forward(ids)
+        self._batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE)
+        self._qpos[:], self._qvel[:] = self._initial(streams, self._qpos.copy(), self._qvel.copy())
+        self._batch.forward()
         self._warnings = self._fatal.copy()
+        self._record()
 
-    def step(self, ids: Ids, controls: np.ndarray) -> np.ndarray:
+    def step(
+        self, actions: np.ndarray, active: np.ndarray, step: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Advances the environments by one control step; failed ones keep their old state."""
-        before = self._qpos.copy(), self._qvel.copy()
-        self._ctrl[slice(None) if ids is None else ids] = controls
+        control = self.control(actions)
+        ids = None if active.all() else np.flatnonzero(active)
+        if ids is None:
+            self._ctrl[:] = control
+        else:
+            self._ctrl[ids] = control[ids]
         self._batch.step(ids, self.substeps)
-        failed = np.zeros(len(self._ctrl), bool)
+        failed: np.ndarray | None = None
         # MuJoCo resets an unstable simulation without a word; only its counters tell.
         if not np.array_equal(self._fatal, self._warnings):
-            failed |= (self._fatal > self._warnings).any(axis=1)
-            self._qpos[failed], self._qvel[failed] = before[0][failed], before[1][failed]
+            failed = np.any(self._fatal > self._warnings, axis=1)
+            self._qpos[failed] = self._after["qpos"][failed]
+            self._qvel[failed] = self._after["qvel"][failed]
             self._warnings = self._fatal.copy()
-        return failed if ids is None else failed[ids]
+        self._record()
+        return control, failed
 
     def state(self) -> SimpleNamespace:
-        """A copy of the declared fields."""
-        return SimpleNamespace(**{name: field.copy() for name, field in self._fields.items()})
+        """The declared fields after the last step."""
+        return SimpleNamespace(**{name: self._after[name] for name in self._family.fields})
+
+    def _record(self) -> None:
+        self._before, self._after = self._after, self._before
+        for name, field in self._live.items():
+            np.copyto(self._after[name], field)
 
     @property
     def _fatal(self) -> np.ndarray:
@@ -299,26 +323,12 @@ class MujocoEnv(DeclaredEnv):
             self._renderer.close()
 
 
-class MujocoVectorEnv(DeclaredVectorEnv):
-    """Entry point of a vector environment; `options` are those of the family."""
-
-    def __init__(
-        self,
-        num_envs: int,
-        family: str | MujocoFamily,
-        max_episode_steps: int | None = None,
-        threads: int = 0,
-        **options: Any,
-    ):
-        """`threads`: MuJoCo's; 0 takes every core."""
-        declaration = load_declaration(family, options)
-        physics: BatchPhysics | LoopPhysics
-        if Batch is None:
-            _say_that_there_is_no_batch()
-            physics = LoopPhysics(declaration, num_envs)
-        else:
-            physics = BatchPhysics(declaration, num_envs, threads)
-        super().__init__(declaration, physics, num_envs, max_episode_steps)
+def make_physics(family: MujocoFamily, number: int, threads: int) -> BatchPhysics | LoopPhysics:
+    """The batch, or a loop where MuJoCo has none. `threads`: MuJoCo's; 0 takes every core."""
+    if Batch is not None:
+        return BatchPhysics(family, number, threads)
+    _say_that_there_is_no_batch()
+    return LoopPhysics(family, number)
 
 
 @functools.cache

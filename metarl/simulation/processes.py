@@ -18,18 +18,13 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
 
-from metarl.simulation.serial import SerialVectorEnv, success_info
+from metarl.simulation.serial import Results, SerialEnvironments, empty_results
 from metarl.support.errors import WorkerError
 from metarl.tasks.task import Tasks, select_tasks, validate_tasks
 
 Layout = dict[str, tuple[tuple[int, ...], Any]]
 """Shape and type of each array in shared memory."""
-
-RESULTS = ("observations", "rewards", "terminated", "truncated", "success")
-"""Of a step."""
 
 PATIENCE = 2.0
 """Seconds that a worker has for its end before it is killed."""
@@ -44,14 +39,12 @@ class _Worker:
     environments: slice
 
 
-class ProcessVectorEnv(gymnasium.vector.VectorEnv):
-    """What `SerialVectorEnv` is, with the environments divided among processes.
+class ProcessEnvironments:
+    """What `SerialEnvironments` is, with the environments divided among processes.
 
     Observations, actions, rewards and flags are in memory that all share. Which process steps an
     environment changes nothing in its results, so their number does not either.
     """
-
-    metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
 
     def __init__(
         self,
@@ -69,15 +62,13 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
         prototype = make()
         base: Any = prototype.unwrapped
         self.num_envs = num_envs
-        self.task_space = base.task_space
-        self.single_observation_space = prototype.observation_space
-        self.single_action_space = prototype.action_space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._task_space = base.task_space
+        self.observation_space = prototype.observation_space
+        self.action_space = prototype.action_space
         self._timeout = timeout
         self._tasks: Tasks = {
             name: np.repeat(np.asarray(base.task[name])[None], num_envs, 0)
-            for name in self.task_space
+            for name in self._task_space
         }
         prototype.close()
 
@@ -89,6 +80,7 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
             for name, (shape, dtype) in layout.items()
         }
         self._shared = _arrays(memory, layout)
+        self._results = Results(*(self._shared[name] for name in Results._fields))
         self._workers: list[_Worker] = []
         # Also where nobody closes it.
         self._finalizer = weakref.finalize(self, _end, self._workers)
@@ -111,60 +103,34 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
             self._workers.append(_Worker(process, ours, part))
         self._gather("start", START_TIMEOUT)
 
-    @property
-    def task(self) -> Tasks:
-        """The tasks of the environments: arrays [num_envs, ...]."""
-        return {name: values.copy() for name, values in self._tasks.items()}
+    def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
+        """Starts an episode in each, under its task; first observations: [n, ...]."""
+        self._tasks = validate_tasks(self._task_space, tasks, self.num_envs)
+        self._call("reset", lambda part: (select_tasks(self._tasks, part), list(seeds[part])))
+        return self._results.observations
 
-    @task.setter
-    def task(self, tasks: Mapping[str, Any]) -> None:
-        self._tasks = validate_tasks(self.task_space, tasks, self.num_envs)
-        self._call("task", lambda part: select_tasks(self._tasks, part))
-
-    def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts new episodes in all environments, or in those of `options["reset_mask"]`."""
-        mask = (options or {}).get("reset_mask")
-        mask = np.ones(self.num_envs, bool) if mask is None else np.asarray(mask)
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        self._call("reset", lambda part: (seeds and list(seeds[part]), mask[part]))
-        return self._shared["observations"].copy(), {}
-
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> Results:
         """Steps the environments whose episodes have not ended."""
         self._shared["actions"][:] = actions
         self._call("step", lambda part: None)
-        observations, rewards, terminated, truncated, success = (
-            self._shared[name].copy() for name in RESULTS
-        )
-        return observations, rewards, terminated, truncated, success_info(success)
+        return self._results
 
-    def close_extras(self, **_kwargs: Any) -> None:
+    def close(self) -> None:
         """Ends the workers, within seconds."""
         self._finalizer()
 
     def _layout(self, processes: int) -> Layout:
-        n = self.num_envs
-        observation, action = self.single_observation_space, self.single_action_space
+        action = self.action_space
+        results = empty_results(self.observation_space, self.num_envs)
         return {
-            "observations": ((n, *(observation.shape or ())), observation.dtype),
-            "actions": ((n, *(action.shape or ())), action.dtype),
-            "rewards": ((n,), np.float64),
-            "terminated": ((n,), np.bool_),
-            "truncated": ((n,), np.bool_),
-            "success": ((n,), np.float64),  # NaN where nothing is told
+            **{name: (array.shape, array.dtype) for name, array in results._asdict().items()},
+            "actions": ((self.num_envs, *(action.shape or ())), action.dtype),
             "current": ((processes,), np.int64),
         }
 
     def _call(self, name: str, argument: Callable[[slice], Any]) -> None:
         if not self._finalizer.alive:
-            raise WorkerError(f"{name}: the vector environment is closed")
+            raise WorkerError(f"{name}: the workers are closed")
         for i, worker in enumerate(self._workers):
             try:
                 worker.connection.send((name, argument(worker.environments)))
@@ -230,7 +196,7 @@ def _serve(
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         failure = None
         try:
-            env = SerialVectorEnv(
+            env = SerialEnvironments(
                 make, part.stop - part.start, shared["current"][number : number + 1]
             )
         except Exception:
@@ -239,17 +205,12 @@ def _serve(
         while failure is None:
             name, argument = connection.recv()
             try:
-                if name == "task":
-                    env.task = argument
-                elif name == "reset":
-                    seeds, mask = argument
-                    observations, _ = env.reset(seed=seeds, options={"reset_mask": mask})
-                    shared["observations"][part] = observations
+                if name == "reset":
+                    shared["observations"][part] = env.begin(*argument)
                 else:
-                    *results, info = env.step(shared["actions"][part])
-                    results.append(info.get("success", np.nan))
-                    for key, result in zip(RESULTS, results, strict=True):
-                        shared[key][part] = result
+                    results = env.step(shared["actions"][part])
+                    for key, values in results._asdict().items():
+                        shared[key][part] = values
             except Exception:
                 failure = traceback.format_exc()
             connection.send(failure)

@@ -1,24 +1,52 @@
 """Any Gymnasium environment with a task, several of them in this process."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
 
-from metarl.tasks.task import Tasks, select_tasks, stack_tasks, validate_tasks
+from metarl.support.errors import UsageError
+from metarl.tasks.task import select_tasks, validate_tasks
 
 
-class SerialVectorEnv(gymnasium.vector.VectorEnv):
-    """Environments stepped one after the other; ended episodes rest until they are reset.
+class Results(NamedTuple):
+    """What a step of Gymnasium environments gives, in NumPy."""
+
+    observations: np.ndarray  # [n, ...]
+    rewards: np.ndarray  # [n] float64; 0 where the episode had ended before
+    terminated: np.ndarray  # [n] bool
+    truncated: np.ndarray  # [n] bool
+    failed: np.ndarray  # [n] bool: `info["unstable"]`
+    success: np.ndarray  # [n] float64, of each episode's last step; NaN where nothing is said
+
+
+class Environments(Protocol):
+    """Several Gymnasium environments whose ended episodes rest until all begin anew.
+
+    The arrays that they return may be overwritten by the next call.
+    """
+
+    num_envs: int
+    observation_space: gymnasium.spaces.Space[Any]
+    action_space: gymnasium.spaces.Space[Any]
+
+    def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
+        """Starts an episode in each, under its task; first observations: [n, ...]."""
+
+    def step(self, actions: np.ndarray) -> Results:
+        """Steps the environments whose episodes have not ended."""
+
+    def close(self) -> None:
+        """Closes the environments."""
+
+
+class SerialEnvironments:
+    """Environments stepped one after the other.
 
     Gymnasium's SyncVectorEnv either resets an ended environment itself, which costs a step that
     nobody asked for, or must not be stepped at all until every ended one is reset.
     """
-
-    metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
 
     def __init__(
         self,
@@ -30,73 +58,99 @@ class SerialVectorEnv(gymnasium.vector.VectorEnv):
         self.envs = [make() for _ in range(num_envs)]
         self._bases: list[Any] = [env.unwrapped for env in self.envs]
         self.num_envs = num_envs
-        self.task_space = self._bases[0].task_space
-        self.single_observation_space = self.envs[0].observation_space
-        self.single_action_space = self.envs[0].action_space
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        shape = self.single_observation_space.shape or ()
-        self._observations = np.zeros((num_envs, *shape), self.single_observation_space.dtype)
-        self._terminated = np.zeros(num_envs, bool)
-        self._truncated = np.zeros(num_envs, bool)
-        self._success = np.full(num_envs, np.nan)
+        self.observation_space = self.envs[0].observation_space
+        self.action_space = self.envs[0].action_space
+        self._results = empty_results(self.observation_space, num_envs)
         self._current = np.zeros(1, np.int64) if current is None else current
 
-    @property
-    def task(self) -> Tasks:
-        """The tasks of the environments: arrays [num_envs, ...]."""
-        return stack_tasks([base.task for base in self._bases])
-
-    @task.setter
-    def task(self, tasks: Mapping[str, Any]) -> None:
-        checked = validate_tasks(self.task_space, tasks, self.num_envs)
-        for i, base in enumerate(self._bases):
-            base.task = select_tasks(checked, i)
-
-    def reset(
-        self,
-        *,
-        seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Starts new episodes in all environments, or in those of `options["reset_mask"]`."""
-        mask = (options or {}).get("reset_mask")
-        ids = np.arange(self.num_envs) if mask is None else np.flatnonzero(mask)
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
-        for i in ids.tolist():
+    def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
+        """Starts an episode in each, under its task; first observations: [n, ...]."""
+        checked = validate_tasks(self._bases[0].task_space, tasks, self.num_envs)
+        results = self._results
+        for i, (env, base) in enumerate(zip(self.envs, self._bases, strict=True)):
             self._current[0] = i
-            self._observations[i], _ = self.envs[i].reset(seed=seeds[i] if seeds else None)
-            self._terminated[i] = self._truncated[i] = False
-            self._success[i] = np.nan
-        return self._observations.copy(), {}
+            base.task = select_tasks(checked, i)
+            results.observations[i], _ = env.reset(seed=seeds[i])
+        results.terminated[:] = results.truncated[:] = results.failed[:] = False
+        results.success[:] = np.nan
+        return results.observations
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Steps the environments whose episodes have not ended.
-
-        Where environments tell it, `info["success"]` [num_envs] is theirs of the last step.
-        """
-        rewards = np.zeros(self.num_envs)
-        for i in np.flatnonzero(~(self._terminated | self._truncated)):
+    def step(self, actions: np.ndarray) -> Results:
+        """Steps the environments whose episodes have not ended."""
+        observations, rewards, terminated, truncated, failed, success = self._results
+        rewards[:] = 0
+        for i in np.flatnonzero(~(terminated | truncated)):
             self._current[0] = i
             *result, info = self.envs[i].step(actions[i])
-            self._observations[i], rewards[i], self._terminated[i], self._truncated[i] = result
-            self._success[i] = info.get("success", np.nan)
-        return (
-            self._observations.copy(),
-            rewards,
-            self._terminated.copy(),
-            self._truncated.copy(),
-            success_info(self._success),
-        )
+            observations[i], rewards[i], terminated[i], truncated[i] = result
+            failed[i] = info.get("unstable", False)
+            success[i] = info.get("success", info.get("is_success", np.nan))
+        return self._results
 
-    def close_extras(self, **_kwargs: Any) -> None:
+    def close(self) -> None:
         """Closes the environments."""
         for env in self.envs:
             env.close()
 
 
-def success_info(success: np.ndarray) -> dict[str, Any]:
-    """`success` [num_envs] as a step's info; NaN, where nothing is told, is left out."""
-    return {} if np.isnan(success).all() else {"success": np.nan_to_num(success)}
+class VectorEnvironments:
+    """A vector environment of somebody's own, which steps all environments at once."""
+
+    def __init__(self, env: gymnasium.vector.VectorEnv, name: str):
+        """Takes the vector environment of the family `name`.
+
+        Raises:
+            UsageError: it has no task, or resets ended episodes itself.
+
+        """
+        disabled = gymnasium.vector.AutoresetMode.DISABLED
+        resets_itself = env.metadata.get("autoreset_mode") is not disabled
+        if resets_itself or not hasattr(env, "task_space"):
+            raise UsageError(
+                f"{name}: its vector environment {type(env).__name__} needs task_space, task, and "
+                "autoreset_mode DISABLED in its metadata; register the family without it otherwise"
+            )
+        self.env: Any = env
+        self.num_envs = env.num_envs
+        self.observation_space = env.single_observation_space
+        self.action_space = env.single_action_space
+        self._results = empty_results(self.observation_space, env.num_envs)
+
+    def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
+        """Starts an episode in each, under its task; first observations: [n, ...]."""
+        self.env.task = validate_tasks(self.env.task_space, tasks, self.num_envs)
+        results = self._results
+        results.observations[:], _ = self.env.reset(seed=list(seeds))
+        results.terminated[:] = results.truncated[:] = results.failed[:] = False
+        results.success[:] = np.nan
+        return results.observations
+
+    def step(self, actions: np.ndarray) -> Results:
+        """Steps all; what it gives for episodes that have ended is left out."""
+        results = self._results
+        going = ~(results.terminated | results.truncated)
+        observations, rewards, terminated, truncated, info = self.env.step(actions)
+        results.observations[going] = observations[going]
+        results.rewards[:] = np.where(going, rewards, 0.0)
+        results.terminated[going] = terminated[going]
+        results.truncated[going] = truncated[going]
+        for known, key in ((results.failed, "unstable"), (results.success, "success")):
+            if key in info:
+                known[going] = np.asarray(info[key])[going]
+        return results
+
+    def close(self) -> None:
+        """Closes the vector environment."""
+        self.env.close()
+
+
+def empty_results(observation_space: gymnasium.spaces.Space[Any], number: int) -> Results:
+    """Arrays for what `number` environments give."""
+    return Results(
+        observations=np.zeros((number, *(observation_space.shape or ())), observation_space.dtype),
+        rewards=np.zeros(number),
+        terminated=np.zeros(number, bool),
+        truncated=np.zeros(number, bool),
+        failed=np.zeros(number, bool),
+        success=np.full(number, np.nan),
+    )

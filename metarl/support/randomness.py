@@ -7,8 +7,13 @@ threads or processes changes no draw.
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace, device
+
+Array = Any
+"""A NumPy array or a torch tensor."""
 
 
 class Phase(IntEnum):
@@ -50,8 +55,13 @@ class RandomKey:
         return np.random.Generator(np.random.Philox(self._sequence(use, task, stage)))
 
     def seeds(self, use: Use, task: int, stage: int, number: int) -> list[int]:
-        """`number` 64-bit seeds, for interfaces that take integers (`Env.reset(seed=...)`)."""
-        words = self._sequence(use, task, stage).generate_state(number, np.uint64)
+        """`number` seeds, for interfaces that take integers.
+
+        They have 64 bits, and 32 bits for `Use.RESET`: environments that seed NumPy's legacy
+        generator (`np.random.seed`) in `reset` raise a ValueError for larger ones.
+        """
+        bits = np.uint32 if use is Use.RESET else np.uint64
+        words = self._sequence(use, task, stage).generate_state(number, bits)
         return [int(word) for word in words]
 
     @property
@@ -60,16 +70,40 @@ class RandomKey:
         return self.seeds(Use.INTERVAL, 0, 0, 1)[0]
 
 
-def uniform_numbers(seeds: np.ndarray, steps: np.ndarray, size: int) -> np.ndarray:
-    """Numbers in [0, 1) that are functions of (seed, step): uint64 [n], [n] -> [n, size].
+GAMMA = 0x9E3779B97F4A7C15 - 2**64
+"""The step of SplitMix64's counter, as a signed integer."""
 
-    SplitMix64 (Steele, Lea, Flood 2014): a counter that is hashed, so that many streams advance in
-    one array operation. Not for cryptography.
+
+def mixed(x: Array) -> Array:
+    """SplitMix64's hash of 64-bit words: int64 [...] -> int64 [...], one to one.
+
+    NumPy and torch alike: signed products are those of unsigned words modulo 2^64, and torch has
+    no unsigned ones.
     """
-    counters = (steps * np.uint64(size))[:, None] + np.arange(1, size + 1, dtype=np.uint64)
-    x: np.ndarray = seeds[:, None] + counters * np.uint64(0x9E3779B97F4A7C15)  # modulo 2^64
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x ^= x >> np.uint64(31)
-    numbers: np.ndarray = (x >> np.uint64(11)) * 2.0**-53
-    return numbers
+    x = (x ^ _shifted(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    x = (x ^ _shifted(x, 27)) * (0x94D049BB133111EB - 2**64)
+    return x ^ _shifted(x, 31)
+
+
+def random_words(streams: Array, first: Array, size: int) -> Array:
+    """53 random bits as functions of (stream, counter): int64 [...], [...] -> int64 [..., size].
+
+    SplitMix64 (Steele, Lea, Flood 2014): the counters first + 1 to first + size are hashed, so that
+    many streams advance in one array operation. Not for cryptography.
+
+    Args:
+        streams: where each stream starts; streams whose starts are few multiples of `GAMMA` apart
+            overlap, so hash what is not random.
+        first: how many numbers of each stream were used before; an integer or an array.
+        size: how many numbers to give.
+
+    """
+    xp = array_namespace(streams)
+    counters = xp.arange(1, size + 1, dtype=xp.int64, device=device(streams))
+    counters = counters + (first if isinstance(first, int) else first[..., None])
+    return _shifted(mixed(streams[..., None] + counters * GAMMA), 11)
+
+
+def _shifted(x: Array, bits: int) -> Array:
+    """The words without their lowest bits; the sign bit moves as any other."""
+    return (x >> bits) & (2 ** (64 - bits) - 1)

@@ -1,12 +1,11 @@
 """Declaring a task family once, as data and pure functions over arrays of any batch shape.
 
-`metarl.simulation` makes the single and the vector environment of a declaration. This module is
-all that a declared family imports:
+The entry point makes the single environment; `metarl.simulation` makes batches of any size from the
+same declaration. This module and `metarl.tasks` beside it are all that a declared family imports:
 
     gymnasium.register(
         "HalfCheetahDir-v0",
         entry_point="metarl.simulation.mujoco:MujocoEnv",
-        vector_entry_point="metarl.simulation.mujoco:MujocoVectorEnv",
         max_episode_steps=100,
         kwargs={"family": "envs.half_cheetah:HalfCheetahDir"},
     )
@@ -18,11 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
-import numpy as np
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
 from metarl.tasks.distributions import TaskDistribution
+from metarl.tasks.noise import Noise
 
 Array = Any
 """A NumPy or torch array; `array_api_compat.array_namespace` gives the functions for either."""
@@ -89,10 +88,8 @@ class MujocoFamily(DeclaredFamily):
     """Actions from −scale to scale cover the actuators' range: the published codes use 10, so that
     an initial σ of 1 explores with a tenth of the range."""
 
-    def initial(
-        self, generator: np.random.Generator, qpos: np.ndarray, qvel: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """qpos and qvel at reset, from the model's own; by default unchanged."""
+    def initial(self, noise: Noise, qpos: Array, qvel: Array) -> tuple[Array, Array]:
+        """qpos [..., nq] and qvel [..., nv] at reset, from the model's; by default unchanged."""
         return qpos, qvel
 
     def configure(self, model: Any, task: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -120,8 +117,10 @@ class DynamicsFamily(DeclaredFamily):
         """Space of the actions that `transition` takes."""
         raise NotImplementedError
 
-    def initial(self, generator: np.random.Generator) -> np.ndarray:
-        """The first state of an episode: [state]."""
+    def initial(self, noise: Noise) -> Array:
+        """The first states of episodes, [..., state], with the batch shape and kind of the noise:
+        draws of `noise.uniform` and `noise.normal`, and `noise.zeros` for what is not random.
+        """
         raise NotImplementedError
 
     def transition(

@@ -84,7 +84,6 @@ class $name(MujocoFamily):
 gymnasium.register(
     "$name-v0",
     entry_point="metarl.simulation.mujoco:MujocoEnv",
-    vector_entry_point="metarl.simulation.mujoco:MujocoVectorEnv",
     max_episode_steps=50,
     kwargs={"family": "$module:$name"},
 )

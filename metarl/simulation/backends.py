@@ -1,0 +1,226 @@
+"""The backends that step environments, and which of them steps those of a run.
+
+A backend of another package is announced as an entry point, and is then a choice of `simulation`:
+
+    [project.entry-points."metarl.simulations"]
+    mine = "my_package.simulation:MyBackend"
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import gymnasium
+
+from metarl.support.errors import UsageError, nearest
+from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, MujocoFamily
+from metarl.tasks.family import TaskFamily
+
+if TYPE_CHECKING:  # to list families and their backends takes no torch
+    from metarl.simulation.protocol import Simulation
+
+ENTRY_POINT_GROUP = "metarl.simulations"
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Worker processes for environments that are stepped one by one."""
+
+    number: int = 0
+    """0 steps them in this process."""
+    timeout: float = 60.0
+    """Seconds that one step of a worker may take."""
+
+
+NONE = Processes()
+
+
+class Backend(Protocol):
+    """Makes the simulations of the families that it can step."""
+
+    def refusal(self, family: TaskFamily) -> str | None:
+        """Why it cannot step the family, as in "it is not a declared family"; None if it can."""
+
+    def preference(self, family: TaskFamily, num_envs: int) -> float:
+        """How well it suits; `auto` takes the backend that suits best of those that can."""
+
+    def shares(self, family: TaskFamily) -> int:
+        """Into how many simulations the tasks are divided, so that they can take turns."""
+
+    def make(
+        self, family: TaskFamily, num_envs: int, threads: int, processes: Processes
+    ) -> "Simulation":
+        """A simulation of `num_envs` environments; `threads` are the simulator's, 0 for all."""
+
+
+class BatchBackend:
+    """Steps all environments of a declared family at once: MuJoCo's batch, or array operations."""
+
+    def refusal(self, family: TaskFamily) -> str | None:
+        """Declared families on a MuJoCo model or with dynamics of their own, without wrappers."""
+        if not isinstance(declaration_of(family), MujocoFamily | DynamicsFamily):
+            return "it is not a declared family (metarl.tasks.declaration)"
+        if family.spec.additional_wrappers:
+            return "it is registered with wrappers"
+        return None
+
+    def preference(self, family: TaskFamily, num_envs: int) -> float:
+        """Before one environment at a time."""
+        return 1.0
+
+    def shares(self, family: TaskFamily) -> int:
+        """Two: while one waits for its actions, the other's physics run.
+
+        They are two for any number of threads, so that the number changes no result. Each may use
+        all threads: neither then waits for a core that the system has slowed.
+        """
+        return 2
+
+    def make(
+        self, family: TaskFamily, num_envs: int, threads: int, processes: Processes
+    ) -> "Simulation":
+        """A simulation on the CPU; `processes` are not used."""
+        from metarl.simulation.declared import DeclaredSimulation
+        from metarl.simulation.dynamics import DynamicsPhysics
+        from metarl.simulation.mujoco import make_physics
+
+        declaration = declaration_of(family)
+        if isinstance(declaration, MujocoFamily):
+            physics = make_physics(declaration, num_envs, threads)
+            return DeclaredSimulation(declaration, physics, num_envs, family.horizon)
+        assert isinstance(declaration, DynamicsFamily)  # by `refusal`
+        return DeclaredSimulation(
+            declaration, DynamicsPhysics(declaration, num_envs), num_envs, family.horizon
+        )
+
+
+class GymnasiumBackend:
+    """Steps any family one environment at a time, in this process or in worker processes.
+
+    A family that is registered with a vector environment of its own is stepped by that.
+    """
+
+    def refusal(self, family: TaskFamily) -> str | None:
+        """Never."""
+        return None
+
+    def preference(self, family: TaskFamily, num_envs: int) -> float:
+        """What is left."""
+        return 0.0
+
+    def shares(self, family: TaskFamily) -> int:
+        """One."""
+        return 1
+
+    def make(
+        self, family: TaskFamily, num_envs: int, threads: int, processes: Processes
+    ) -> "Simulation":
+        """A simulation on the CPU; `threads` are not used.
+
+        Raises:
+            UsageError: the family's own vector environment has no task, or resets ended episodes.
+            WorkerError: a worker process cannot make its environments.
+
+        """
+        from metarl.simulation.gymnasium import GymnasiumSimulation
+        from metarl.simulation.processes import ProcessEnvironments
+        from metarl.simulation.serial import Environments, SerialEnvironments, VectorEnvironments
+
+        environments: Environments
+        if has_own_vector(family):
+            vector = gymnasium.make_vec(
+                family.spec, num_envs, max_episode_steps=family.horizon, **family.options
+            )
+            environments = VectorEnvironments(vector, family.id)
+        elif processes.number:
+            make = dataclasses.replace(family).make  # without what this process has cached
+            number, timeout = processes.number, processes.timeout
+            environments = ProcessEnvironments(make, num_envs, number, timeout)
+        else:
+            environments = SerialEnvironments(family.make, num_envs)
+        return GymnasiumSimulation(environments)
+
+
+BACKENDS: dict[str, Backend] = {"batch": BatchBackend(), "gymnasium": GymnasiumBackend()}
+"""The backends of metarl by name; those of other packages are announced by entry points."""
+
+
+@functools.cache
+def announced_backends() -> dict[str, Backend]:
+    """The backends that installed packages announce, by name."""
+    announced = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+    return {entry.name: entry.load()() for entry in announced}
+
+
+def choose_backend(
+    family: TaskFamily, num_envs: int, simulation: str = AUTO
+) -> tuple[str, Backend]:
+    """The name of the backend that steps the family, and the backend.
+
+    Raises:
+        UsageError: there is none of the name, or it cannot step the family.
+
+    """
+    known = announced_backends() | BACKENDS
+    if simulation == AUTO:
+        able = [name for name, backend in known.items() if backend.refusal(family) is None]
+        best = max(able, key=lambda name: known[name].preference(family, num_envs))
+        return best, known[best]
+    if simulation not in known:
+        names = ", ".join((AUTO, *known))
+        hint = nearest(simulation, known)
+        raise UsageError(f"simulation {simulation} must be one of {names}{hint}")
+    if reason := known[simulation].refusal(family):
+        raise UsageError(f"simulation {simulation} cannot step {family.id}: {reason}")
+    return simulation, known[simulation]
+
+
+def make_simulations(
+    family: TaskFamily,
+    tasks: int,
+    episodes: int,
+    threads: int,
+    processes: Processes = NONE,
+    simulation: str = AUTO,
+) -> "list[Simulation]":
+    """Simulations for `episodes` episodes of each task; each has its share of the tasks, in order.
+
+    Raises:
+        UsageError: there is no such backend, or it cannot step the family.
+
+    """
+    _, backend = choose_backend(family, tasks * episodes, simulation)
+    number = min(tasks, backend.shares(family))
+    sizes = [tasks // number + (i < tasks % number) for i in range(number)]
+    return [backend.make(family, size * episodes, threads, processes) for size in sizes]
+
+
+def make_simulation(
+    family: TaskFamily,
+    num_envs: int,
+    threads: int = 0,
+    processes: Processes = NONE,
+    simulation: str = AUTO,
+) -> "Simulation":
+    """One simulation of `num_envs` environments, as `make_simulations` makes several."""
+    _, backend = choose_backend(family, num_envs, simulation)
+    return backend.make(family, num_envs, threads, processes)
+
+
+def backend_name(family: TaskFamily) -> str:
+    """The backend that `auto` takes for one environment of the family."""
+    return choose_backend(family, 1)[0]
+
+
+def declaration_of(family: TaskFamily) -> DeclaredFamily | None:
+    """What the family's environment is declared by; None if it is not a declared family."""
+    declaration = getattr(family.prototype.unwrapped, "family", None)
+    return declaration if isinstance(declaration, DeclaredFamily) else None
+
+
+def has_own_vector(family: TaskFamily) -> bool:
+    """Whether somebody registered a vector environment beside the single one."""
+    return family.spec.vector_entry_point is not None and declaration_of(family) is None

@@ -1,0 +1,72 @@
+"""What steps the states of a declared family: NumPy arrays, or tensors on a device."""
+
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+
+from metarl.support.errors import UsageError
+from metarl.tasks.declaration import Array, DeclaredFamily
+
+
+class Physics(Protocol):
+    """Steps the states of several environments."""
+
+    @property
+    def action_space(self) -> gymnasium.spaces.Space[Any]:
+        """Space of one environment's actions."""
+
+    def begin(self, tasks: dict[str, Array], streams: Array) -> None:
+        """Tasks [n, ...] take effect, and states are drawn from the streams: [n] int64."""
+
+    def step(self, actions: Array, active: Array, step: Array) -> tuple[Array, Array | None]:
+        """Advances the `active` environments, [n] bool; `step` [] int64 counts from 0.
+
+        Returns:
+            The actions in the units that the reward function sees, [n, ...]; and which environments
+            failed and kept their old state, [n] bool, or None if no environment did.
+
+        """
+
+    def state(self) -> Any:
+        """The states as the declared functions take them: arrays [n, ...].
+
+        They hold until `step` is called twice, so that a reward sees the states before and after.
+        """
+
+
+def call(family: DeclaredFamily, function: str, *arguments: Any) -> Any:
+    """What a function of the family gives; whatever error is its own is raised as it is.
+
+    Raises:
+        UsageError: it reads a field of the states, or of the model, that the family does not name.
+
+    """
+    try:
+        return getattr(family, function)(*arguments)
+    except AttributeError as error:
+        fields = error.obj
+        if not isinstance(fields, SimpleNamespace) or all(fields is not a for a in arguments):
+            raise
+        owner, kind = ("model", "model_fields") if function == "configure" else ("state", "fields")
+        raise UsageError(
+            f"{type(family).__name__}.{function} reads {owner}.{error.name}, which is not in its "
+            f"{kind} ({', '.join(vars(fields))}): add it to `{kind}`"
+        ) from error
+
+
+def expect_shape(
+    family: DeclaredFamily, function: str, values: Array, shape: tuple[int, ...]
+) -> None:
+    """Whether what a function of the family gives has the shape that it must have.
+
+    Raises:
+        UsageError: it has another one.
+
+    """
+    if np.shape(values) != shape:
+        raise UsageError(
+            f"{type(family).__name__}: {function} gives shape {tuple(np.shape(values))} for "
+            f"{shape[0]} environments, not {shape}"
+        )

@@ -1,0 +1,73 @@
+"""What a simulation is: many environments of one family, stepped at once, in torch."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Step(NamedTuple):
+    """What a step of all environments gives.
+
+    The tensors belong to the simulation and may be overwritten by its next call: copy what is kept.
+    """
+
+    observations: Tensor  # [num_envs, ...]; of an ended episode, its last one
+    rewards: Tensor  # [num_envs] float64; 0 where the episode had ended before
+    terminated: Tensor  # [num_envs] bool; stays set until the episodes begin anew
+    truncated: Tensor  # [num_envs] bool; stays set until the episodes begin anew
+    failed: Tensor  # [num_envs] bool: truncated because the physics diverged; stays set likewise
+    success: Tensor | None  # [num_envs] bool, in the episode's last step; None: no environment says
+
+
+class Simulation(Protocol):
+    """`num_envs` environments, each with a task and a stream of random numbers of its own.
+
+    All episodes begin together. An episode that has ended rests until they begin anew: it is not
+    stepped, its observation stays, its rewards are 0, and its flags stay set. No method looks at a
+    value on the host where `device` is not the host's.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """Where actions are expected, and where all that is returned lies."""
+
+    @property
+    def num_envs(self) -> int:
+        """Number of environments."""
+
+    @property
+    def observation_space(self) -> gymnasium.spaces.Space[Any]:
+        """Space of one environment's observations."""
+
+    @property
+    def action_space(self) -> gymnasium.spaces.Space[Any]:
+        """Space of one environment's actions."""
+
+    def begin(self, tasks: Mapping[str, np.ndarray], streams: np.ndarray) -> Tensor:
+        """Starts an episode in every environment; the first observations: [num_envs, ...].
+
+        Args:
+            tasks: arrays [num_envs, ...] by parameter name.
+            streams: [num_envs] int64 or uint64, one for each environment. An episode is a function
+                of its task, its stream and its actions: the one that the family's Gymnasium
+                environment has after `reset(seed=stream)`.
+
+        Raises:
+            UsageError: tasks that are not in the task space, or the simulation is closed.
+
+        """
+
+    def step(self, actions: Tensor) -> Step:
+        """Steps the environments whose episodes have not ended; actions are [num_envs, ...].
+
+        Raises:
+            UsageError: the simulation is closed.
+
+        """
+
+    def close(self) -> None:
+        """Frees memory and processes; a second call does nothing."""
