@@ -41,7 +41,7 @@ def list_families(modules: Sequence[str]) -> None:
             for key, space in family.task_space.items()
         )
         splits, backend = " ".join(family.splits), backend_name(family)
-        source = getattr(getattr(family.prototype.unwrapped, "family", None), "source", "")
+        source = family.declaration.source if family.declaration else ""
         table.add_row(name, parameters, str(family.horizon), splits, backend, source)
     Console(width=max(Console().width, WIDE)).print(table)
     print("--family takes one as MODULE:ID, or as ID if an installed package announces it, as envs")
@@ -81,7 +81,8 @@ def check_families(names: Sequence[str]) -> None:
         table = Table("", "check", "found", box=None, title=name, title_justify="left")
         for finding in check_family(make_family(name)):
             detail = finding.detail + (f"\n→ {finding.hint}" if finding.hint else "")
-            table.add_row("ok" if finding.passed else "FAULT", finding.name, detail)
+            outcome = "caution" if finding.caution else "ok" if finding.passed else "FAULT"
+            table.add_row(outcome, finding.name, detail)
             faults += not finding.passed
         Console().print(table)
     if faults:

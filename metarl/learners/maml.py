@@ -180,7 +180,7 @@ class Learner:
         adapt_by_sampling(inner, begin, steps, sample, self.workers)
         each = np.stack([of_adaptations(rollout.returns) for rollout in rollouts])
         told = [of_adaptations(r.success).mean(1) for r in rollouts if r.success is not None]
-        planar = getattr(self.family.prototype.unwrapped, "planar", False)
+        planar = self.family.planar
         taken = [0, *(r.env_steps / number / adaptations for r in rollouts[:-1])]
         return Evaluation(
             split,

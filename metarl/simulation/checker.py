@@ -10,7 +10,6 @@ import math
 import multiprocessing
 import pickle
 import time
-import traceback
 from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,10 +18,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from metarl.policies.mlp import make_policy
 from metarl.simulation.gymnasium import backend_name, make_simulation
+from metarl.support.errors import UsageError
 from metarl.support.randomness import RandomKey
-from metarl.tasks.family import TaskFamily
-from metarl.tasks.task import Task, Tasks, select_tasks
+from metarl.tasks.family import TaskFamily, place_of, task_environment
+from metarl.tasks.parameterised import ParameterisedEnv
+from metarl.tasks.scales import action_scales, observation_scale, scale_warnings
+from metarl.tasks.task import Task, Tasks, select_tasks, validate_tasks
 
 TASKS, EPISODES, LONGEST = 8, 30, 200
 """Tasks compared, episodes of each at most, and steps looked at where the horizon is longer."""
@@ -41,6 +44,10 @@ class FamilyFaultError(Exception):
     """What a check found wrong."""
 
 
+class Caution(str):
+    """What a check found that is no fault, but may be the reason why nothing is learned."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """The outcome of one check."""
@@ -49,6 +56,8 @@ class Finding:
     passed: bool
     detail: str
     hint: str
+    caution: bool = False
+    """Whether the check passed with a `Caution`."""
 
 
 def check_family(family: TaskFamily) -> list[Finding]:
@@ -56,24 +65,68 @@ def check_family(family: TaskFamily) -> list[Finding]:
     findings: list[Finding] = []
     for name, (check, hint) in CHECKS.items():
         try:
-            findings.append(Finding(name, True, check(family), ""))
+            found = check(family)
+            findings.append(Finding(name, True, found, "", isinstance(found, Caution)))
         except FamilyFaultError as fault:
             findings.append(Finding(name, False, str(fault), hint))
         except Exception as error:  # whatever the family's own code raises is a finding
             text = f"{type(error).__name__}: {' '.join(str(error).split())}"
             # A UsageError may be raised here about a line of the family's.
-            place = traceback.extract_tb((error.__cause__ or error).__traceback__)[-1]
-            raised = f"raised at {place.filename}:{place.lineno}"
+            raised = f"raised at {place_of(error.__cause__ or error)}"
             findings.append(Finding(name, False, text, raised))
-            if check is _runs:
-                break  # the others would say the same
+        if check in (_runs, _policy_fits) and not findings[-1].passed:
+            break  # the others would say the same
     return findings
 
 
 def _runs(family: TaskFamily) -> str:
-    env: Any = family.make()
-    steps = len(list(_episode(family, env, env.unwrapped.task, seed=0))) - 1
+    env = family.make()
+    validate_tasks(family.task_space, task_environment(env).task, None)
+    steps = len(list(_episode(family, env, task_environment(env).task, seed=0))) - 1
     return f"an episode of {steps} steps; many step by {backend_name(family)}"
+
+
+def _policy_fits(family: TaskFamily) -> str:
+    """What a learner asks of a family before it draws its first task."""
+    observation, action = family.prototype.observation_space, family.prototype.action_space
+    try:
+        policy = make_policy(observation, action)
+        family.describe()
+    except UsageError as error:
+        raise FamilyFaultError(str(error)) from error
+    return f"{policy.observation_size} numbers in, {policy.action_size} out"
+
+
+def _attributes_follow(family: TaskFamily) -> str:
+    env = family.make()
+    holder = task_environment(env)
+    if not isinstance(holder, ParameterisedEnv):
+        return "no attributes of another environment"
+    for i in range(FEW):
+        _set_task(env, select_tasks(_tasks(family, FEW), i))
+        if stale := holder.stale_attributes():
+            raise FamilyFaultError(
+                f"{', '.join(stale)} of the environment was computed from the task's attributes "
+                "when it was made, and does not follow them"
+            )
+    return "nothing is left behind"
+
+
+def _scales(family: TaskFamily) -> str:
+    env, tasks = family.make(), _tasks(family, TASKS)
+    observations = np.stack(
+        [
+            np.asarray(observation, np.float64)
+            for i in range(TASKS)
+            for observation, *_ in _episode(family, env, select_tasks(tasks, i), seed=i)
+        ]
+    )
+    found = scale_warnings(observations, env.action_space)
+    if found:
+        return Caution("; ".join(found))
+    widest = max(action_scales(env.action_space), default=0)
+    actions = f", actions {2 * widest:.3g} wide" if widest else ""
+    return f"observations of about {observation_scale(observations):.2g} at most{actions}"
 
 
 def _task_takes_effect(family: TaskFamily) -> str:
@@ -106,7 +159,7 @@ def _task_survives_reset(family: TaskFamily) -> str:
     _set_task(env, task)
     for episode in range(3):
         env.reset(seed=episode)
-        now: Any = env.unwrapped.task  # type: ignore[attr-defined]
+        now = task_environment(env).task
         for name, value in task.items():
             if not np.array_equal(now[name], value):
                 raise FamilyFaultError(
@@ -167,7 +220,7 @@ def _no_leak(family: TaskFamily) -> str:
     size = 2 * math.prod(family.prototype.observation_space.shape or ())
     number = min(MOST_LEAK_TASKS, max(SAMPLED, 4 * size))
     tasks = _tasks(family, number)
-    visible = getattr(family.prototype.unwrapped, "visible", ())
+    visible = family.visible
     env = family.make()
     first, later, long = [], [], []
     for i in range(number):
@@ -303,10 +356,13 @@ def _horizon_is_kept(family: TaskFamily) -> str:
     vector.reset(seed=0)
     for name, step in (
         ("environment", lambda a: single.step(a)[2:4]),
-        ("vector environment", lambda a: [flags[0] for flags in vector.step(a[None])[2:4]]),
+        (
+            "vector environment",
+            lambda a: [flags[0] for flags in vector.step(np.stack([a]))[2:4]],
+        ),
     ):
         for t, action in enumerate(_actions(family, 0, horizon), 1):
-            terminated, truncated = step(np.asarray(action))
+            terminated, truncated = step(action)
             if truncated and t < horizon:
                 raise FamilyFaultError(
                     f"the {name} is truncated at step {t}, before the horizon {horizon}"
@@ -331,9 +387,19 @@ def _time_per_step(family: TaskFamily) -> str:
 
 CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     "runs": (_runs, "resets and steps must not fail"),
+    "a policy fits": (
+        _policy_fits,
+        "the spaces and what the environment says of its tasks must be such that training can "
+        "begin",
+    ),
     "task takes effect": (
         _task_takes_effect,
         "read the task in step or reset; one set before reset counts from that reset on",
+    ),
+    "attributes follow": (
+        _attributes_follow,
+        "set them in a function of the unwrapped environment, and name it where the family is "
+        'registered: kwargs={..., "derive": "module:function"}',
     ),
     "task survives reset": (
         _task_survives_reset,
@@ -368,6 +434,7 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
         _pickles,
         "register with string entry points in an importable module, and plain keyword arguments",
     ),
+    "scales": (_scales, "observations must be arrays of numbers"),
     "rewards are finite": (_rewards_are_finite, "look for divisions by 0 and unstable physics"),
     "horizon is kept": (
         _horizon_is_kept,
@@ -382,7 +449,7 @@ def _tasks(family: TaskFamily, number: int, split: str = "train") -> Tasks:
 
 
 def _set_task(env: gymnasium.Env, task: Task) -> None:
-    env.unwrapped.task = task  # type: ignore[attr-defined]
+    task_environment(env).task = task
 
 
 def _actions(family: TaskFamily, seed: int, number: int) -> list[Any]:

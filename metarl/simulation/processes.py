@@ -23,6 +23,7 @@ from gymnasium.vector.utils import batch_space
 
 from metarl.simulation.serial import SerialVectorEnv, success_info
 from metarl.support.errors import WorkerError
+from metarl.tasks.family import task_environment
 from metarl.tasks.task import Tasks, select_tasks, validate_tasks
 
 Layout = dict[str, tuple[tuple[int, ...], Any]]
@@ -67,7 +68,7 @@ class ProcessVectorEnv(gymnasium.vector.VectorEnv):
 
         """
         prototype = make()
-        base: Any = prototype.unwrapped
+        base = task_environment(prototype)
         self.num_envs = num_envs
         self.task_space = base.task_space
         self.single_observation_space = prototype.observation_space

@@ -1,5 +1,6 @@
 """Any Gymnasium environment with a task, several of them in this process."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from metarl.tasks.family import task_environment
 from metarl.tasks.task import Tasks, select_tasks, stack_tasks, validate_tasks
 
 
@@ -28,9 +30,9 @@ class SerialVectorEnv(gymnasium.vector.VectorEnv):
     ):
         """`current` [1] is kept at the index of the environment whose code runs."""
         self.envs = [make() for _ in range(num_envs)]
-        self._bases: list[Any] = [env.unwrapped for env in self.envs]
+        self._task_envs = [task_environment(env) for env in self.envs]
         self.num_envs = num_envs
-        self.task_space = self._bases[0].task_space
+        self.task_space = self._task_envs[0].task_space
         self.single_observation_space = self.envs[0].observation_space
         self.single_action_space = self.envs[0].action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -45,13 +47,13 @@ class SerialVectorEnv(gymnasium.vector.VectorEnv):
     @property
     def task(self) -> Tasks:
         """The tasks of the environments: arrays [num_envs, ...]."""
-        return stack_tasks([base.task for base in self._bases])
+        return stack_tasks([env.task for env in self._task_envs])
 
     @task.setter
     def task(self, tasks: Mapping[str, Any]) -> None:
         checked = validate_tasks(self.task_space, tasks, self.num_envs)
-        for i, base in enumerate(self._bases):
-            base.task = select_tasks(checked, i)
+        for i, env in enumerate(self._task_envs):
+            env.task = select_tasks(checked, i)
 
     def reset(
         self,
@@ -75,14 +77,14 @@ class SerialVectorEnv(gymnasium.vector.VectorEnv):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Steps the environments whose episodes have not ended.
 
-        Where environments tell it, `info["success"]` [num_envs] is theirs of the last step.
+        Where environments report it, `info["success"]` [num_envs] is theirs of the last step.
         """
         rewards = np.zeros(self.num_envs)
         for i in np.flatnonzero(~(self._terminated | self._truncated)):
             self._current[0] = i
             *result, info = self.envs[i].step(actions[i])
             self._observations[i], rewards[i], self._terminated[i], self._truncated[i] = result
-            self._success[i] = info.get("success", np.nan)
+            self._success[i] = success_of(info)
         return (
             self._observations.copy(),
             rewards,
@@ -95,6 +97,17 @@ class SerialVectorEnv(gymnasium.vector.VectorEnv):
         """Closes the environments."""
         for env in self.envs:
             env.close()
+
+
+def success_of(info: Mapping[str, Any]) -> float:
+    """Whether a step of one environment was a success: its `success` or `is_success`; NaN, if it
+    has neither as a number or truth value.
+    """
+    for name in ("success", "is_success"):
+        value = np.asarray(info.get(name))
+        if value.size == 1 and value.dtype.kind in "biuf":
+            return float(value.item())
+    return math.nan
 
 
 def success_info(success: np.ndarray) -> dict[str, Any]:

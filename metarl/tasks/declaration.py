@@ -8,7 +8,7 @@ all that a declared family imports:
         entry_point="metarl.simulation.mujoco:MujocoEnv",
         vector_entry_point="metarl.simulation.mujoco:MujocoVectorEnv",
         max_episode_steps=100,
-        kwargs={"family": "envs.half_cheetah:HalfCheetahDir"},
+        kwargs={"family": "metarl_envs.half_cheetah:HalfCheetahDir"},
     )
 """
 
@@ -16,7 +16,8 @@ import dataclasses
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from gymnasium import spaces
@@ -149,13 +150,36 @@ def load_declaration(reference: str | DeclaredFamily, options: Mapping[str, Any]
     for option, value in options.items():
         if option not in known:
             raise UsageError(f"{name} has no option {option}; it has {', '.join(known) or 'none'}")
-        kind = known[option]
-        if get_origin(kind) is Literal:
-            allowed = " or ".join(map(str, get_args(kind)))
-            right = value in get_args(kind)
-        else:
-            allowed = f"a {kind.__name__}"
-            right = isinstance(value, (int, float) if kind is float else kind)
-        if not right:
-            raise UsageError(f"{name}: {option} {value} must be {allowed}")
+        if not _is_of(known[option], value):
+            raise UsageError(f"{name}: {option} {value} must be {_described(known[option])}")
     return family_class(**options)
+
+
+def parse_value(value: Any) -> Any:
+    """`true` and `false`, which a command line gives as text, as truth values; the rest as it is.
+
+    What is a number has been made one before: `1` and `0.5` are an int and a float.
+    """
+    truth = {"true": True, "false": False}
+    return truth.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether the value is of the annotated type; a bool is no number."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        return value in get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_is_of(part, value) for part in get_args(kind))
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    expected = origin or kind
+    return isinstance(value, (int, float) if expected is float else expected)
+
+
+def _described(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(_described, get_args(kind)))
+    return "true or false" if kind is bool else f"a {getattr(kind, '__name__', kind)}"
