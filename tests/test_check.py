@@ -120,7 +120,7 @@ def test_attributes_that_stay_behind_are_named(monkeypatch):
     monkeypatch.delitem(CHECKS, "pickles")
     findings = check_family(make_family("faulty_families:SledStale-v0"))
     (finding,) = (f for f in findings if not f.passed)
-    assert finding.detail.startswith("double, total of the environment")
+    assert finding.detail.startswith("the environment computes double, total from")
     assert '"derive": "module:function"' in finding.hint
 
 

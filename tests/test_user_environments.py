@@ -181,9 +181,9 @@ class Typed(Navigation2D):
     [
         ({"flag": 1}, "Typed: flag 1 must be true or false"),
         ({"flag": "no"}, "Typed: flag no must be true or false"),
-        ({"size": True}, "Typed: size True must be a int"),
-        ({"size": 0.5}, "Typed: size 0.5 must be a int"),
-        ({"scale": "big"}, "Typed: scale big must be a float or a NoneType"),
+        ({"size": True}, "Typed: size True must be an int"),
+        ({"size": 0.5}, "Typed: size 0.5 must be an int"),
+        ({"scale": "big"}, "Typed: scale big must be a float or None"),
         ({"sides": 3}, "Typed: sides 3 must be a tuple"),
         ({"flag": False, "size": 2, "scale": 1, "name": "x", "sides": (1,)}, ""),
         ({"scale": None}, ""),

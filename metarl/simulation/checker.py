@@ -18,7 +18,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from metarl.policies.mlp import make_policy
 from metarl.simulation.gymnasium import backend_name, make_simulation
 from metarl.support.errors import UsageError
 from metarl.support.randomness import RandomKey
@@ -45,7 +44,7 @@ class FamilyFaultError(Exception):
 
 
 class Caution(str):
-    """What a check found that is no fault, but may be the reason why nothing is learned."""
+    """A finding that is not a fault but may be the reason why a policy learns nothing."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,10 @@ def _runs(family: TaskFamily) -> str:
 
 
 def _policy_fits(family: TaskFamily) -> str:
-    """What a learner asks of a family before it draws its first task."""
+    """What a learner needs from a family before it draws its first task."""
+    # Imports torch, which takes seconds and is not needed to list families.
+    from metarl.policies.mlp import make_policy
+
     observation, action = family.prototype.observation_space, family.prototype.action_space
     try:
         policy = make_policy(observation, action)
@@ -101,15 +103,15 @@ def _attributes_follow(family: TaskFamily) -> str:
     env = family.make()
     holder = task_environment(env)
     if not isinstance(holder, ParameterisedEnv):
-        return "no attributes of another environment"
+        return "the family is no ParameterisedEnv"
     for i in range(FEW):
         _set_task(env, select_tasks(_tasks(family, FEW), i))
         if stale := holder.stale_attributes():
             raise FamilyFaultError(
-                f"{', '.join(stale)} of the environment was computed from the task's attributes "
-                "when it was made, and does not follow them"
+                f"the environment computes {', '.join(stale)} from the task's attributes in its "
+                "__init__, and does not update them when a task is set"
             )
-    return "nothing is left behind"
+    return "all derived attributes follow"
 
 
 def _scales(family: TaskFamily) -> str:
@@ -389,8 +391,8 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     "runs": (_runs, "resets and steps must not fail"),
     "a policy fits": (
         _policy_fits,
-        "the spaces and what the environment says of its tasks must be such that training can "
-        "begin",
+        "training needs a Box of observations, a one-dimensional Box or a Discrete space of "
+        "actions, and splits that contain train and test",
     ),
     "task takes effect": (
         _task_takes_effect,
@@ -398,8 +400,8 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     ),
     "attributes follow": (
         _attributes_follow,
-        "set them in a function of the unwrapped environment, and name it where the family is "
-        'registered: kwargs={..., "derive": "module:function"}',
+        "update them in a function that takes the unwrapped environment, and name it in the "
+        'registration: kwargs={..., "derive": "module:function"}',
     ),
     "task survives reset": (
         _task_survives_reset,

@@ -156,16 +156,16 @@ def load_declaration(reference: str | DeclaredFamily, options: Mapping[str, Any]
 
 
 def parse_value(value: Any) -> Any:
-    """`true` and `false`, which a command line gives as text, as truth values; the rest as it is.
+    """Converts the strings `true` and `false`, which a command line gives, to bool.
 
-    What is a number has been made one before: `1` and `0.5` are an int and a float.
+    Other values are returned as they are: the command line parses numbers itself.
     """
     truth = {"true": True, "false": False}
     return truth.get(value.lower(), value) if isinstance(value, str) else value
 
 
 def _is_of(kind: Any, value: Any) -> bool:
-    """Whether the value is of the annotated type; a bool is no number."""
+    """Whether the value has the annotated type; a bool does not count as a number."""
     origin = get_origin(kind)
     if origin is Literal:
         return value in get_args(kind)
@@ -182,4 +182,5 @@ def _described(kind: Any) -> str:
         return " or ".join(map(str, get_args(kind)))
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(map(_described, get_args(kind)))
-    return "true or false" if kind is bool else f"a {getattr(kind, '__name__', kind)}"
+    names = {bool: "true or false", int: "an int", type(None): "None"}
+    return names.get(kind) or f"a {getattr(kind, '__name__', kind)}"

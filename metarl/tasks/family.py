@@ -1,7 +1,8 @@
 """What a task family is: a Gymnasium environment with a task, and a distribution over tasks.
 
-An environment is a family when it, or one of its wrappers, is a `TaskEnv`. It may have more, which
-counts only if it is of the kind named here, so that an environment may use these names for itself:
+An environment is a family when it, or one of its wrappers, is a `TaskEnv`. It may have the
+attributes below. Each counts only if it has the type named here, so that an environment may use
+these names for its own purposes:
 
 - `sample_task(generator, split)`: draws a task of a split;
 - `tasks`, a `TaskDistribution`: draws the tasks where there is no `sample_task`;
@@ -242,7 +243,7 @@ class TaskFamily:
 def make_family(id: str, horizon: int | None = None, **options: Any) -> TaskFamily:
     """The family registered under `id`, with its own horizon unless one is given.
 
-    The options true and false, as a command line gives them, are the truth values.
+    The strings true and false, which a command line gives, are converted to bool.
 
     Raises:
         UsageError: an unknown id (with the closest one), an environment without a task or whose
@@ -264,7 +265,9 @@ def _raised_by_gymnasium(error: BaseException) -> bool:
 
 
 def place_of(error: BaseException) -> str:
-    """FILE:LINE of the error: the innermost line of a project's own, if there is one."""
+    """FILE:LINE of the error: the innermost line outside metarl, Python and installed packages, or
+    the innermost line of all.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
     place = (own or frames)[-1]
@@ -353,7 +356,7 @@ def _import_or_shipped(module: str, name: str) -> None:
 
 
 def _of_type(env: TaskEnv, name: str, kind: type[T]) -> T | None:
-    """The attribute if it is of metarl's type; anything else is the environment's own business."""
+    """The attribute if it has metarl's type; anything else is the environment's own business."""
     value = getattr(env, name, None)
     return value if isinstance(value, kind) else None
 

@@ -115,12 +115,13 @@ class ParameterisedEnv(gymnasium.Env):
         self._env.close()
 
     def stale_attributes(self) -> list[str]:
-        """Attributes that the environment computes from the task's when it is made, and that do not
-        follow the task.
+        """Names of attributes that `__init__` computes from the task's attributes and that keep
+        their old values when a task is set.
 
-        They are found by comparison with an environment in which the task's values take the place
-        of the original ones while it is made, both reset with the same seed. Only numbers count
-        that a method reads. Attributes of other objects, as of a MuJoCo model, are not looked at.
+        They are found by comparison with a second environment, in which the task's values replace
+        the original ones while `__init__` runs; both are reset with the same seed. Only numbers
+        that a method other than `__init__` uses are compared. Attributes of nested objects, such as
+        a MuJoCo model, are not.
         """
         values = {
             attribute.name: attribute.typed(float(self._task[name]))
@@ -137,7 +138,8 @@ class ParameterisedEnv(gymnasium.Env):
         action = self.action_space.sample()
         self.step(action)
         made.step(action)
-        # What follows at the first step is in time; the state that differs then is a consequence.
+        # An attribute that is updated in the first step is right in time, and a state that differs
+        # after it is only a consequence.
         differ &= _different(self._env.unwrapped, made)
         made.close()
         return sorted(differ & _names_read(type(self._env.unwrapped)) - values.keys())
@@ -260,7 +262,7 @@ def _refresh_models(env: Any, attributes: Iterable[Attribute]) -> None:
 
 
 def _derivation(env: Any, reference: str) -> Callable[[Any], None]:
-    """What is called with the environment after a write: the known derivation, then the given."""
+    """The function to call after values are written: the known derivation, then `reference`."""
     known = KNOWN_DERIVATIONS.items()
     names = {f"{kind.__module__}:{kind.__qualname__}" for kind in type(env).__mro__}
     functions = [function for name, function in known if name in names]
@@ -286,8 +288,8 @@ def _derive_cart_pole(env: Any) -> None:
 KNOWN_DERIVATIONS: dict[str, Callable[[Any], None]] = {
     "gymnasium.envs.classic_control.cartpole:CartPoleEnv": _derive_cart_pole,
 }
-"""By class: sets what its `__init__` computes from other attributes. In Gymnasium's other
-environments of classic control that is nothing but the bounds of their spaces."""
+"""For a class, the function that updates what its `__init__` computes from other attributes.
+Gymnasium's other classic control environments compute only the bounds of their spaces."""
 
 
 def _different(one: Any, other: Any) -> set[str]:
@@ -302,9 +304,9 @@ def _different(one: Any, other: Any) -> set[str]:
 
 
 def _made_with(env: Any, values: Mapping[str, Any]) -> Any:
-    """An environment of the same class whose attributes have `values` as soon as they are set.
+    """An environment of the same class whose `__init__` sees `values` for these attributes.
 
-    None where it cannot be made so.
+    None if its `__init__` fails with them.
     """
     kind: Any = type(env)
     replaced = dict(values)
@@ -316,19 +318,19 @@ def _made_with(env: Any, values: Mapping[str, Any]) -> Any:
     altered = type(kind.__name__, (kind,), {**of_class, "__setattr__": set_attribute})
     options = dict(env.spec.kwargs) if env.spec is not None else {}
     options.pop("render_mode", None)
-    # What an argument of the same name sets may be computed from the argument.
+    # Other attributes may be computed from an argument of the same name.
     arguments = inspect.signature(kind).parameters
     options |= {name: value for name, value in values.items() if name in arguments}
     try:
         made = altered(**options)
-    except Exception:  # the environment's own: it may check these values, for instance
+    except Exception:  # from the environment's own code, which may reject these values
         return None
     replaced.clear()
     return made
 
 
 def _names_read(kind: type) -> set[str]:
-    """Names that the methods of a class load or store, those of `__init__` left out."""
+    """Names that the methods of a class use, without those in `__init__` alone."""
     functions = [
         function
         for base in kind.__mro__

@@ -1,16 +1,16 @@
-"""Ranges of observations and actions that are far from those a policy is made for."""
+"""Warnings about observations and actions whose range is far from 1."""
 
 import numpy as np
 from gymnasium import spaces
 
 OBSERVATIONS = (0.01, 100.0)
-"""Root mean square of an observation's largest entry: networks take inputs of about one."""
+"""Root mean square of an observation's largest entry: networks expect inputs of about 1."""
 ACTIONS = (0.05, 20.0)
-"""Half the width of a range of actions: a policy explores with a σ of about one at first."""
+"""Half the width of a range of actions: at first a policy explores with a σ of about 1."""
 
 
 def scale_warnings(observations: np.ndarray, action_space: spaces.Space[object]) -> list[str]:
-    """One sentence for each range that is far from one: what it is, and what to do.
+    """One sentence for each range that is far from 1: what it is, and what to do.
 
     Args:
         observations: [number, ...], as seen under some policy.
@@ -23,13 +23,13 @@ def scale_warnings(observations: np.ndarray, action_space: spaces.Space[object])
     if size and not low <= size <= high:
         warnings.append(
             f"observations have entries of about {size:.2g}, and a network learns little from "
-            "inputs far from 1: rescale them, or train with --normalise-observations"
+            "inputs that far from 1: rescale them, or train with --normalise-observations"
         )
     low, high = ACTIONS
     warnings += [
         f"a range of actions is {2 * half:.3g} wide, where the policy's first σ is about 1: let "
-        "the environment take actions in ±1 (gymnasium.wrappers.RescaleAction, or action_scale of a "
-        "MuJoCo family)"
+        "the environment take actions in ±1 (gymnasium.wrappers.RescaleAction, or the option "
+        "action_scale of a MuJoCo family)"
         for half in sorted(set(action_scales(action_space)))
         if not low <= half <= high
     ]

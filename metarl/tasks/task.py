@@ -106,7 +106,7 @@ def uniform_task(task_space: spaces.Dict, generator: np.random.Generator, split:
         if isinstance(space, spaces.Discrete):
             task[name] = space.start + generator.integers(space.n)
         elif isinstance(space, spaces.Box) and space.is_bounded() and space.dtype.kind in "iu":
-            # Drawn as integers: numbers that are rounded down would reach the upper end never.
+            # Truncated real numbers would never reach the upper bound.
             draw = generator.integers(space.low, space.high, dtype=space.dtype, endpoint=True)
             task[name] = np.asarray(draw)
         elif isinstance(space, spaces.Box) and space.is_bounded():
