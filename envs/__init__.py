@@ -1,4 +1,10 @@
-"""The task families that come with metarl, registered with Gymnasium: `envs:HalfCheetahDir-v0`."""
+"""The task families that come with metarl, registered with Gymnasium: `envs:HalfCheetahDir-v0`.
+
+Classes are named by their place in `metarl_envs`, which is this package under a name that no other
+project uses.
+"""
+
+from typing import Any
 
 import gymnasium
 
@@ -16,18 +22,25 @@ HORIZONS = {  # steps of an episode, by module
     "tabular": {"TabularMDP": 10, "GridNavigation": 15},
 }
 
+
+def register(name: str, **spec: Any) -> None:
+    """Registers a family unless its id is taken: by a project's own, or by an earlier import."""
+    if name not in gymnasium.registry:
+        gymnasium.register(name, **spec)
+
+
 for module, families in HORIZONS.items():
     own = module in ("navigation", "cart_pole", "bandit", "tabular")
     environment = "dynamics:DynamicsEnv" if own else "mujoco:MujocoEnv"
     for name, horizon in families.items():
-        gymnasium.register(
+        register(
             f"{name}-v0",
             entry_point=f"metarl.simulation.{environment}",
             max_episode_steps=horizon,
-            kwargs={"family": f"envs.{module}:{name}"},
+            kwargs={"family": f"metarl_envs.{module}:{name}"},
         )
 
-gymnasium.register(
+register(
     "PendulumParams-v0",
     entry_point="metarl.tasks.parameterised:ParameterisedEnv",
     max_episode_steps=200,

@@ -13,9 +13,10 @@ import numpy as np
 from array_api_compat import array_namespace
 from gymnasium import spaces
 
-from envs.locomotion import Locomotion, contact_cost, squared
 from metarl.tasks.declaration import Array
 from metarl.tasks.distributions import Ball, Choice, TaskDistribution, Uniform
+
+from .locomotion import Locomotion, contact_cost, squared
 
 LOWEST, HIGHEST = 0.2, 1.0  # m; of the torso, beyond which the episode ends
 

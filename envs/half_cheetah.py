@@ -12,9 +12,10 @@ import numpy as np
 from array_api_compat import array_namespace
 from gymnasium import spaces
 
-from envs.locomotion import Locomotion, squared
 from metarl.tasks.declaration import Array
 from metarl.tasks.distributions import Choice, TaskDistribution, Uniform
+
+from .locomotion import Locomotion, squared
 
 TORSO_HEIGHT = 0.7  # m; of the torso's frame at qpos = 0, in the model
 CONTROL_COST = 0.05  # per unit of control, squared

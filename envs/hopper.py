@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 
 from array_api_compat import array_namespace
 
-from envs.locomotion import Locomotion, squared
-from envs.random_parameters import MODEL_FIELDS, scale_distribution, scaled
 from metarl.tasks.declaration import Array
 from metarl.tasks.distributions import TaskDistribution
+
+from .locomotion import Locomotion, squared
+from .random_parameters import MODEL_FIELDS, scale_distribution, scaled
 
 LARGEST_STATE = 100.0
 

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 from array_api_compat import array_namespace
 
-from envs.locomotion import Locomotion, squared
 from metarl.tasks.declaration import Array
 from metarl.tasks.distributions import TaskDistribution, Uniform
+
+from .locomotion import Locomotion, squared
 
 MODEL_TIMESTEP = 0.003  # s; PEARL's code divides by it, not by the control step
 

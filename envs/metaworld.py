@@ -123,9 +123,10 @@ class MetaWorld(gymnasium.Env):
 
 
 for _name in ("ML1", "ML10", "ML25", "ML45"):
-    gymnasium.register(
-        f"{_name}-v0",
-        entry_point="envs.metaworld:MetaWorld",
-        max_episode_steps=500,
-        kwargs={"benchmark": _name},
-    )
+    if f"{_name}-v0" not in gymnasium.registry:  # this file is also a module of `metarl_envs`
+        gymnasium.register(
+            f"{_name}-v0",
+            entry_point="metarl_envs.metaworld:MetaWorld",
+            max_episode_steps=500,
+            kwargs={"benchmark": _name},
+        )

@@ -25,10 +25,8 @@ class Point(DynamicsFamily):
 
     largest_step: ClassVar[float] = 0.1  # per coordinate
 
-    @property
-    def action_scale(self) -> float:
-        """The published implementations neither scale nor bound what the policy draws."""
-        return self.largest_step
+    action_scale: float = 0.1
+    """The largest step: the published implementations do not scale what the policy draws."""
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -96,6 +94,8 @@ class NavigationCorners(Point):
     largest_step: ClassVar[float] = 0.2
     source: ClassVar[str] = "ProMP"
 
+    action_scale: float = 0.2
+    """The largest step, as of the other points."""
     variant: Literal["sparse", "dense"] = "sparse"
     """`sparse`: the way made towards the goal, where the goal is the nearest corner and |x| + |y|
     at least .5, and 0 elsewhere. `dense`: r = −‖x − goal‖₂."""

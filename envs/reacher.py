@@ -11,10 +11,11 @@ import numpy as np
 from array_api_compat import array_namespace
 from gymnasium import spaces
 
-from envs.locomotion import squared
 from metarl.tasks.declaration import Array, MujocoFamily
 from metarl.tasks.distributions import Ball, TaskDistribution
 from metarl.tasks.noise import Noise
+
+from .locomotion import squared
 
 UPPER, LOWER = 0.1, 0.11  # m; lengths of the links, to the fingertip
 

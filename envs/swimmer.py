@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 from array_api_compat import array_namespace
 
-from envs.locomotion import Locomotion
 from metarl.tasks.declaration import Array
 from metarl.tasks.distributions import TaskDistribution, Uniform
+
+from .locomotion import Locomotion
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from gymnasium import spaces
 
-from envs.bandit import chosen, standard_normal
 from metarl.tasks.declaration import Array, DynamicsFamily
 from metarl.tasks.distributions import Choice, Dirichlet, Normal, TaskDistribution
 from metarl.tasks.noise import Noise
+
+from .bandit import chosen, standard_normal
 
 
 @dataclass(frozen=True)

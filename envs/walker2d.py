@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 from array_api_compat import array_namespace
 
-from envs.locomotion import Locomotion, squared
-from envs.random_parameters import MODEL_FIELDS, scale_distribution, scaled
 from metarl.tasks.declaration import Array
 from metarl.tasks.distributions import Choice, TaskDistribution, Uniform
+
+from .locomotion import Locomotion, squared
+from .random_parameters import MODEL_FIELDS, scale_distribution, scaled
 
 CONTROL_COST = 0.001  # per unit of control, squared
 

@@ -253,3 +253,169 @@ for _class in (Half, Breaks, LateLeak, FirstReward):
     gymnasium.register(
         f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", max_episode_steps=12
     )
+
+
+class OwnNames(Line):
+    """Nothing wrong: uses names for itself that metarl reads where they are of its types."""
+
+    def __init__(self):
+        super().__init__()
+        self.family, self.tasks, self.splits = "x", ["a", "b"], 3
+        self.visible, self.planar = 7, "yes"
+
+
+class HalfSplits(Line):
+    splits = ("train", "valid")
+
+
+class HalfVisible(Line):
+    visible = ("goal", "weight")
+
+
+class Goals(gymnasium.Wrapper):
+    """Gives its environment the task."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.task_space = spaces.Dict(goal=spaces.Box(-1.0, 1.0, (), np.float64))
+        self.task = {"goal": np.array(0.5)}
+
+    def reset(self, **options):
+        self.unwrapped.place = float(self.task["goal"])
+        return super().reset(**options)
+
+
+class Placed(gymnasium.Env):
+    """A line without a task; says `is_success`."""
+
+    place = 0.0
+
+    def __init__(self, render_mode=None):
+        self.observation_space = spaces.Box(-10.0, 10.0, (1,), np.float64)
+        self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = self.np_random.uniform(-0.1, 0.1, 1)
+        return self.x.copy(), {}
+
+    def step(self, action):
+        self.x = np.clip(self.x + 0.1 * np.float64(action), -10, 10)
+        distance = abs(float(self.x[0] - self.place))
+        return self.x.copy(), -distance, False, False, {"is_success": distance < 0.3}
+
+
+def wrapped_line():
+    """The task lives in a wrapper, below another one."""
+    return gymnasium.wrappers.TransformReward(Goals(Placed()), float)
+
+
+class Pixels(Line):
+    """Observations that no policy takes."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = spaces.Dict(x=self.observation_space)
+
+    def reset(self, **options):
+        x, info = super().reset(**options)
+        return {"x": x}, info
+
+    def step(self, action):
+        x, *rest = super().step(action)
+        return {"x": x}, *rest
+
+
+class TaskAbsent(Line):
+    def __init__(self):
+        super().__init__()
+        self.task = {"goal": np.array(3.0)}
+
+
+class BrokenInit(Line):
+    """Fails in its own code."""
+
+    def __init__(self, error="KeyError"):
+        super().__init__()
+        if error == "KeyError":
+            {}["missing"]
+        if error == "TypeError":
+            len(3)
+        spaces.Box(1.0, 0.0, dtype="no such type")
+
+
+class Switched(Line):
+    """Its options are of several types."""
+
+    def __init__(self, flag=None, size=1, name=""):
+        super().__init__()
+        self.given = (flag, size, name)
+
+
+class Loud(Line):
+    """Actions in ±100, and observations in thousands."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = spaces.Box(-1e5, 1e5, (1,), np.float64)
+        self.action_space = spaces.Box(-100.0, 100.0, (1,), np.float32)
+
+    def reset(self, **options):
+        x, info = super().reset(**options)
+        return 1e4 * x, info
+
+    def step(self, action):
+        x, *rest = super().step(action / 100)
+        return 1e4 * x, *rest
+
+
+class Picky(Line):
+    """Takes an action as its space samples it, and nothing else."""
+
+    def __init__(self):
+        super().__init__()
+        self.action_space = spaces.Discrete(2)
+
+    def step(self, action):
+        assert isinstance(action, (int, np.integer)), type(action)
+        return super().step([2.0 * action - 1])
+
+
+for _class in (
+    *(OwnNames, HalfSplits, HalfVisible, Pixels, TaskAbsent, BrokenInit, Switched, Loud, Picky),
+):
+    gymnasium.register(
+        f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", max_episode_steps=12
+    )
+gymnasium.register("WrappedLine-v0", f"{__name__}:wrapped_line", max_episode_steps=12)
+
+
+class Sled(Placed):
+    """Computes a number from others when it is made, and reads it in each step."""
+
+    def __init__(self, mass=1.0, load=0.5, render_mode=None):
+        super().__init__(render_mode)
+        self.mass, self.load, self.gears, self.lit = mass, load, 2, True
+        self.total = self.mass + self.load
+        self.double = 2 * mass  # of the argument
+        self.unused = self.mass / 2
+        self.late = 0.0
+
+    def step(self, action):
+        self.late = 3 * self.mass
+        return super().step(action / self.mass / self.total / self.double)
+
+
+def derive_sled(sled):
+    sled.total = sled.mass + sled.load
+    sled.double = 2 * sled.mass
+
+
+gymnasium.register("Sled-v0", f"{__name__}:Sled")
+for _name, _derive in (("SledStale", ""), ("SledDerived", f"{__name__}:derive_sled")):
+    gymnasium.register(
+        f"{_name}-v0",
+        "metarl.tasks.parameterised:ParameterisedEnv",
+        max_episode_steps=12,
+        kwargs={"env_id": "Sled-v0", "parameters": {"mass": ["mass", 0.5, 3.0]}, "derive": _derive},
+    )

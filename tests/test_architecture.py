@@ -44,6 +44,9 @@ def imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            if path.parent.name == "envs" and node.level:
+                yield f"envs.{node.module}"
+                continue
             assert node.level == 0, f"{path}: relative import"
             yield node.module
             # `from metarl.runs import sinks` imports a module as well.
@@ -94,3 +97,13 @@ def test_families_import_only_the_family_interface(path):
             assert any(imported == a or imported.startswith(f"{a}.") for a in FAMILY_INTERFACE), (
                 imported
             )
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "envs").glob("*.py")), ids=lambda path: path.stem)
+def test_families_import_each_other_relatively(path):
+    """So that they work as modules of `metarl_envs` too, beside a package `envs` of a project."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.split(".")[0] == "envs" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            assert node.module.split(".")[0] != "envs"

@@ -28,6 +28,17 @@ PLANTED = {
     "SplitOverlap": {"splits are disjoint"},
     "VectorDisagrees": {"vector agrees"},
     "WrongHorizon": {"horizon is kept"},
+    "OwnNames": set(),
+    "WrappedLine": set(),
+    "Switched": set(),
+    "Loud": set(),
+    "Picky": set(),
+    "SledDerived": set(),
+    "SledStale": {"attributes follow"},
+    "HalfSplits": {"a policy fits"},
+    "HalfVisible": {"no task in observations"},
+    "Pixels": {"a policy fits"},
+    "TaskAbsent": {"runs"},
 }
 
 
@@ -92,3 +103,36 @@ def test_a_vector_environment_without_a_task_is_refused():
     family = make_family("faulty_families:BorrowedVector-v0")
     with pytest.raises(UsageError, match="CartPoleVectorEnv needs task_space, task, and"):
         make_simulation(family, 2)
+
+
+def test_ranges_far_from_one_are_a_caution_and_no_fault(monkeypatch):
+    monkeypatch.delitem(CHECKS, "pickles")
+    findings = check_family(make_family("faulty_families:Loud-v0"))
+    (finding,) = (f for f in findings if f.caution)
+    assert finding.name == "scales"
+    assert "--normalise-observations" in finding.detail
+    assert not any(f.caution for f in check_family(make_family("faulty_families:Line-v0")))
+
+
+def test_attributes_that_stay_behind_are_named(monkeypatch):
+    """Those that a step reads: not what is set in time, nor what nothing reads."""
+    monkeypatch.delitem(CHECKS, "pickles")
+    findings = check_family(make_family("faulty_families:SledStale-v0"))
+    (finding,) = (f for f in findings if not f.passed)
+    assert finding.detail.startswith("the environment computes double, total from")
+    assert '"derive": "module:function"' in finding.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("HalfSplits", "must contain train and test"),
+        ("Pixels", "observation space Dict"),
+        ("HalfVisible", "visible names weight, but a task has goal"),
+        ("TaskAbsent", r"goal = 3 is outside [-1, 1]"),
+    ],
+)
+def test_check_asks_for_what_training_asks_for(name, message, monkeypatch):
+    monkeypatch.delitem(CHECKS, "pickles")
+    faults = [f for f in check_family(make_family(f"faulty_families:{name}-v0")) if not f.passed]
+    assert message in faults[0].detail

@@ -20,7 +20,8 @@ def run(names: Sequence[str]) -> None:
         table = Table("", "check", "found", box=None, title=name, title_justify="left")
         for finding in check_family(make_family(name)):
             detail = finding.detail + (f"\n→ {finding.hint}" if finding.hint else "")
-            table.add_row("ok" if finding.passed else "FAULT", finding.name, detail)
+            outcome = "caution" if finding.caution else "ok" if finding.passed else "FAULT"
+            table.add_row(outcome, finding.name, detail)
             faults += not finding.passed
         Console().print(table)
     if faults:

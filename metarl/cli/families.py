@@ -28,10 +28,12 @@ def run(modules: Sequence[str]) -> None:
             for key, space in family.task_space.items()
         )
         splits, backend = " ".join(family.splits), backend_name(family)
-        source = getattr(getattr(family.prototype.unwrapped, "family", None), "source", "")
+        source = family.declaration.source if family.declaration else ""
         table.add_row(name, parameters, str(family.horizon), splits, backend, source)
     Console(width=max(Console().width, WIDE)).print(table)
-    print("--family takes one as MODULE:ID, or as ID if an installed package announces it, as envs")
+    print(
+        "--family takes one as MODULE:ID, or as ID if metarl or an installed package announces it"
+    )
 
 
 def _range(space: Any, distribution: Any) -> str:

@@ -1,6 +1,7 @@
 """What a learner is: for the loop of a run, and on a task family."""
 
 import dataclasses
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,10 @@ from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.parallel import Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey
 from metarl.tasks.family import TaskFamily, make_family
+from metarl.tasks.scales import scale_warnings
 from metarl.tasks.task import Task, Tasks, count_tasks, stack_tasks, validate_tasks
+
+logger = logging.getLogger(__name__)
 
 
 class BaseLearner(ABC):
@@ -115,6 +119,8 @@ class MetaLearner(BaseLearner):
     config: FamilyRunConfig
     test_adaptations: int = 1
     """Adaptations to each task of an evaluation, if their number is not given."""
+    normalises: bool = False
+    """Whether the learner normalises observations itself."""
     adapts: bool = True
     """Whether more than one stage of an evaluation makes sense; not for an oracle."""
 
@@ -154,7 +160,7 @@ class MetaLearner(BaseLearner):
 
     def sample(self, adaptive: Adaptive, tasks: Tasks, key: RandomKey, stage: int) -> Rollout:
         """Episodes of the tasks, arrays [tasks, ...], under what adapts to them."""
-        return collect(
+        rollout = collect(
             self._simulations_of(count_tasks(tasks)),
             adaptive.actor(),
             self.units,
@@ -165,6 +171,9 @@ class MetaLearner(BaseLearner):
             stage,
             self.workers,
         )
+        if self.iteration == 0 and stage == 0 and key.phase is Phase.TRAINING:
+            self._warn_of_scales(rollout)
+        return rollout
 
     def evaluate(
         self,
@@ -192,7 +201,6 @@ class MetaLearner(BaseLearner):
 
         each = np.stack([per_adaptation(rollout.returns) for rollout in rollouts])
         rates = [per_adaptation(r.success).mean(1) for r in rollouts if r.success is not None]
-        planar = getattr(self.family.prototype.unwrapped, "planar", False)
         taken = [0, *(rollout.env_steps / number / repeats for rollout in rollouts[:-1])]
         return Evaluation(
             split,
@@ -202,7 +210,9 @@ class MetaLearner(BaseLearner):
             success=np.stack(rates) if len(rates) == len(rollouts) else None,
             episodes=self.episodes,
             env_steps=np.cumsum(taken),
-            paths=[r.path()[::repeats].cpu().numpy() for r in rollouts] if planar else None,
+            paths=[r.path()[::repeats].cpu().numpy() for r in rollouts]
+            if self.family.planar
+            else None,
             adaptations=each if repeats > 1 else None,
         )
 
@@ -266,6 +276,21 @@ class MetaLearner(BaseLearner):
             adaptive = adaptive.learn(rollouts[-1])
             rollouts.append(self.sample(adaptive, tasks, key, stage))
         return adaptive, rollouts
+
+    def _paths(self, rollouts: list[Rollout], repeats: int) -> list[np.ndarray] | None:
+        """The first episode of each task, where observations are places in the plane."""
+        if not self.family.planar:
+            return None
+        return [rollout.path()[::repeats].cpu().numpy() for rollout in rollouts]
+
+    def _warn_of_scales(self, rollout: Rollout) -> None:
+        """Warns about observations and actions that a policy learns little from."""
+        seen = rollout.observations[rollout.valid].cpu().numpy()
+        scale = self.config.action_scale or self.family.action_scale
+        # What the learner normalises has no scale.
+        observations = np.zeros((1, 1)) if self.normalises else seen
+        for warning in scale_warnings(observations, self.action_space, scale):
+            logger.warning("%s: %s", self.family.id, warning)
 
     def _simulations_of(self, tasks: int) -> list[Simulation]:
         if (tasks, self.episodes) not in self._simulations:

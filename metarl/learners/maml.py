@@ -99,6 +99,7 @@ class MAMLLearner(MetaLearner):
         self.parameters: Parameters = {n: p.to(self.device) for n, p in initial.items()}
         self.test_steps = config.inner_steps
         self.adapts = not config.observe_task
+        self.normalises = config.normalise_observations
 
     @property
     def episodes(self) -> int:

@@ -177,6 +177,7 @@ class RL2Learner(MetaLearner):
     Config: ClassVar[type[RL2Config]] = RL2Config
     config: RL2Config
     episodes = 1  # of a trial, in each stage
+    normalises = True
 
     def __init__(self, config: RL2Config, family: TaskFamily | None = None):
         """`family` replaces the one that the configuration names."""

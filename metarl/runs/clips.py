@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from metarl.support.errors import UsageError
-from metarl.tasks.family import TaskFamily
+from metarl.tasks.family import TaskFamily, task_environment
 from metarl.tasks.task import Task
 
 Act = Callable[[np.ndarray, float], int | np.ndarray]
@@ -45,7 +45,7 @@ def record_clip(
     if "rgb_array" not in family.prototype.metadata.get("render_modes", []):
         raise UsageError(f"{family.id} has no picture to show: it has no render mode rgb_array")
     env: Any = family.make(render_mode="rgb_array")
-    env.unwrapped.task = task
+    task_environment(env).task = task
     observation, _ = env.reset(seed=seed)
     env.action_space.seed(seed)
     try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import gymnasium
 
 from metarl.support.errors import UsageError, nearest
-from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, MujocoFamily
+from metarl.tasks.declaration import DynamicsFamily, MujocoFamily
 from metarl.tasks.family import TaskFamily
 
 if TYPE_CHECKING:  # to list families and their backends takes no torch
@@ -61,7 +61,7 @@ class BatchBackend:
 
     def refusal(self, family: TaskFamily) -> str | None:
         """Declared families on a MuJoCo model or with dynamics of their own, without wrappers."""
-        if not isinstance(declaration_of(family), MujocoFamily | DynamicsFamily):
+        if not isinstance(family.declaration, MujocoFamily | DynamicsFamily):
             return "it is not a declared family (metarl.tasks.declaration)"
         if family.spec.additional_wrappers:
             return "it is registered with wrappers"
@@ -87,7 +87,7 @@ class BatchBackend:
         from metarl.simulation.dynamics import DynamicsPhysics
         from metarl.simulation.mujoco import make_physics
 
-        declaration = declaration_of(family)
+        declaration = family.declaration
         if isinstance(declaration, MujocoFamily):
             physics = make_physics(declaration, num_envs, threads)
             return DeclaredSimulation(declaration, physics, num_envs, family.horizon)
@@ -215,12 +215,6 @@ def backend_name(family: TaskFamily) -> str:
     return choose_backend(family, 1)[0]
 
 
-def declaration_of(family: TaskFamily) -> DeclaredFamily | None:
-    """What the family's environment is declared by; None if it is not a declared family."""
-    declaration = getattr(family.prototype.unwrapped, "family", None)
-    return declaration if isinstance(declaration, DeclaredFamily) else None
-
-
 def has_own_vector(family: TaskFamily) -> bool:
     """Whether somebody registered a vector environment beside the single one."""
-    return family.spec.vector_entry_point is not None and declaration_of(family) is None
+    return family.spec.vector_entry_point is not None and family.declaration is None

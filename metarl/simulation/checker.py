@@ -10,7 +10,6 @@ import math
 import multiprocessing
 import pickle
 import time
-import traceback
 from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,9 +20,12 @@ import numpy as np
 import torch
 
 from metarl.simulation.backends import backend_name, make_simulation
+from metarl.support.errors import UsageError
 from metarl.support.randomness import RandomKey
-from metarl.tasks.family import TaskFamily
-from metarl.tasks.task import Task, Tasks, select_tasks
+from metarl.tasks.family import TaskFamily, place_of, task_environment
+from metarl.tasks.parameterised import ParameterisedEnv
+from metarl.tasks.scales import observation_scale, scale_warnings
+from metarl.tasks.task import Task, Tasks, select_tasks, validate_tasks
 
 TASKS, EPISODES, LONGEST = 8, 30, 200
 """Tasks compared, episodes of each at most, and steps looked at where the horizon is longer."""
@@ -42,6 +44,10 @@ class FamilyFaultError(Exception):
     """What a check found wrong."""
 
 
+class Caution(str):
+    """A finding that is not a fault but may be the reason why a policy learns nothing."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """The outcome of one check."""
@@ -50,6 +56,8 @@ class Finding:
     passed: bool
     detail: str
     hint: str
+    caution: bool = False
+    """Whether the check passed with a `Caution`."""
 
 
 def check_family(family: TaskFamily) -> list[Finding]:
@@ -57,24 +65,69 @@ def check_family(family: TaskFamily) -> list[Finding]:
     findings: list[Finding] = []
     for name, (check, hint) in CHECKS.items():
         try:
-            findings.append(Finding(name, True, check(family), ""))
+            found = check(family)
+            findings.append(Finding(name, True, found, "", isinstance(found, Caution)))
         except FamilyFaultError as fault:
             findings.append(Finding(name, False, str(fault), hint))
         except Exception as error:  # whatever the family's own code raises is a finding
             text = f"{type(error).__name__}: {' '.join(str(error).split())}"
             # A UsageError may be raised here about a line of the family's.
-            place = traceback.extract_tb((error.__cause__ or error).__traceback__)[-1]
-            raised = f"raised at {place.filename}:{place.lineno}"
+            raised = f"raised at {place_of(error.__cause__ or error)}"
             findings.append(Finding(name, False, text, raised))
-            if check is _runs:
-                break  # the others would say the same
+        if check in (_runs, _policy_fits) and not findings[-1].passed:
+            break  # the others would say the same
     return findings
 
 
 def _runs(family: TaskFamily) -> str:
-    env: Any = family.make()
-    steps = len(list(_episode(family, env, env.unwrapped.task, seed=0))) - 1
+    env = family.make()
+    validate_tasks(family.task_space, task_environment(env).task, None)
+    steps = len(list(_episode(family, env, task_environment(env).task, seed=0))) - 1
     return f"an episode of {steps} steps; many step by {backend_name(family)}"
+
+
+def _policy_fits(family: TaskFamily) -> str:
+    """What a learner needs from a family before it draws its first task."""
+    # Imports torch, which takes seconds and is not needed to list families.
+    from metarl.policies.mlp import make_policy
+
+    observation, action = family.prototype.observation_space, family.prototype.action_space
+    try:
+        policy = make_policy(observation, action)
+        family.describe()
+    except UsageError as error:
+        raise FamilyFaultError(str(error)) from error
+    return f"{policy.observation_size} numbers in, {policy.action_size} out"
+
+
+def _attributes_follow(family: TaskFamily) -> str:
+    env = family.make()
+    holder = task_environment(env)
+    if not isinstance(holder, ParameterisedEnv):
+        return "the family is no ParameterisedEnv"
+    for i in range(FEW):
+        _set_task(env, select_tasks(_tasks(family, FEW), i))
+        if stale := holder.stale_attributes():
+            raise FamilyFaultError(
+                f"the environment computes {', '.join(stale)} from the task's attributes in its "
+                "__init__, and does not update them when a task is set"
+            )
+    return "all derived attributes follow"
+
+
+def _scales(family: TaskFamily) -> str:
+    env, tasks = family.make(), _tasks(family, TASKS)
+    observations = np.stack(
+        [
+            np.asarray(observation, np.float64)
+            for i in range(TASKS)
+            for observation, *_ in _episode(family, env, select_tasks(tasks, i), seed=i)
+        ]
+    )
+    found = scale_warnings(observations, env.action_space, family.action_scale)
+    if found:
+        return Caution("; ".join(found))
+    return f"observations of about {observation_scale(observations):.2g} at most"
 
 
 def _task_takes_effect(family: TaskFamily) -> str:
@@ -107,7 +160,7 @@ def _task_survives_reset(family: TaskFamily) -> str:
     _set_task(env, task)
     for episode in range(3):
         env.reset(seed=episode)
-        now: Any = env.unwrapped.task  # type: ignore[attr-defined]
+        now = task_environment(env).task
         for name, value in task.items():
             if not np.array_equal(now[name], value):
                 raise FamilyFaultError(
@@ -168,7 +221,7 @@ def _no_leak(family: TaskFamily) -> str:
     size = 2 * math.prod(family.prototype.observation_space.shape or ())
     number = min(MOST_LEAK_TASKS, max(SAMPLED, 4 * size))
     tasks = _tasks(family, number)
-    visible = getattr(family.prototype.unwrapped, "visible", ())
+    visible = family.visible
     env = family.make()
     first, later, long = [], [], []
     for i in range(number):
@@ -302,16 +355,20 @@ def _horizon_is_kept(family: TaskFamily) -> str:
     single.reset(seed=0)
     simulation.begin(_tasks(family, 1), np.zeros(1, np.int64))
 
-    def step_of_one(action: np.ndarray) -> tuple[bool, bool]:
-        step = simulation.step(torch.from_numpy(action[None]))
+    def step_single(action: Any) -> tuple[bool, bool]:
+        _, _, terminated, truncated, _ = single.step(action)
+        return terminated, truncated
+
+    def step_of_one(action: Any) -> tuple[bool, bool]:
+        step = simulation.step(torch.from_numpy(np.stack([action])))
         return bool(step.terminated), bool(step.truncated)
 
     for name, step in (
-        ("environment", lambda action: single.step(action)[2:4]),
+        ("environment", step_single),
         (f"simulation ({backend_name(family)})", step_of_one),
     ):
         for t, action in enumerate(_actions(family, 0, horizon), 1):
-            terminated, truncated = step(np.asarray(action))
+            terminated, truncated = step(action)
             if truncated and t < horizon:
                 raise FamilyFaultError(
                     f"the {name} is truncated at step {t}, before the horizon {horizon}"
@@ -336,9 +393,19 @@ def _time_per_step(family: TaskFamily) -> str:
 
 CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     "runs": (_runs, "resets and steps must not fail"),
+    "a policy fits": (
+        _policy_fits,
+        "training needs a Box of observations, a one-dimensional Box or a Discrete space of "
+        "actions, and splits that contain train and test",
+    ),
     "task takes effect": (
         _task_takes_effect,
         "read the task in step or reset; one set before reset counts from that reset on",
+    ),
+    "attributes follow": (
+        _attributes_follow,
+        "update them in a function that takes the unwrapped environment, and name it in the "
+        'registration: kwargs={..., "derive": "module:function"}',
     ),
     "task survives reset": (
         _task_survives_reset,
@@ -373,6 +440,7 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
         _pickles,
         "register with string entry points in an importable module, and plain keyword arguments",
     ),
+    "scales": (_scales, "observations must be arrays of numbers"),
     "rewards are finite": (_rewards_are_finite, "look for divisions by 0 and unstable physics"),
     "horizon is kept": (
         _horizon_is_kept,
@@ -387,7 +455,7 @@ def _tasks(family: TaskFamily, number: int, split: str = "train") -> Tasks:
 
 
 def _set_task(env: gymnasium.Env, task: Task) -> None:
-    env.unwrapped.task = task  # type: ignore[attr-defined]
+    task_environment(env).task = task
 
 
 def _actions(family: TaskFamily, seed: int, number: int) -> list[Any]:

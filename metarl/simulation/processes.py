@@ -21,6 +21,7 @@ import numpy as np
 
 from metarl.simulation.serial import Results, SerialEnvironments, empty_results
 from metarl.support.errors import WorkerError
+from metarl.tasks.family import task_environment
 from metarl.tasks.task import Tasks, select_tasks, validate_tasks
 
 Layout = dict[str, tuple[tuple[int, ...], Any]]
@@ -60,7 +61,7 @@ class ProcessEnvironments:
 
         """
         prototype = make()
-        base: Any = prototype.unwrapped
+        base = task_environment(prototype)
         self.num_envs = num_envs
         self._task_space = base.task_space
         self.observation_space = prototype.observation_space

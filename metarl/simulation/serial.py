@@ -1,5 +1,6 @@
 """Any Gymnasium environment with a task, several of them in this process."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -7,6 +8,7 @@ import gymnasium
 import numpy as np
 
 from metarl.support.errors import UsageError
+from metarl.tasks.family import task_environment
 from metarl.tasks.task import select_tasks, validate_tasks
 
 
@@ -56,7 +58,7 @@ class SerialEnvironments:
     ):
         """`current` [1] is kept at the index of the environment whose code runs."""
         self.envs = [make() for _ in range(num_envs)]
-        self._bases: list[Any] = [env.unwrapped for env in self.envs]
+        self._task_envs = [task_environment(env) for env in self.envs]
         self.num_envs = num_envs
         self.observation_space = self.envs[0].observation_space
         self.action_space = self.envs[0].action_space
@@ -65,11 +67,11 @@ class SerialEnvironments:
 
     def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
         """Starts an episode in each, under its task; first observations: [n, ...]."""
-        checked = validate_tasks(self._bases[0].task_space, tasks, self.num_envs)
+        checked = validate_tasks(self._task_envs[0].task_space, tasks, self.num_envs)
         results = self._results
-        for i, (env, base) in enumerate(zip(self.envs, self._bases, strict=True)):
+        for i, (env, task_env) in enumerate(zip(self.envs, self._task_envs, strict=True)):
             self._current[0] = i
-            base.task = select_tasks(checked, i)
+            task_env.task = select_tasks(checked, i)
             results.observations[i], _ = env.reset(seed=seeds[i])
         results.terminated[:] = results.truncated[:] = results.failed[:] = False
         results.success[:] = np.nan
@@ -84,7 +86,7 @@ class SerialEnvironments:
             *result, info = self.envs[i].step(actions[i])
             observations[i], rewards[i], terminated[i], truncated[i] = result
             failed[i] = info.get("unstable", False)
-            success[i] = info.get("success", info.get("is_success", np.nan))
+            success[i] = success_of(info)
         return self._results
 
     def close(self) -> None:
@@ -154,3 +156,14 @@ def empty_results(observation_space: gymnasium.spaces.Space[Any], number: int) -
         failed=np.zeros(number, bool),
         success=np.full(number, np.nan),
     )
+
+
+def success_of(info: Mapping[str, Any]) -> float:
+    """Whether a step of one environment was a success: its `success` or `is_success`; NaN, if it
+    has neither as a number or truth value.
+    """
+    for name in ("success", "is_success"):
+        value = np.asarray(info.get(name))
+        if value.size == 1 and value.dtype.kind in "biuf":
+            return float(value.item())
+    return math.nan

@@ -7,7 +7,7 @@ same declaration. This module and `metarl.tasks` beside it are all that a declar
         "HalfCheetahDir-v0",
         entry_point="metarl.simulation.mujoco:MujocoEnv",
         max_episode_steps=100,
-        kwargs={"family": "envs.half_cheetah:HalfCheetahDir"},
+        kwargs={"family": "metarl_envs.half_cheetah:HalfCheetahDir"},
     )
 """
 
@@ -15,7 +15,8 @@ import dataclasses
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 from gymnasium import spaces
 
@@ -37,7 +38,12 @@ class DeclaredFamily:
     """
 
     source: ClassVar[str] = ""
-    """Who defined the family: papers and codes."""
+    """Who defined the family: papers and implementations."""
+
+    action_scale: float = 1.0
+    """Policy actions from -scale to scale cover the range of bounded actions: the published
+    implementations of the MuJoCo families use 10, so that an initial σ of 1 explores with a tenth
+    of the range."""
 
     @property
     def tasks(self) -> TaskDistribution:
@@ -83,10 +89,6 @@ class MujocoFamily(DeclaredFamily):
     what derives from them is not yet. `cfrc_ext` is of the last substep's begin."""
     model_fields: ClassVar[tuple[str, ...]] = ()
     """The MjModel fields that differ from task to task: those that `configure` gives."""
-
-    action_scale: float = 1.0
-    """Actions from −scale to scale cover the actuators' range: the published codes use 10, so that
-    an initial σ of 1 explores with a tenth of the range."""
 
     def initial(self, noise: Noise, qpos: Array, qvel: Array) -> tuple[Array, Array]:
         """qpos [..., nq] and qvel [..., nv] at reset, from the model's; by default unchanged."""
@@ -148,13 +150,37 @@ def load_declaration(reference: str | DeclaredFamily, options: Mapping[str, Any]
     for option, value in options.items():
         if option not in known:
             raise UsageError(f"{name} has no option {option}; it has {', '.join(known) or 'none'}")
-        kind = known[option]
-        if get_origin(kind) is Literal:
-            allowed = " or ".join(map(str, get_args(kind)))
-            right = value in get_args(kind)
-        else:
-            allowed = f"a {kind.__name__}"
-            right = isinstance(value, (int, float) if kind is float else kind)
-        if not right:
-            raise UsageError(f"{name}: {option} {value} must be {allowed}")
+        if not _is_of(known[option], value):
+            raise UsageError(f"{name}: {option} {value} must be {_described(known[option])}")
     return family_class(**options)
+
+
+def parse_value(value: Any) -> Any:
+    """Converts the strings `true` and `false`, which a command line gives, to bool.
+
+    Other values are returned as they are: the command line parses numbers itself.
+    """
+    truth = {"true": True, "false": False}
+    return truth.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether the value has the annotated type; a bool does not count as a number."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        return value in get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_is_of(part, value) for part in get_args(kind))
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    expected = origin or kind
+    return isinstance(value, (int, float) if expected is float else expected)
+
+
+def _described(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(str, get_args(kind)))
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(map(_described, get_args(kind)))
+    names = {bool: "true or false", int: "an int", type(None): "None"}
+    return names.get(kind) or f"a {getattr(kind, '__name__', kind)}"

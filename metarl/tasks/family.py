@@ -1,14 +1,17 @@
 """What a task family is: a Gymnasium environment with a task, and a distribution over tasks.
 
-An environment is a family when its unwrapped environment has
+An environment is a family when it, or one of its wrappers, is a `TaskEnv`. It may have the
+attributes below. Each counts only if it has the type named here, so that an environment may use
+these names for its own purposes:
 
-- `task_space`, a `gymnasium.spaces.Dict` of named, physical parameters, and
-- `task`, a settable dict in that space, which takes effect at the next `reset` and stays.
+- `sample_task(generator, split)`: draws a task of a split;
+- `tasks`, a `TaskDistribution`: draws the tasks where there is no `sample_task`;
+- `splits`, a tuple or list of names with at least train and test;
+- `visible`, a collection of the names of parameters that observations may show (otherwise none);
+- `family`, a `DeclaredFamily`: the declaration that the environment was made from.
 
-It may say more: `splits` (names, at least train and test), `sample_task(generator, split)`, and
-`visible`, the names of parameters that observations may show (none, if it is not said).
-Without them tasks are uniform over `task_space`, and a finite space of more than two tasks is
-divided so that `train` and `test` are disjoint.
+Without `sample_task` and `tasks`, tasks are uniform over `task_space`, and a finite space of more
+than two tasks is divided so that `train` and `test` are disjoint.
 """
 
 import dataclasses
@@ -17,16 +20,23 @@ import functools
 import importlib
 import importlib.metadata
 import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
 
 import gymnasium
+import numpy as np
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
 from metarl.support.randomness import RandomKey, Use
+from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, parse_value
 from metarl.tasks.distributions import TaskDistribution
 from metarl.tasks.task import (
+    Task,
     Tasks,
     stack_tasks,
     uniform_task,
@@ -34,7 +44,46 @@ from metarl.tasks.task import (
 )
 
 ENTRY_POINT_GROUP = "metarl.task_families"
+SHIPPED = "metarl_envs"
+"""The package `envs` of metarl under a name that no other project uses."""
 SPLITS = ("train", "test")
+INSTALLED = (str(Path(__file__).parents[1]), *sysconfig.get_paths().values())
+"""Folders of metarl, Python and installed packages."""
+
+T = TypeVar("T")
+
+
+class TaskEnv(Protocol):
+    """An environment with a task, or the wrapper that gives it one."""
+
+    task_space: spaces.Dict
+    """Space of the named, physical parameters; each is a Box or Discrete."""
+    task: Task
+    """A value in the space. It can be set, takes effect at the next `reset`, and stays."""
+
+
+def task_environment(env: gymnasium.Env[Any, Any]) -> TaskEnv:
+    """The environment or wrapper that has the task: the outermost one.
+
+    Raises:
+        UsageError: none of them has `task_space` and `task`.
+
+    """
+    names = ("task_space", "task")
+    layer: gymnasium.Env[Any, Any] = env
+    while isinstance(layer, gymnasium.Wrapper):
+        # A wrapper may forward what it does not have to its environment: reading it, not writing.
+        if all(name in vars(layer) or hasattr(type(layer), name) for name in names):
+            return cast(TaskEnv, layer)
+        layer = layer.env
+    for name in names:
+        if not hasattr(layer, name):
+            raise UsageError(
+                f"{env.spec.id if env.spec else env} is an environment without a task: "
+                f"{type(layer).__name__} has no {name}; give it task_space and task, or wrap it in "
+                "metarl.tasks.parameterised.ParameterisedEnv"
+            )
+    return cast(TaskEnv, layer)
 
 
 @dataclass(frozen=True)
@@ -55,45 +104,87 @@ class TaskFamily:
 
     @functools.cached_property
     def prototype(self) -> gymnasium.Env:
-        """One environment of the family, to ask for its spaces and tasks."""
-        env = self.make()
-        base: Any = env.unwrapped
-        for name in ("task_space", "task"):
-            if not hasattr(base, name):
-                raise UsageError(
-                    f"{self.id} is an environment without a task: {type(base).__name__} has no "
-                    f"{name}; give it task_space and task, or wrap it in "
-                    "metarl.tasks.parameterised.ParameterisedEnv"
-                )
-        if not isinstance(base.task_space, spaces.Dict):
-            raise UsageError(f"{self.id}: task_space is a {base.task_space}, not a spaces.Dict")
+        """One environment of the family, to ask for its spaces and tasks.
+
+        Raises:
+            UsageError: it cannot be made, with the place of the error, or it has no task.
+
+        """
+        try:
+            env = self.make()
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(self._why_not_made(error)) from error
+        space = task_environment(env).task_space
+        if not isinstance(space, spaces.Dict):
+            raise UsageError(f"{self.id}: task_space is a {space}, not a spaces.Dict")
         return env
+
+    @property
+    def task_env(self) -> TaskEnv:
+        """The prototype, or the wrapper of it that has the task."""
+        return task_environment(self.prototype)
 
     @property
     def task_space(self) -> spaces.Dict:
         """Space of the tasks."""
-        base: Any = self.prototype.unwrapped
-        space: spaces.Dict = base.task_space
-        return space
+        return self.task_env.task_space
+
+    @property
+    def declaration(self) -> DeclaredFamily | None:
+        """What the environment was made from, where it is a declared family."""
+        return _of_type(self.task_env, "family", DeclaredFamily)
 
     @property
     def distribution(self) -> TaskDistribution:
         """How the parameters are distributed; without parameters where the family declares none."""
-        base: Any = self.prototype.unwrapped
-        declaration = getattr(base, "family", base)
-        distribution: TaskDistribution = getattr(declaration, "tasks", TaskDistribution())
-        return distribution
+        if self.declaration is not None:
+            return self.declaration.tasks
+        return _of_type(self.task_env, "tasks", TaskDistribution) or TaskDistribution()
 
     @property
     def action_scale(self) -> float:
         """Policy actions from -scale to scale cover the range of bounded actions."""
-        declaration = getattr(self.prototype.unwrapped, "family", None)
-        return float(getattr(declaration, "action_scale", 1.0))
+        return 1.0 if self.declaration is None else self.declaration.action_scale
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits."""
-        return tuple(getattr(self.prototype.unwrapped, "splits", SPLITS))
+        """Names of the splits.
+
+        Raises:
+            UsageError: `splits` of the environment has one of train and test without the other.
+
+        """
+        named = _names(self.task_env, "splits", (tuple, list)) or self.distribution.splits
+        if not set(SPLITS).intersection(named):
+            return SPLITS
+        if not set(SPLITS).issubset(named) or len(set(named)) != len(named):
+            raise UsageError(
+                f"{self.id}: splits {named} must contain train and test, and each name once"
+            )
+        return named
+
+    @property
+    def visible(self) -> tuple[str, ...]:
+        """Names of the parameters that observations may show.
+
+        Raises:
+            UsageError: `visible` of the environment names parameters and something else.
+
+        """
+        named = _names(self.task_env, "visible", (tuple, list, set, frozenset))
+        unknown = [name for name in named if name not in self.task_space.spaces]
+        if unknown and len(unknown) < len(named):
+            known = ", ".join(self.task_space)
+            raise UsageError(f"{self.id}: visible names {unknown[0]}, but a task has {known}")
+        return () if unknown else named
+
+    @property
+    def planar(self) -> bool:
+        """Whether observations are places in the plane: of a declared point with dynamics."""
+        shape = self.prototype.observation_space.shape
+        return isinstance(self.declaration, DynamicsFamily) and shape == (2,)
 
     def make(self, **options: Any) -> gymnasium.Env:
         """A single environment."""
@@ -105,10 +196,10 @@ class TaskFamily:
 
     def describe(self) -> dict[str, Any]:
         """What config.json of a run holds of the family and its variant."""
-        declaration = getattr(self.prototype.unwrapped, "family", None)
+        declaration = self.declaration
         return {
             "id": self.id,
-            "options": dataclasses.asdict(declaration) if declaration else self.options,
+            "options": self.options if declaration is None else dataclasses.asdict(declaration),
             "task_space": {name: str(space) for name, space in self.task_space.items()},
             "splits": self.splits,
             "observation_space": str(self.prototype.observation_space),
@@ -128,33 +219,64 @@ class TaskFamily:
     def sample_tasks(self, number: int, key: RandomKey, split: str = "train") -> Tasks:
         """`number` tasks of a split, checked against the space: arrays [number, ...]."""
         self.check_split(split)
-        sample = getattr(self.prototype.unwrapped, "sample_task", None) or functools.partial(
-            uniform_task, self.task_space
-        )
         # A stream for each split, so that the tasks of one are never those of another.
-        stream = self.splits.index(split)
+        stream, sample = self.splits.index(split), self._sampler()
         tasks = [sample(key.generator(Use.TASK, i, stream), split) for i in range(number)]
         return validate_tasks(self.task_space, stack_tasks(tasks), number)
+
+    def _sampler(self) -> Callable[[np.random.Generator, str], Task]:
+        own = getattr(self.task_env, "sample_task", None)
+        if callable(own):
+            sample: Callable[[np.random.Generator, str], Task] = own
+            return sample
+        if self.distribution.parameters:
+            return self.distribution.sample
+        return functools.partial(uniform_task, self.task_space)
+
+    def _why_not_made(self, error: Exception) -> str:
+        """One line on an error of the environment's own code, or of the call with its options."""
+        # Gymnasium raises a TypeError anew, from where it calls the class.
+        while _raised_by_gymnasium(error) and isinstance(error.__cause__, TypeError):
+            error = error.__cause__
+        if _raised_by_gymnasium(error) and isinstance(error, TypeError):  # the call itself fails
+            return f"{self.id} cannot be made with {self.options}: {error}"
+        text = " ".join(str(error).split())
+        raised = f"{type(error).__name__}: {text} (raised at {place_of(error)})"
+        return f"{self.id} cannot be made: {raised}"
 
 
 def make_family(id: str, horizon: int | None = None, **options: Any) -> TaskFamily:
     """The family registered under `id`, with its own horizon unless one is given.
 
+    The strings true and false, which a command line gives, are converted to bool.
+
     Raises:
-        UsageError: an unknown id (with the closest one), an environment without a task, an
-            option that it does not take, or no horizon anywhere.
+        UsageError: an unknown id (with the closest one), an environment without a task or whose
+            own code fails, an option that it does not take, or no horizon anywhere.
 
     """
     spec = find_spec(id)
     horizon = horizon if horizon is not None else spec.max_episode_steps
     if horizon is None:
         raise UsageError(f"{id} is registered without max_episode_steps: give a horizon")
-    family = TaskFamily(id, horizon, options)
-    try:
-        _ = family.prototype  # made here, so that a bad option is an error here
-    except TypeError as error:
-        raise UsageError(f"{id} cannot be made with {options}: {error}") from error
+    family = TaskFamily(id, horizon, {name: parse_value(given) for name, given in options.items()})
+    _ = family.prototype  # made here, so that a bad option is an error here
     return family
+
+
+def _raised_by_gymnasium(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].filename == gymnasium.envs.registration.__file__
+
+
+def place_of(error: BaseException) -> str:
+    """FILE:LINE of the error: the innermost line outside metarl, Python and installed packages, or
+    the innermost line of all.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
+    place = (own or frames)[-1]
+    return f"{place.filename}:{place.lineno}"
 
 
 def import_family_module(module: str) -> None:
@@ -174,6 +296,9 @@ def import_family_module(module: str) -> None:
 def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
     """Gymnasium's entry for `Id` or `module:Id`; the module is imported first.
 
+    Where a project has a package `envs` of its own, `envs:Id` is that package's family, or else the
+    one that comes with metarl.
+
     Raises:
         UsageError: an unknown module or id, with the closest family, or what is neither form.
 
@@ -183,7 +308,7 @@ def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
     if not name or (colon and not module.split(".")[0]):
         raise UsageError(naming)
     if module:
-        import_family_module(module)
+        _import_or_shipped(module, name)
     elif name not in gymnasium.registry:
         import_announced_modules()
     if name in gymnasium.registry:
@@ -208,8 +333,9 @@ def registered_families() -> list[str]:
 
 
 def import_announced_modules() -> list[str]:
-    """Imports the modules that installed packages announce, and returns their names."""
-    modules = [e.value for e in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)]
+    """Imports metarl's families and those that installed packages announce; returns the modules."""
+    announced = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
+    modules = [SHIPPED, *(entry_point.value for entry_point in announced)]
     for module in modules:
         import_family_module(module)
     return modules
@@ -217,3 +343,34 @@ def import_announced_modules() -> list[str]:
 
 def _origin(module: str) -> str:
     return str(getattr(sys.modules[module], "__file__", None) or "a namespace package")
+
+
+def _import_or_shipped(module: str, name: str) -> None:
+    """Imports `module`, and for `envs` metarl's own if it is another package without the family."""
+    parent, *rest = module.split(".")
+    try:
+        import_family_module(module)
+    except UsageError:
+        if parent != "envs":
+            raise
+    if parent == "envs" and name not in gymnasium.registry:
+        try:
+            import_family_module(".".join((SHIPPED, *rest)))
+        except UsageError:
+            import_family_module(module)  # its error, or its lack of the family, is what counts
+
+
+def _of_type(env: TaskEnv, name: str, kind: type[T]) -> T | None:
+    """The attribute if it has metarl's type; anything else is the environment's own business."""
+    value = getattr(env, name, None)
+    return value if isinstance(value, kind) else None
+
+
+def _names(
+    env: TaskEnv, attribute: str, kinds: tuple[type[Collection[Any]], ...]
+) -> tuple[str, ...]:
+    """The strings in a collection of strings; none if the attribute is anything else."""
+    value: Any = getattr(env, attribute, ())
+    if not isinstance(value, kinds) or not all(isinstance(name, str) for name in value):
+        return ()
+    return tuple(value)

@@ -110,6 +110,10 @@ def uniform_task(task_space: spaces.Dict, generator: np.random.Generator, split:
     for name, space in task_space.items():
         if isinstance(space, spaces.Discrete):
             task[name] = space.start + generator.integers(space.n)
+        elif isinstance(space, spaces.Box) and space.is_bounded() and space.dtype.kind in "iu":
+            # Truncated real numbers would never reach the upper bound.
+            draw = generator.integers(space.low, space.high, dtype=space.dtype, endpoint=True)
+            task[name] = np.asarray(draw)
         elif isinstance(space, spaces.Box) and space.is_bounded():
             drawn = np.asarray(generator.uniform(np.float64(space.low), np.float64(space.high)))
             # Rounding to a narrower type must not leave the space.
