@@ -194,6 +194,19 @@ def test_dynamics_on_a_device_are_those_in_numpy(name, device):
             assert two.device.type == place.type
 
 
+@pytest.mark.parametrize("name", DYNAMICS)
+def test_no_step_of_dynamics_looks_at_a_value(name):
+    """Tensors on the device `meta` have none; a GPU would have to stop for each look."""
+    family, nowhere = family_of(name), torch.device("meta")
+    declaration = family.prototype.unwrapped.family
+    simulation = DeclaredSimulation(declaration, DynamicsPhysics(declaration, 4), 4, 10, nowhere)
+    simulation.begin(family.sample_tasks(4, RandomKey(1)), np.arange(4))
+    actions = torch.from_numpy(random_actions(family.prototype.action_space, 4)).to(nowhere)
+    for _ in range(2):
+        step = simulation.step(actions)
+        assert all(part.device == nowhere for part in step[:5])
+
+
 def test_entry_points_are_strings_so_that_a_spec_fits_in_a_file():
     for name in FAMILIES:
         spec = gymnasium.spec(name)

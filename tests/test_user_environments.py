@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from metarl import Config
-from metarl.learners.maml import Learner
+from metarl import Config, Learner
 from metarl.simulation.gymnasium import Processes, make_simulation
 from metarl.simulation.serial import success_of
 from metarl.support.errors import UsageError

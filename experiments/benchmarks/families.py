@@ -17,8 +17,9 @@ import tyro
 from sampling import LIMIT, measure
 
 from metarl.policies.parameters import expand
-from metarl.simulation.gymnasium import backend_name
+from metarl.simulation.backends import backend_name
 from metarl.support.parallel import Workers
+from metarl.tasks.declaration import MujocoFamily
 from metarl.tasks.family import TaskFamily, make_family, registered_families
 from metarl.tasks.task import Tasks
 
@@ -51,10 +52,10 @@ def main(
     worst = 1.0
     for name in families or tuple(f"envs:{name}" for name in registered_families()):
         family = make_family(name, min(horizon, make_family(name).horizon))
-        if backend_name(family) not in ("batch", "arrays"):
+        if backend_name(family) != "batch":
             continue
         ratio = line(family, tasks, episodes, seconds, workers)
-        if backend_name(family) == "batch":
+        if isinstance(family.declaration, MujocoFamily):
             worst = min(worst, ratio)
     print(f"least ratio of a MuJoCo family: {worst:.3f}; limit: at least {LIMIT}")
 

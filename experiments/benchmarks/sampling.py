@@ -24,10 +24,12 @@ from metarl.policies.parameters import expand
 from metarl.sampling.actor import PolicyActor
 from metarl.sampling.data import Rollout
 from metarl.sampling.rollout import collect
-from metarl.simulation.gymnasium import backend_name, make_simulation, make_simulations
+from metarl.simulation.backends import make_simulation, make_simulations
+from metarl.simulation.declared import DeclaredSimulation
 from metarl.simulation.mujoco import stop_clock
 from metarl.support.parallel import Workers
 from metarl.support.randomness import RandomKey, Use
+from metarl.tasks.declaration import MujocoFamily
 from metarl.tasks.family import TaskFamily, make_family
 from metarl.tasks.task import Tasks
 
@@ -83,8 +85,8 @@ def measure(family: TaskFamily, tasks: int, episodes: int, seconds: float, worke
     """
     simulations = make_simulations(family, tasks, episodes, workers.threads)
     simulation = make_simulation(family, tasks * episodes, workers.threads)
-    policy = make_policy(simulation.single_observation_space, simulation.single_action_space)
-    units = ActionUnits.of(simulation.single_action_space, family.action_scale)
+    policy = make_policy(simulation.observation_space, simulation.action_space)
+    units = ActionUnits.of(simulation.action_space, family.action_scale)
     key = RandomKey(1)
     parameters = policy.initial_parameters(key.generator(Use.PARAMETERS))
     drawn = family.sample_tasks(tasks, key)
@@ -94,7 +96,7 @@ def measure(family: TaskFamily, tasks: int, episodes: int, seconds: float, worke
         return collect(simulations, actor, units, drawn, episodes, family.horizon, key, 0, workers)
 
     rollout = ours()
-    open_loop = bare_batch if backend_name(family) == "batch" else bare_arrays
+    open_loop = bare_batch if isinstance(family.declaration, MujocoFamily) else bare_arrays
     replay = open_loop(simulation, rollout, drawn, key, workers.threads)
     replay()
     steps = rollout.env_steps
@@ -108,12 +110,13 @@ def measure(family: TaskFamily, tasks: int, episodes: int, seconds: float, worke
     return policy, parameters, drawn, rounds
 
 
-def begin(simulation: gymnasium.vector.VectorEnv, rollout: Rollout, tasks: Tasks, key: RandomKey):
-    """Resets as the rollout was; (ids of the episodes that go on, actions) of each step."""
+def begin(simulation: DeclaredSimulation, rollout: Rollout, tasks: Tasks, key: RandomKey):
+    """Begins as the rollout did; (ids of the episodes that go on, actions) of each step."""
     number, episodes = rollout.returns.shape
-    simulation.task = {name: np.repeat(v, episodes, axis=0) for name, v in tasks.items()}
-    simulation.reset(seed=[s for i in range(number) for s in key.seeds(Use.RESET, i, 0, episodes)])
-    actions = rollout.actions.flatten(0, 1).transpose(0, 1).numpy()
+    streams = [s for i in range(number) for s in key.seeds(Use.RESET, i, 0, episodes)]
+    of_each = {name: np.repeat(v, episodes, axis=0) for name, v in tasks.items()}
+    simulation.begin(of_each, np.array(streams))
+    actions = rollout.actions.flatten(0, 1).transpose(0, 1).contiguous()
     active = rollout.valid.flatten(0, 1).T.numpy()
     return [
         (None if on.all() else np.flatnonzero(on), a) for on, a in zip(active, actions, strict=True)
@@ -121,7 +124,7 @@ def begin(simulation: gymnasium.vector.VectorEnv, rollout: Rollout, tasks: Tasks
 
 
 def bare_batch(
-    simulation: gymnasium.vector.VectorEnv,
+    simulation: DeclaredSimulation,
     rollout: Rollout,
     tasks: Tasks,
     key: RandomKey,
@@ -130,7 +133,7 @@ def bare_batch(
     """Replays the rollout's controls on a batch that does nothing else."""
     physics = simulation.physics
     steps = [
-        (ids, np.ascontiguousarray(physics.control(a)))
+        (ids, np.ascontiguousarray(physics.control(a.numpy())))
         for ids, a in begin(simulation, rollout, tasks, key)
     ]
     start = physics.state()
@@ -152,13 +155,13 @@ def bare_batch(
 
 
 def bare_arrays(
-    simulation: gymnasium.vector.VectorEnv,
+    simulation: DeclaredSimulation,
     rollout: Rollout,
     tasks: Tasks,
     key: RandomKey,
     threads: int,
 ) -> Callable[[], None]:
-    """Replays the rollout's actions on the vector environment of a family with own dynamics."""
+    """Replays the rollout's actions on the simulation of a family with dynamics of its own."""
 
     def replay() -> None:
         for _, actions in begin(simulation, rollout, tasks, key):

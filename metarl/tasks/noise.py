@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from enum import IntEnum
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 from metarl.support.randomness import GAMMA, Array, mixed, random_words
 
@@ -25,7 +25,9 @@ class Noise:
 
     def __init__(self, streams: Array, purpose: Purpose):
         """`streams` [...] int64: any integers, consecutive ones too, because they are hashed."""
-        self._starts = mixed(mixed(streams + GAMMA) + int(purpose))
+        # With an axis more, because NumPy warns of the overflow of scalars alone.
+        starts = mixed(mixed(streams[..., None] + GAMMA) + int(purpose))
+        self._starts = starts.reshape(streams.shape)
         self._drawn = 0
 
     def uniform(self, low: float | Array, high: float | Array, n: int) -> Array:
@@ -40,8 +42,8 @@ class Noise:
 
     def zeros(self, n: int) -> Array:
         """Zeros of the same kind and on the same device: [..., n] float64."""
-        xp = array_namespace(self._starts)
-        return xp.zeros_like(self._starts[..., None] + xp.zeros(n), dtype=xp.float64)
+        xp, shape = array_namespace(self._starts), (*self._starts.shape, n)
+        return xp.zeros(shape, dtype=xp.float64, device=device(self._starts))
 
     def uniform_at(self, step: Array, n: int) -> Array:
         """The numbers of one step, uniform over [0, 1): [..., n]; `step` [] or [...] int64."""
