@@ -76,8 +76,8 @@ def measure(family: TaskFamily, tasks: int, episodes: int, seconds: float, worke
     """A policy, its parameters, the tasks, and rounds of steps per second.
 
     A round measures the open loop as MuJoCo's package steps it, `collect`, and the open loop
-    without the clock of the package. Rounds alternate between them because the speed of a shared host
-    drifts. There are at least 5 rounds, and more within `seconds`.
+    without the clock of the package. Rounds alternate between them because the speed of a shared
+    host drifts. There are at least 5 rounds, and more within `seconds`.
     """
     simulations = make_simulations(family, tasks, episodes, workers.threads)
     simulation = make_simulation(family, tasks * episodes, workers.threads)
