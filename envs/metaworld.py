@@ -1,8 +1,9 @@
 """Meta-World: robot arms that learn manipulation, with held-out goals (ML1) or environments.
 
-Source: Yu et al. 2019 (arXiv 1910.10897); McLean et al. 2025 (Meta-World+, arXiv 2505.11289). Needs
-an installation of its own, for Meta-World pins MuJoCo 3.3.0: `pip install ".[metaworld]"`. Its
-families are registered when this module is imported: `envs.metaworld:ML10-v0`.
+Source: Yu et al. 2019 (arXiv 1910.10897); McLean et al. 2025 (Meta-World+, arXiv 2505.11289). It
+needs a virtual environment of its own, because Meta-World pins MuJoCo 3.3.0:
+`pip install "metarl-suite[metaworld]"`. Importing this module registers its families:
+`envs.metaworld:ML10-v0`.
 """
 
 import functools
@@ -33,8 +34,8 @@ def load_benchmark(name: str, environment: str) -> dict[str, tuple[Any, list[Any
         import metaworld
     except ImportError as error:
         raise UsageError(
-            f'Meta-World cannot be imported ({error}): pip install ".[metaworld]" in a virtual '
-            "environment of its own"
+            f'Meta-World cannot be imported ({error}): run pip install "metarl-suite[metaworld]" '
+            "in a virtual environment of its own"
         ) from error
     if name == "ML1":
         if environment not in metaworld.ML1.ENV_NAMES:

@@ -1,10 +1,10 @@
-"""Bernoulli bandit: what one inner step makes of a few pulls, beside what could be made of them.
+"""Bernoulli bandit: what an inner step learns from a few pulls, beside the best that is possible.
 
-Five arms that pay with unknown probabilities, uniform over [0, 1]. Sizes of Deleu's
-pytorch-maml-rl; a step's gain grows with the pulls: `--episodes 100`. Printed at the end, for
-held-out tasks: the return of a pull after adaptation, of the best arm (which knows the task), and
-of the arm that looks best after the same number of pulls, spread evenly: no one does better whose
-pulls are drawn beforehand.
+There are five arms that pay with unknown probabilities, uniform over [0, 1]. The sizes are those of
+Deleu's pytorch-maml-rl. A step gains more from more pulls: `--episodes 100`. At the end the script
+prints, for held-out tasks, the return of a pull after adaptation, the return of the best arm, and
+the return of the arm with the best record after the same number of pulls, spread evenly over the
+arms. No strategy that chooses its pulls beforehand does better than the last one.
 """
 
 import numpy as np
@@ -15,10 +15,10 @@ from metarl.cli.train import run_experiment
 
 
 def best_posterior_mean(arms: int, pulls: int) -> float:
-    """Expected worth of the arm with the best record after `pulls` of each, from a flat prior.
+    """Expected reward of the arm with the best record after `pulls` of each arm.
 
-    The number of successes of an arm is then uniform over 0 to `pulls`, and with s successes its
-    expected probability is (s + 1) / (pulls + 2).
+    With a uniform prior, the number of successes of an arm is uniform over 0 to `pulls`, and with s
+    successes its expected probability is (s + 1) / (pulls + 2).
     """
     fewer = np.arange(1, pulls + 1) / (pulls + 1)
     return float((pulls - (fewer**arms).sum() + 1) / (pulls + 2))

@@ -1,10 +1,9 @@
-"""Few-shot classification by MAML: real images with held-out classes, or generated graphs.
+"""Few-shot classification with MAML: real images with held-out classes, or generated graphs.
 
-`digits` and `photographs` are data that scikit-learn ships; several domains are learned in one run,
-with the result for each. `graphs` are told apart by a structural property that differs from task to
-task, some of them held out. Beside the meta-learned model, the same model from its random
-initialisation is fine-tuned on the same held-out tasks, without meta-learning, with the step size
-that serves training tasks best.
+`digits` and `photographs` are data sets that scikit-learn ships. A run can learn several domains
+and reports the result for each. Tasks on `graphs` ask for a structural property, some of which are
+held out. For comparison, the same model is fine-tuned from its random initialisation on the same
+held-out tasks, without meta-learning, with the step size that is best on training tasks.
 """
 
 from dataclasses import dataclass
@@ -34,9 +33,9 @@ class ClassificationConfig(FewShotConfig):
     """A run on few-shot classification."""
 
     domains: tuple[Literal["digits", "photographs", "graphs"], ...] = ("digits", "photographs")
-    """Domains that the tasks come from in turn; graphs only alone."""
+    """Domains that the tasks come from in turn; graphs cannot be combined with others."""
     ways: int = 5
-    """N: classes of a task of images; 2 for binary tasks."""
+    """N: classes of a task on images; 2 for binary tasks."""
     shots: int = 1
     """K: samples of each class to adapt on."""
 

@@ -1,9 +1,9 @@
-"""Fine-tuning a trained backbone on few-shot tasks: meta-learned beside plainly fine-tuned.
+"""Fine-tuning of a trained backbone on few-shot tasks, with meta-learning and without.
 
-The backbone (a torch state dict, `--backbone`) is trained on the training digits as any classifier
-is, if no file is given, and saved in the run folder. A fresh head for N classes goes on top; the
-inner loop adapts the head or the whole, and the meta-learner improves where it begins. Plain
-fine-tuning has the step size that serves training tasks best.
+`--backbone` is a torch state dict. Without it, the script trains a classifier of the training
+digits and saves it in the run folder. The backbone gets a new head for N classes. The inner loop
+adapts the head or the whole network, and the meta-learner improves the weights that it starts from.
+Plain fine-tuning uses the step size that is best on training tasks.
 """
 
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ from metarl.support.errors import UsageError
 
 @dataclass(frozen=True)
 class FineTuneConfig(FewShotConfig):
-    """A run that begins at a trained backbone."""
+    """A run that starts from a trained backbone."""
 
     backbone: Path | None = None
-    """State dict of the convolutional net, whatever its head; trained first if not given."""
+    """State dict of the convolutional net with any head; trained first if not given."""
     backbone_epochs: int = 30
-    """Passes over the training images, where the backbone is trained first."""
+    """Passes over the training images, if the backbone is trained first."""
     ways: int = 5
     """N: classes of a task."""
     shots: int = 1
@@ -65,10 +65,10 @@ def train_backbone(domain: Domain, epochs: int) -> dict[str, Any]:
 
 
 def with_fresh_head(state: dict[str, Any], ways: int) -> tuple[nn.Module, tuple[str, ...]]:
-    """The net with the backbone's weights below a head for `ways` classes that is all zeros.
+    """The net with the weights of the backbone and a head of zeros for `ways` classes.
 
     Raises:
-        UsageError: the weights are not those of this net.
+        UsageError: the weights do not fit this net.
 
     """
     module, head = convolutional_net(ways)
@@ -81,7 +81,7 @@ def with_fresh_head(state: dict[str, Any], ways: int) -> tuple[nn.Module, tuple[
 
 
 def load_backbone(config: FineTuneConfig, domain: Domain) -> dict[str, Any]:
-    """The state dict of `--backbone`, or of the one in the run folder, trained now if need be."""
+    """The state dict of `--backbone`, or that in the run folder, which is trained if needed."""
     path = config.backbone or config.run_dir / "backbone.pt"
     if config.backbone is None and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
-"""HalfCheetah, forwards or backwards: MAML-TRPO at the published sizes.
+"""HalfCheetah that runs forwards or backwards: MAML with TRPO at the published sizes.
 
-Finn et al. 2017 (arXiv 1703.03400), section 5.3; sizes of tristandeleu/pytorch-maml-rl and ProMP.
+Finn et al. 2017 (arXiv 1703.03400), section 5.3; with the sizes of
+tristandeleu/pytorch-maml-rl and ProMP.
 """
 
 from metarl import Config

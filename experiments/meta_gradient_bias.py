@@ -1,8 +1,9 @@
-"""How wrong is the meta-gradient? Every estimator against the exact one, on random tabular MDPs.
+"""How wrong is the meta-gradient? Compares every estimator with the exact one on random MDPs.
 
-First each estimator's expectation, by enumeration of all trajectories (bias alone), then estimates
-from batches of sampled episodes (bias and variance against the batch size). Writes results.json,
-meta_gradient_bias.png and the figure for TensorBoard.
+The first part computes the expectation of each estimator by enumeration of all trajectories, which
+shows the bias. The second part estimates the meta-gradient from batches of sampled episodes, which
+shows bias and variance for each batch size. The results are written to results.json,
+meta_gradient_bias.png and TensorBoard.
 """
 
 import json
@@ -42,37 +43,37 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Bias:
-    """Sizes of the comparison; the defaults are those of the README's table."""
+    """Sizes of the comparison; the defaults are those of the documentation."""
 
     mdps: int = 30
     """Random MDPs, each with random logits."""
     states: int = 3
-    """States of each."""
+    """States of each MDP."""
     actions: int = 2
-    """Actions of each."""
+    """Actions of each MDP."""
     horizon: int = 4
     """Steps of an episode."""
     inner_lr: float = 0.5
-    """Step size of the inner loop, on the return of an episode."""
+    """Step size of the inner loop, for the return of an episode."""
     inner_steps: int = 1
-    """Inner steps."""
+    """Number of inner steps."""
     batch_sizes: tuple[int, ...] = (10, 30, 100, 300, 1000)
-    """Episodes of a sampled batch."""
+    """Episodes of each sampled batch."""
     sampled_mdps: int = 5
-    """MDPs on which batches are sampled."""
+    """Number of MDPs on which batches are sampled."""
     repeats: int = 100
-    """Batches of each size on each of these."""
+    """Batches of each size on each of these MDPs."""
     seed: int = 1
-    """Names all random numbers."""
+    """Determines all random numbers."""
     run_dir: Path = Path("runs/meta_gradient_bias")
-    """Where the results go."""
+    """Folder of the results."""
 
 
 Problem = tuple[TabularMDP, Parameters, torch.Tensor]
 
 
 def main(config: Bias) -> None:
-    """Both parts, then the table, the figure and the file."""
+    """Computes both parts and writes the table, the figure and the file."""
     problems = [make_problem(config, i) for i in range(config.mdps)]
     expected = {
         name: [relative(estimate(config, problem, **options), problem[2]) for problem in problems]
@@ -89,7 +90,7 @@ def main(config: Bias) -> None:
 
 
 def make_problem(config: Bias, index: int) -> Problem:
-    """An MDP, logits, and the exact meta-gradient there."""
+    """An MDP, logits, and the exact meta-gradient at these logits."""
     generator = RandomKey(config.seed).generator(Use.TASK, index)
     mdp = random_mdp(generator, config.states, config.actions)
     theta = random_parameters(mdp, generator)
@@ -99,7 +100,7 @@ def make_problem(config: Bias, index: int) -> Problem:
 
 
 def estimate(config: Bias, problem: Problem, **options: Any) -> torch.Tensor:
-    """The meta-gradient of an estimator: its expectation, or from `collect`ed experience."""
+    """The meta-gradient of an estimator: its expectation, or an estimate with `collect`."""
     mdp, theta, _ = problem
     gradient = estimated_meta_gradient(
         mdp, theta, horizon=config.horizon, rate=config.inner_lr, steps=config.inner_steps,
@@ -116,7 +117,7 @@ def relative(ours: torch.Tensor, exact: torch.Tensor) -> float:
 def sampled_errors(
     config: Bias, problems: list[Problem], episodes: int, options: dict[str, Any]
 ) -> dict[str, float]:
-    """Bias, standard deviation and root mean square error, relative, means over the MDPs."""
+    """Relative bias, standard deviation and root mean square error, averaged over the MDPs."""
     rows = []
     for i, problem in enumerate(problems):
         mdp, _, exact = problem
@@ -136,7 +137,7 @@ def sampled_errors(
 def record(
     config: Bias, expected: dict[str, list[float]], sampled: dict[str, list[dict[str, float]]]
 ) -> None:
-    """Table in the terminal; JSON, PNG and TensorBoard in the run folder."""
+    """Prints the table, and writes JSON, PNG and TensorBoard data to the run folder."""
     config.run_dir.mkdir(parents=True, exist_ok=True)
     sizes = [f"rms {n}" for n in config.batch_sizes]
     table = Table("estimator", "median", "max", *sizes, box=None)
@@ -149,8 +150,8 @@ def record(
             "expected": {"median": bias[0], "max": bias[1], "all": errors},
             "sampled": dict(zip(map(str, config.batch_sizes), rows, strict=True)),
         }
-    Console().print("relative error of the meta-gradient: of its expectation (median, max),")
-    Console().print("and of estimates from so many episodes (root mean square)")
+    Console().print("relative error of the expected meta-gradient (median and maximum over MDPs),")
+    Console().print("and root mean square error of estimates from batches of episodes")
     Console().print(table)
     described = {**vars(config), "run_dir": str(config.run_dir)}
     text = json.dumps({"config": described, "estimators": results}, indent=2)
@@ -162,14 +163,14 @@ def record(
 
 
 def draw(config: Bias, sampled: dict[str, list[dict[str, float]]]) -> matplotlib.figure.Figure:
-    """Bias, deviation and error against the batch size."""
+    """Draws bias, standard deviation and error against the batch size."""
     figure = matplotlib.figure.Figure(figsize=(11, 3.6), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
     titles = {"bias": "bias", "deviation": "standard deviation", "rms": "root mean square error"}
     for axis, (part, title) in zip(axes, titles.items(), strict=True):
         for name, rows in sampled.items():
             axis.loglog(config.batch_sizes, [row[part] for row in rows], "o-", ms=3, label=name)
-        axis.set(title=title, xlabel="episodes of a batch")
+        axis.set(title=title, xlabel="episodes per batch")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("relative to the exact meta-gradient")
     axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))

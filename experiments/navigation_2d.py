@@ -1,6 +1,6 @@
-"""Navigation to a goal in the plane: MAML-TRPO at the published sizes.
+"""Navigation to a goal in the plane: MAML with TRPO at the published sizes.
 
-Finn et al. 2017 (arXiv 1703.03400), section 5.3; sizes of tristandeleu/pytorch-maml-rl.
+Finn et al. 2017 (arXiv 1703.03400), section 5.3; with the sizes of tristandeleu/pytorch-maml-rl.
 """
 
 from metarl import Config

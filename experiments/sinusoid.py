@@ -1,7 +1,8 @@
-"""Few-shot regression of sinusoids by MAML (Finn et al. 2017, arXiv 1703.03400, section 5.1).
+"""Few-shot regression of sinusoids with MAML (Finn et al. 2017, arXiv 1703.03400, section 5.1).
 
-Inner step size .01, one step on 10 points; Adam at .001. `--shots 5` and `--inner-steps 5`, or
-`--step-sizes per_parameter` (Meta-SGD), are variants of the literature.
+The inner loop takes one step of size .01 on 10 points; the outer loop is Adam with step size .001.
+Variants of the literature are `--shots 5`, `--inner-steps 5`, and `--step-sizes per_parameter`
+(Meta-SGD).
 """
 
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
-"""Random tabular MDPs: what inner steps make of some episodes, beside what could be made of them.
+"""Random tabular MDPs: what inner steps learn from some episodes, beside what is possible.
 
-Ten states, five actions, ten steps; transitions and mean rewards are unknown (Duan et al. 2016,
-arXiv 1611.02779; Deleu's pytorch-maml-rl). Printed at the end, for the same held-out tasks: the
-return after each inner step; of the optimal policy, which knows the task; of planning in the
-posterior mean of the MDP after as many episodes of random actions as a step sees; and of random
-actions.
+The MDPs have ten states, five actions and ten steps. Transitions and mean rewards are unknown (Duan
+et al. 2016, arXiv 1611.02779; Deleu's pytorch-maml-rl). At the end the script prints, for the same
+held-out tasks, the return after each inner step; the return of the optimal policy, which knows the
+task; the return of planning in the posterior mean of the MDP, after as many episodes of random
+actions as a step sees; and the return of random actions.
 """
 
 import numpy as np
@@ -42,7 +42,7 @@ def value(policy: np.ndarray, transitions: np.ndarray, means: np.ndarray) -> np.
 def posterior_mean(
     transitions: np.ndarray, means: np.ndarray, episodes: int, horizon: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is believed of each task after `episodes` of random actions, from the true prior."""
+    """Posterior means of transitions and rewards after `episodes` of random actions."""
     generator = np.random.default_rng(0)
     tasks, states, actions = means.shape
     rows = np.arange(tasks)

@@ -1,4 +1,7 @@
-"""MAML-TRPO on any task family: `--family MODULE:ID`, the module from the working folder too."""
+"""MAML with TRPO on any task family: `--family MODULE:ID`.
+
+The module may be in the working folder.
+"""
 
 from metarl.cli.train import run_experiment
 

@@ -7,7 +7,11 @@ matplotlib nor TensorBoard.
 import importlib
 from typing import TYPE_CHECKING
 
+from metarl.support.distribution import warn_of_namesake
+
 __version__ = "0.1.0"
+
+warn_of_namesake()
 
 if TYPE_CHECKING:
     from metarl.learners.few_shot import FewShotConfig as FewShotConfig

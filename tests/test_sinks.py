@@ -123,7 +123,8 @@ def test_a_sink_that_is_not_installed_is_one_line_and_other_sinks_hear_nothing(
     tmp_path, calls, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(UsageError, match=r"--sinks mlflow needs: pip install metarl\[mlflow\]"):
+    needed = r'--sinks mlflow needs: pip install "metarl-suite\[mlflow\]"'
+    with pytest.raises(UsageError, match=needed):
         train(small(tmp_path, sinks=("wandb", "mlflow")))
     assert calls == []
     assert not (tmp_path / CONFIG).exists()

@@ -1,7 +1,7 @@
 """Seconds of a meta-update for every named algorithm, at the sizes of half_cheetah_dir.py.
 
-All in one run, on rollouts of the same policy; ratios are to maml-trpo in the same round. Held
-against 1.5: generality must not make an estimator slower than its mathematics does.
+All algorithms are measured in one run. Ratios are to maml-trpo in the same round. The limit is 1.5:
+generality must not make an estimator slower than its mathematics does.
 """
 
 import statistics
@@ -22,7 +22,7 @@ def main(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     threads: int = 0,
 ) -> None:
-    """Prints medians over the rounds, after one iteration of warm-up each."""
+    """Prints medians over the rounds, after one warm-up iteration of each algorithm."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ALGORITHMS}
     learners = {
         name: Learner(Config.of(name, family=family, device=device, threads=threads))

@@ -1,10 +1,11 @@
-"""Environment steps per second of every declared family, beside what its simulation allows.
+"""Environment steps per second of every declared family, beside those of its bare simulation.
 
-All in one run: `collect` as training calls it (policy, noise, rewards, recording), the same
-simulation replaying the same actions without a policy (the bare MuJoCo batch, or the family's own
-arrays), and Gymnasium's SyncVectorEnv of single environments with the same policy. Ended episodes
-are stepped nowhere. MuJoCo families are held against 90 % of the bare batch as MuJoCo's package
-steps it; the last column is the ratio to one without the package's clock, as training has it.
+One run measures `collect` as training calls it (policy, noise, rewards, recording), the same
+simulation when it replays the same actions without a policy (the bare MuJoCo batch, or the array
+functions of the family), and Gymnasium's SyncVectorEnv of single environments with the same policy.
+None of them steps episodes that have ended. The limit for MuJoCo families is 90 % of the bare batch
+as MuJoCo's package steps it. The last column is the ratio to a batch without the clock of that
+package, which training does without, too.
 """
 
 import statistics
@@ -34,16 +35,16 @@ def main(
     horizon: int = 50,
     threads: int = 0,
 ) -> None:
-    """Prints a line for each family: all that are declared, if none is named.
+    """Prints a line for each of the families, or for all declared families.
 
-    Each is measured in rounds for `seconds`; the ratio is their median, with the quartiles.
-
-    Episodes are cut at `horizon`, for the slowest families' sake: a step takes the same time later.
+    Each family is measured in rounds for `seconds`; the ratio is the median of the rounds, with
+    quartiles. Episodes end at `horizon` to limit the time of slow families; later steps take just
+    as long.
     """
     workers = Workers(threads)
     print(
         f"{tasks} x {episodes} episodes of at most {horizon} steps, {workers.threads} threads, "
-        f"medians of the rounds that {seconds:g} s allow"
+        f"medians of the rounds within {seconds:g} s"
     )
     print(
         f"{'family':22s} {'collect':>11s} {'open loop':>11s} {'ratio':>6s} {'quartiles':>13s} "
@@ -57,11 +58,11 @@ def main(
         ratio = line(family, tasks, episodes, seconds, workers)
         if isinstance(family.declaration, MujocoFamily):
             worst = min(worst, ratio)
-    print(f"least ratio of a MuJoCo family: {worst:.3f}; limit: at least {LIMIT}")
+    print(f"smallest ratio of a MuJoCo family: {worst:.3f}; limit: at least {LIMIT}")
 
 
 def line(family: TaskFamily, tasks: int, episodes: int, seconds: float, workers: Workers) -> float:
-    """Measures and prints one family; its ratio to the open loop."""
+    """Measures and prints one family, and returns its ratio to the open loop."""
     policy, parameters, drawn, rounds = measure(family, tasks, episodes, seconds, workers)
     limit, own, _ = (statistics.median(column) for column in zip(*rounds, strict=True))
     low, ratio, high = statistics.quantiles(b / a for a, b, _ in rounds)
@@ -76,7 +77,7 @@ def line(family: TaskFamily, tasks: int, episodes: int, seconds: float, workers:
 
 
 def sync_speed(family: TaskFamily, policy, parameters, task: Tasks, seconds: float = 1.5) -> float:
-    """Steps per second of Gymnasium's vector environment over single ones."""
+    """Steps per second of Gymnasium's SyncVectorEnv."""
     envs = gymnasium.vector.SyncVectorEnv([family.make] * SYNC)
     for env in envs.envs:
         env.unwrapped.task = {name: values[0] for name, values in task.items()}

@@ -1,7 +1,7 @@
-"""Seconds of a meta-iteration and where they go, at the sizes of half_cheetah_dir.py.
+"""Seconds of a meta-iteration and of its parts, at the sizes of half_cheetah_dir.py.
 
-Held against 40 thousand environment steps per second from end to end on two cores; RLlib's
-published runs have 24 thousand with 31 workers and a GPU.
+The limit is 40 thousand environment steps per second, over the whole iteration, on two cores. The
+published runs of RLlib have 24 thousand with 31 workers and a GPU.
 """
 
 import statistics

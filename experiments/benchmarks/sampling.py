@@ -1,10 +1,10 @@
-"""Environment steps per second with the policy in the loop, beside what the physics allow.
+"""Environment steps per second with the policy in the loop, beside those of the bare physics.
 
-All in one run, on the same machine and the same trajectories: `collect` as training calls it
-(policy, noise, rewards, recording), the bare MuJoCo batch replaying the same controls from the
-same states, and Gymnasium's vector environments with the same policy. Held against 90 % of the
-bare batch as MuJoCo's package steps it; beside that, of one without the package's clock, which
-training does without.
+One run measures, for the same trajectories, `collect` as training calls it (policy, noise, rewards,
+recording), the bare MuJoCo batch when it replays the same controls from the same states, and
+Gymnasium's vector environments with the same policy. The limit is 90 % of the bare batch as
+MuJoCo's package steps it. The ratio to a batch without the clock of that package, which training
+does without, is printed beside it.
 """
 
 import statistics
@@ -44,7 +44,7 @@ def main(
     seconds: float = 60.0,
     threads: int = 0,
 ) -> None:
-    """Prints a table of speeds, and the ratios to bare batches: of rounds, for so many seconds."""
+    """Measures for `seconds` and prints a table of speeds and the ratios to the bare batches."""
     workers = Workers(threads)  # as in training: one core for each torch operation
     made = make_family(family)
     policy, parameters, _, rounds = measure(made, tasks, episodes, seconds, workers)
@@ -79,9 +79,9 @@ def main(
 def measure(family: TaskFamily, tasks: int, episodes: int, seconds: float, workers: Workers):
     """A policy, its parameters, the tasks, and rounds of steps per second.
 
-    A round has the open loop as MuJoCo's package steps it, `collect`, and the open loop without
-    the package's clock. Rounds follow each other, because a shared host's pace drifts, for
-    `seconds` and at least 5.
+    A round measures the open loop as MuJoCo's package steps it, `collect`, and the open loop
+    without the clock of the package. Rounds alternate between them because the speed of a shared
+    host drifts. There are at least 5 rounds, and more within `seconds`.
     """
     simulations = make_simulations(family, tasks, episodes, workers.threads)
     simulation = make_simulation(family, tasks * episodes, workers.threads)
@@ -111,7 +111,7 @@ def measure(family: TaskFamily, tasks: int, episodes: int, seconds: float, worke
 
 
 def begin(simulation: DeclaredSimulation, rollout: Rollout, tasks: Tasks, key: RandomKey):
-    """Begins as the rollout did; (ids of the episodes that go on, actions) of each step."""
+    """Begins as the rollout did; for each step, the ids of active episodes, and the actions."""
     number, episodes = rollout.returns.shape
     streams = [s for i in range(number) for s in key.seeds(Use.RESET, i, 0, episodes)]
     of_each = {name: np.repeat(v, episodes, axis=0) for name, v in tasks.items()}
@@ -130,7 +130,7 @@ def bare_batch(
     key: RandomKey,
     threads: int,
 ) -> Callable[[], None]:
-    """Replays the rollout's controls on a batch that does nothing else."""
+    """Replays the controls of the rollout on a batch that does nothing else."""
     physics = simulation.physics
     steps = [
         (ids, np.ascontiguousarray(physics.control(a.numpy())))
@@ -188,7 +188,7 @@ def gymnasium_speed(mode: str, number: int, policy, parameters, steps: int = 400
 
 
 def timed(function: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+    """Seconds of a call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start

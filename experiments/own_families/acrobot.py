@@ -1,6 +1,6 @@
-"""An existing environment as a family, without a class: Gymnasium's Acrobot with other links.
+"""An existing environment as a family, without a class: Gymnasium's Acrobot with other masses.
 
-From this folder:
+Run it from this folder:
 
     metarl check acrobot:AcrobotLinks-v0
     metarl train --family acrobot:AcrobotLinks-v0 --workers 2 --iterations 10 --meta-batch-size 4

@@ -1,12 +1,12 @@
 """A plain Gymnasium environment with a task: a car on a hill of unknown steepness.
 
-From this folder:
+Run it from this folder:
 
     metarl check hill:Hill-v0
     metarl train --family hill:Hill-v0 --workers 2 --iterations 10 --meta-batch-size 4
 
-What makes it a family are `task_space`, `task` and, because the sides are not drawn uniformly from
-the space, `sample_task`. The rest is any environment.
+`task_space` and `task` make it a family. It also has `sample_task`, because tasks are not drawn
+uniformly from the space. The rest is an ordinary environment.
 """
 
 import gymnasium
@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 
 class Hill(gymnasium.Env):
-    """Reach the top on one side or the other: r = −.1 ‖a‖² and 10 at the right top."""
+    """Reach the top on one of the two sides: r = −.1 ‖a‖², and 10 at the top of the task's side."""
 
     def __init__(self):
         self.observation_space = spaces.Box(-2.0, 2.0, (2,), np.float32)
@@ -27,7 +27,7 @@ class Hill(gymnasium.Env):
         self.task = {"steepness": 0.001, "side": 1.0}
 
     def sample_task(self, generator, split):
-        """Steep hills are for the test."""
+        """Steep hills are held out for the test."""
         low, high = (0.0, 0.0015) if split == "train" else (0.0015, 0.0025)
         return {
             "steepness": generator.uniform(low, high),
@@ -35,13 +35,13 @@ class Hill(gymnasium.Env):
         }
 
     def reset(self, *, seed=None, options=None):
-        """Near the valley's floor, at rest."""
+        """Starts near the bottom of the valley, at rest."""
         super().reset(seed=seed)
         self.state = np.array([self.np_random.uniform(-0.1, 0.1), 0.0])
         return self.state.astype(np.float32), {}
 
     def step(self, action):
-        """One step of the car under its motor and the hill's pull."""
+        """Moves the car by its motor and by gravity."""
         position, velocity = self.state
         pull = self.task["steepness"] * np.sin(np.pi * position)
         velocity = np.clip(velocity + 0.003 * float(action[0]) - pull, -0.07, 0.07)

@@ -1,15 +1,15 @@
 """A declared MuJoCo family with its own XML: a block on a rail, in `slider.xml` beside this file.
 
-From this folder:
+Run it from this folder:
 
     metarl check slider:Slider-v0
     metarl train --family slider:Slider-v0 --iterations 20 --meta-batch-size 10
 
-`MujocoFamily` says what there is to declare. `observe`, `reward` and `terminated` see the states
-[..., n] before and after a control step of one environment or of thousands, as NumPy or torch
-arrays, and never the simulator: array arithmetic is all they do. A parameter that belongs to the
-model, as the damping here, is written into it by `configure`; one that belongs to the reward, as
-the goal, is in the reward alone.
+`MujocoFamily` documents what can be declared. `observe`, `reward` and `terminated` get the states
+[..., n] before and after a control step, of one environment or of thousands, as NumPy or torch
+arrays. They do not get the simulator and compute with arrays only. A task parameter that belongs to
+the model, here the damping, is written into the model by `configure`. A parameter that belongs to
+the reward, here the goal, is used in the reward alone.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ from metarl.tasks.noise import Noise
 
 @dataclass(frozen=True)
 class Slider(MujocoFamily):
-    """Move a block of unknown friction to a place that it does not see: r = −|x − g| − .001 u²."""
+    """Move a block of unknown damping to an unknown goal: r = −|x − g| − .001 u²."""
 
     xml: ClassVar[str] = str(Path(__file__).with_name("slider.xml"))
     control_timestep: ClassVar[float] = 0.05  # s, five steps of the model
@@ -37,7 +37,7 @@ class Slider(MujocoFamily):
 
     @property
     def tasks(self) -> TaskDistribution:
-        """The goal, half as far again in the split `beyond`, and how viscous the rail is."""
+        """The goal, up to 1.5 times as far in the split `beyond`, and the damping of the rail."""
         return TaskDistribution(
             goal=Uniform(-1.0, 1.0, beyond=(-1.5, 1.5), unit="m"),
             damping=LogUniform(0.5, 4.0, unit="N s/m"),
@@ -49,15 +49,15 @@ class Slider(MujocoFamily):
         return spaces.Box(-np.inf, np.inf, (2,), np.float64)
 
     def initial(self, noise: Noise, qpos: Array, qvel: Array) -> tuple[Array, Array]:
-        """Near the middle, at rest."""
+        """Starts near the middle, at rest."""
         return qpos + noise.uniform(-0.1, 0.1, 1), qvel
 
     def configure(self, model: Any, task: Mapping[str, Array]) -> Mapping[str, Array]:
-        """The task's damping for the rail's one degree of freedom: [..., 1]."""
+        """The damping of the only degree of freedom: [..., 1]."""
         return {"dof_damping": task["damping"][..., None]}
 
     def observe(self, state: Any) -> Array:
-        """Position and velocity, not the goal."""
+        """Position and velocity, without the goal."""
         return array_namespace(state.qpos).concat([state.qpos, state.qvel], axis=-1)
 
     def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:

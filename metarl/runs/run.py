@@ -21,6 +21,7 @@ from metarl.runs.checkpoint import load_newest
 from metarl.runs.display import Display
 from metarl.runs.folder import CONFIG, RunFolder
 from metarl.runs.sinks import check_sinks
+from metarl.support.distribution import installed_version
 from metarl.support.errors import UsageError
 from metarl.support.options import option
 
@@ -208,11 +209,11 @@ def describe(learner: BaseLearner) -> dict[str, Any]:
     """What config.json holds: the resolved configuration and what it ran on."""
     own = learner.describe()
     resolved = dataclasses.asdict(learner.config) | {"run_dir": str(learner.config.run_folder)}
-    packages = ("metarl", "torch", "numpy", "gymnasium", "mujoco")
+    packages = ("torch", "numpy", "gymnasium", "mujoco")
     return {
         "config": resolved | own.pop("config", {}),
         **own,
-        "versions": {name: version(name) for name in packages},
+        "versions": {"metarl": installed_version()} | {name: version(name) for name in packages},
         "git_commit": _git_commit(),
     }
 

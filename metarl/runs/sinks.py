@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from metarl.support.distribution import DISTRIBUTION
 from metarl.support.errors import UsageError
 from metarl.support.files import replace_durably
 
@@ -134,7 +135,8 @@ def _package(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise UsageError(f"--sinks {name} needs: pip install metarl[{name}] ({error})") from error
+        install = f'pip install "{DISTRIBUTION}[{name}]"'
+        raise UsageError(f"--sinks {name} needs: {install} ({error})") from error
 
 
 def _line(error: Exception) -> str:

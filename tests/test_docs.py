@@ -1,0 +1,76 @@
+"""Every code block of the documentation runs, and every curve is explained.
+
+Blocks of Python and of shell commands run, page by page and in their order, beside a small run of
+HalfCheetahDir. What the README has as well is run by its own test. Other blocks are `text`, for
+commands that need more than this, or `toml`. Blocks that include a file have their language in
+braces; the build of the documentation checks that the file exists.
+"""
+
+import sys
+
+import pytest
+from documentation import ROOT, blocks, broken_links, commands, run, run_line, train_small
+
+DOCS = ROOT / "docs"
+README = (ROOT / "README.md").read_text()
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the run that the pages speak of, much smaller."""
+    folder = tmp_path_factory.mktemp("docs")
+    train_small(folder)
+    return folder
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_blocks_of_a_page_run(page, trained):
+    for language, code in blocks((DOCS / page).read_text()):
+        assert language in ("bash", "python", "text", "toml")
+        if code in README:
+            continue
+        if language == "python":
+            run(sys.executable, "-c", code, cwd=trained)
+        elif language == "bash":
+            for line in code.splitlines():
+                if line not in README:
+                    run_line(line, trained)
+
+
+def test_there_are_pages_with_commands():
+    assert len(PAGES) >= 10
+    assert len(commands((DOCS / "guide.md").read_text())) == 7
+
+
+def test_the_exported_policy_is_a_plain_torch_network(trained):
+    text = (DOCS / "how-to" / "export.md").read_text()
+    for line in commands(text):
+        run_line(line, trained)
+    (code,) = [code for language, code in blocks(text) if language == "python"]
+    output = run(
+        sys.executable, "-c", code + "print(network(torch.zeros(1, 17)).shape)", cwd=trained
+    )
+    assert "[1, 6]" in output
+
+
+def test_every_tag_is_explained():
+    from metarl import Config, Learner
+    from metarl.learners.rl2 import RL2Config, RL2Learner
+
+    family, curves = "envs:Navigation2D-v0", (DOCS / "how-to" / "curves.md").read_text()
+    tags = set(Learner(Config(family=family, meta_batch_size=2, horizon=3)).iterate())
+    tags |= set(RL2Learner(RL2Config(family=family, trials=4, horizon=3)).iterate())
+    for tag in tags - {"iteration", "env_steps"}:
+        group = tag.split("/")[0]
+        explained = f"`{tag}`" in curves or tag.startswith("return/step_")
+        assert explained or f"`{group}/...`" in curves, tag
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_to_pages_lead_somewhere(page):
+    made = ("figures/", "results/", "reference/")  # when the site is built, which checks them
+    broken = [
+        link for link in broken_links(DOCS / page) if not link.replace("../", "").startswith(made)
+    ]
+    assert not broken
