@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from metarl.policies.action_units import ActionUnits
 from metarl.policies.mlp import CONTEXT, CategoricalPolicy, GaussianPolicy
-from metarl.policies.recurrent import RecurrentPolicy
+from metarl.policies.recurrent import RecurrentPolicy, normalised
 from metarl.support.files import replace_durably
 
 WEIGHTS, DESCRIPTION, PROGRAM = "policy.safetensors", "policy.json", "policy.pt2"
@@ -126,6 +126,8 @@ class RecurrentDeployedPolicy(DeployedPolicy):
 
     low: Tensor
     high: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -138,7 +140,14 @@ class RecurrentDeployedPolicy(DeployedPolicy):
     ):
         """`hidden` [hidden], `action` [action] and `reward`: what is remembered of the task."""
         super().__init__()
-        self.network = network
+        # A cell, because exporting a layer that runs over sequences copies its weights.
+        self.cell = nn.GRUCell(network.gru.input_size, network.gru.hidden_size)
+        weights = network.gru.state_dict().items()
+        self.cell.load_state_dict({name.removesuffix("_l0"): w for name, w in weights})
+        self.actor = network.actor
+        mean, std = network.seen.moments
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("std", std.clone())
         self.discrete = network.is_discrete
         self._units = units
         self._remembered = (hidden.clone(), action.clone(), torch.tensor([[reward]]))
@@ -159,10 +168,13 @@ class RecurrentDeployedPolicy(DeployedPolicy):
             hidden: [n, hidden].
 
         """
-        inputs = torch.cat([observations, rewards, actions, began], -1).unsqueeze(1)
-        distribution, _, later = self.network(inputs, hidden.unsqueeze(0))
-        mode = distribution.mode().squeeze(1)
-        return self._units.to_environment(mode), self.network.shown(mode), later.squeeze(0)
+        seen = normalised(torch.cat([observations, rewards], -1), self.mean, self.std)
+        later = self.cell(torch.cat([seen, actions, began], -1), hidden)
+        output = self.actor(later)
+        if self.discrete:
+            mode = output.argmax(-1)
+            return mode, nn.functional.one_hot(mode, output.shape[-1]).float(), later
+        return self._units.to_environment(output), output, later
 
     def act(self, observation: np.ndarray, reward: float) -> int | np.ndarray:
         """The most likely action, remembered for the next call."""
@@ -177,31 +189,31 @@ class RecurrentDeployedPolicy(DeployedPolicy):
         return one_action(mode[0], self.discrete)
 
     def weights(self) -> dict[str, Tensor]:
-        """The network's, and what is remembered of the task: `memory.*`."""
+        """The cell's, the heads', moments of the inputs, and what is remembered: `memory.*`."""
         hidden, action, reward = self._remembered
         memory = {"memory.hidden": hidden, "memory.action": action, "memory.reward": reward[0]}
-        return {**self.network.state_dict(), **memory}
+        return {**self.state_dict(), **memory}
 
     def description(self) -> dict[str, object]:
         """Kind and sizes, and bounds of the actions."""
         about: dict[str, object] = {
-            "recurrent": ["GRU", self.network.gru.input_size, self.network.gru.hidden_size],
+            "recurrent": ["GRUCell", self.cell.input_size, self.cell.hidden_size],
             "observation_size": self.observation_size,
             "action": "number" if self.discrete else "continuous",
         }
         if self.discrete:
-            return about | {"actions": self.network.action_size}
+            return about | {"actions": self.actor.out_features}
         return about | {"low": self.low.tolist(), "high": self.high.tolist()}
 
     def example(self, rows: int) -> tuple[Tensor, ...]:
         """Of the five arguments of `forward`."""
-        sizes = (self.observation_size, 1, self.network.action_size, 1, len(self._remembered[0]))
+        sizes = (self.observation_size, 1, self.actor.out_features, 1, self.cell.hidden_size)
         return tuple(torch.zeros(rows, size) for size in sizes)
 
     @property
     def observation_size(self) -> int:
         """Numbers of an observation."""
-        return self.network.gru.input_size - 2 - self.network.action_size
+        return self.cell.input_size - 2 - self.actor.out_features
 
 
 def one_action(action: Tensor, discrete: bool) -> int | np.ndarray:
@@ -226,7 +238,11 @@ def export_policy(policy: DeployedPolicy, folder: Path, about: Json) -> list[Pat
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights, text, program = (folder / name for name in (WEIGHTS, DESCRIPTION, PROGRAM))
-    save_file({n: p.detach().contiguous() for n, p in policy.weights().items()}, weights)
+    own = {
+        n: p.detach().clone(memory_format=torch.contiguous_format)
+        for n, p in policy.weights().items()
+    }
+    save_file(own, weights)
     description = {**policy.description(), **about}
     replace_durably(text, (json.dumps(description, indent=2) + "\n").encode())
     # Two rows: a size of 1 would be taken for a constant.

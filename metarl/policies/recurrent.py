@@ -62,8 +62,7 @@ class RecurrentPolicy(nn.Module):
         """
         mean, std = self.seen.moments
         seen, rest = inputs[..., : len(mean)], inputs[..., len(mean) :]
-        normalised = ((seen - mean) / std).clamp(-LARGEST_INPUT, LARGEST_INPUT).float()
-        features, hidden = self.gru(torch.cat([normalised, rest], -1), hidden)
+        features, hidden = self.gru(torch.cat([normalised(seen, mean, std), rest], -1), hidden)
         output, values = self.actor(features), self.critic(features).squeeze(-1)
         if self.is_discrete:
             return Categorical(torch.log_softmax(output, -1)), values, hidden
@@ -75,3 +74,8 @@ class RecurrentPolicy(nn.Module):
         if self.is_discrete:
             return nn.functional.one_hot(actions, self.action_size).float()
         return actions
+
+
+def normalised(inputs: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(inputs − mean) / std, clipped: float32 [..., n]."""
+    return ((inputs - mean) / std).clamp(-LARGEST_INPUT, LARGEST_INPUT).float()
