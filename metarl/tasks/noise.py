@@ -25,7 +25,8 @@ class Noise:
 
     def __init__(self, streams: Array, purpose: Purpose):
         """`streams` [...] int64: any integers, consecutive ones too, because they are hashed."""
-        self._starts = mixed(mixed(streams + GAMMA) + int(purpose))
+        # With a dimension more, because NumPy warns where a scalar overflows.
+        self._starts = mixed(mixed(streams[..., None] + GAMMA) + int(purpose))[..., 0]
         self._drawn = 0
 
     def uniform(self, low: float | Array, high: float | Array, n: int) -> Array:
