@@ -45,6 +45,8 @@ def test_an_episodes_numbers_are_its_own_streams_alone():
         np.testing.assert_array_equal(all_of_them[17:18], one)
     for flat, square in zip(draws(STREAMS[:6]), draws(STREAMS[:6].reshape(2, 3)), strict=True):
         np.testing.assert_array_equal(flat.reshape(square.shape), square)
+    for several, single in zip(draws(STREAMS[:1]), draws(STREAMS[0, ...]), strict=True):
+        np.testing.assert_array_equal(several[0], single)
 
 
 def test_draws_and_purposes_share_no_numbers():

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from array_api_compat import array_namespace
 from torch import Tensor
 
 from metarl.simulation.physics import Physics, call, expect_shape
@@ -41,11 +42,14 @@ class DeclaredSimulation:
         self._physics: Physics | None = physics
         self._horizon = horizon
         self._task_space = family.tasks.space
-        self._terminated, self._truncated, self._failed = (
+        # As others see them, and as they are computed here: in the same memory.
+        self._flags = [
             torch.zeros(num_envs, dtype=torch.bool, device=self.device) for _ in range(3)
-        )
-        # A tensor, so that a captured step counts when it is replayed.
-        self._elapsed = torch.zeros((), dtype=torch.int64, device=self.device)
+        ]
+        self._terminated, self._truncated, self._failed = map(self._array, self._flags)
+        # An array, so that a captured step counts when it is replayed.
+        self._elapsed = self._array(torch.zeros((), dtype=torch.int64, device=self.device))
+        self._xp = array_namespace(self._elapsed)
 
     @property
     def physics(self) -> Physics:
@@ -65,7 +69,7 @@ class DeclaredSimulation:
         checked = validate_tasks(self._task_space, tasks, self.num_envs)
         self._tasks = {name: self._placed(values) for name, values in checked.items()}
         for buffer in (self._terminated, self._truncated, self._failed, self._elapsed):
-            buffer.zero_()
+            buffer[...] = 0
         words = np.asarray(streams)
         # The same 64 bits: torch has no unsigned arithmetic.
         signed = words.view(np.int64) if words.dtype == np.uint64 else words.astype(np.int64)
@@ -74,17 +78,16 @@ class DeclaredSimulation:
 
     def step(self, actions: Tensor) -> Step:
         """Steps the environments whose episodes have not ended."""
-        physics = self.physics
+        physics, xp = self.physics, self._xp
         active = ~(self._terminated | self._truncated)
         before = physics.state()
-        control, failed = physics.step(*map(self._array, (actions, active, self._elapsed)))
+        control, failed = physics.step(self._array(actions), active, self._elapsed)
         after = physics.state()
         moved = active
         if failed is not None:
-            unstable = active & self.tensor(failed)
-            moved = active & ~unstable
-            self._failed |= unstable
-            self._truncated |= unstable
+            moved = active & ~failed
+            self._failed |= active & failed
+            self._truncated |= active & failed
         # One reward and one observation per environment, also where nothing moved: cheaper than
         # gathering the active ones, and masked here.
         rewards = self._one_each("reward", before, control, after, self._tasks)
@@ -96,12 +99,13 @@ class DeclaredSimulation:
         self._elapsed += 1
         if self._horizon is not None:
             self._truncated |= active & (self._elapsed >= self._horizon)
+        terminated, truncated, unstable = self._flags
         return Step(
             observations=self.tensor(call(self.family, "observe", after)),
-            rewards=torch.where(moved, rewards.double(), 0.0),
-            terminated=self._terminated,
-            truncated=self._truncated,
-            failed=self._failed,
+            rewards=self.tensor(xp.where(moved, xp.astype(rewards, xp.float64, copy=False), 0.0)),
+            terminated=terminated,
+            truncated=truncated,
+            failed=unstable,
             success=None,
         )
 
@@ -109,13 +113,12 @@ class DeclaredSimulation:
         """Frees the physics."""
         self._physics = None
 
-    def _one_each(self, function: str, *arguments: Any) -> Tensor | None:
+    def _one_each(self, function: str, *arguments: Any) -> Array | None:
         """What a function of the family gives, one number for each environment: [num_envs]."""
         values = call(self.family, function, *arguments)
-        if values is None:
-            return None
-        expect_shape(self.family, function, values, (self.num_envs,))
-        return self.tensor(values)
+        if values is not None:
+            expect_shape(self.family, function, values, (self.num_envs,))
+        return values
 
     def _placed(self, values: np.ndarray) -> Array:
         """An array of the host, where the physics are."""

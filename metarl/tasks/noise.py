@@ -25,9 +25,8 @@ class Noise:
 
     def __init__(self, streams: Array, purpose: Purpose):
         """`streams` [...] int64: any integers, consecutive ones too, because they are hashed."""
-        # With an axis more, because NumPy warns of the overflow of scalars alone.
-        starts = mixed(mixed(streams[..., None] + GAMMA) + int(purpose))
-        self._starts = starts.reshape(streams.shape)
+        # With a dimension more, because NumPy warns where a scalar overflows.
+        self._starts = mixed(mixed(streams[..., None] + GAMMA) + int(purpose))[..., 0]
         self._drawn = 0
 
     def uniform(self, low: float | Array, high: float | Array, n: int) -> Array:
