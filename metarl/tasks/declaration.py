@@ -16,16 +16,40 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
+from metarl.support.types import Space
 from metarl.tasks.distributions import TaskDistribution
 from metarl.tasks.noise import Noise
 
 Array = Any
 """A NumPy or torch array; `array_api_compat.array_namespace` gives the functions for either."""
+
+
+class Fields(Protocol):
+    """Arrays by name: what the functions of a MuJoCo family see of a state, or of a model."""
+
+    def __getattr__(self, name: str, /) -> Array:
+        """The array of a field that the family declares, as in `state.qpos`: [..., *shape]."""
+
+
+States = Array | Fields
+"""Arrays [..., state] in families with dynamics of their own, fields in those on MuJoCo models."""
+
+F = TypeVar("F", bound="DeclaredFamily")
 
 
 @dataclass(frozen=True)
@@ -55,15 +79,17 @@ class DeclaredFamily:
         """Space of `observe`."""
         raise NotImplementedError
 
-    def observe(self, state: Any) -> Array:
+    def observe(self, state: States) -> Array:
         """What the policy sees, [..., observation]: never the task."""
         raise NotImplementedError
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+    def reward(
+        self, before: States, control: Array, after: States, task: Mapping[str, Array]
+    ) -> Array:
         """Reward of the step from state `before` under `control` to state `after`: [...]."""
         raise NotImplementedError
 
-    def terminated(self, state: Any, task: Mapping[str, Array]) -> Array | None:
+    def terminated(self, state: States, task: Mapping[str, Array]) -> Array | None:
         """Whether the episode ends in `state`: [...]; None where it never does."""
         return None
 
@@ -94,7 +120,7 @@ class MujocoFamily(DeclaredFamily):
         """qpos [..., nq] and qvel [..., nv] at reset, from the model's; by default unchanged."""
         return qpos, qvel
 
-    def configure(self, model: Any, task: Mapping[str, Array]) -> Mapping[str, Array]:
+    def configure(self, model: Fields, task: Mapping[str, Array]) -> Mapping[str, Array]:
         """Each of `model_fields` under the task, as NumPy arrays: [..., *shape].
 
         `model` has the model's own values of these fields, [*shape]. To change one body's mass
@@ -115,7 +141,7 @@ class DynamicsFamily(DeclaredFamily):
     """Random numbers of a step, uniform over [0, 1)."""
 
     @property
-    def action_space(self) -> spaces.Space[Any]:
+    def action_space(self) -> Space:
         """Space of the actions that `transition` takes."""
         raise NotImplementedError
 
@@ -132,7 +158,7 @@ class DynamicsFamily(DeclaredFamily):
         raise NotImplementedError
 
 
-def load_declaration(reference: str | DeclaredFamily, options: Mapping[str, Any]) -> Any:
+def load_declaration(reference: str | F, options: Mapping[str, Any]) -> F:
     """The declaration at `module:Class`, made with `options`.
 
     Raises:
@@ -152,10 +178,11 @@ def load_declaration(reference: str | DeclaredFamily, options: Mapping[str, Any]
             raise UsageError(f"{name} has no option {option}; it has {', '.join(known) or 'none'}")
         if not _is_of(known[option], value):
             raise UsageError(f"{name}: {option} {value} must be {_described(known[option])}")
-    return family_class(**options)
+    family: F = family_class(**options)
+    return family
 
 
-def parse_value(value: Any) -> Any:
+def parse_value(value: object) -> object:
     """Converts the strings `true` and `false`, which a command line gives, to bool.
 
     Other values are returned as they are: the command line parses numbers itself.
@@ -164,7 +191,7 @@ def parse_value(value: Any) -> Any:
     return truth.get(value.lower(), value) if isinstance(value, str) else value
 
 
-def _is_of(kind: Any, value: Any) -> bool:
+def _is_of(kind: object, value: object) -> bool:
     """Whether the value has the annotated type; a bool does not count as a number."""
     origin = get_origin(kind)
     if origin is Literal:
@@ -174,13 +201,15 @@ def _is_of(kind: Any, value: Any) -> bool:
     if kind in (int, float) and isinstance(value, bool):
         return False
     expected = origin or kind
-    return isinstance(value, (int, float) if expected is float else expected)
+    if expected is float:
+        return isinstance(value, (int, float))
+    return not isinstance(expected, type) or isinstance(value, expected)
 
 
-def _described(kind: Any) -> str:
+def _described(kind: object) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(map(str, get_args(kind)))
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(map(_described, get_args(kind)))
-    names = {bool: "true or false", int: "an int", type(None): "None"}
+    names: dict[object, str] = {bool: "true or false", int: "an int", type(None): "None"}
     return names.get(kind) or f"a {getattr(kind, '__name__', kind)}"

@@ -13,14 +13,15 @@ Where the tasks are finite in number, and more than two, train and test have non
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
+from metarl.support.types import Json, Space
 
 Value = np.ndarray
 HELD_OUT = 5
@@ -28,10 +29,12 @@ HELD_OUT = 5
 
 
 class Distribution(Protocol):
-    """Of one task parameter."""
+    """The distribution of one task parameter: a dataclass, so that it can be written to JSON."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     @property
-    def space(self) -> spaces.Space[Any]:
+    def space(self) -> Space:
         """All its values, those beyond training included."""
 
     def draw(self, generator: np.random.Generator) -> Value:
@@ -235,7 +238,7 @@ class Dirichlet:
 class Choice:
     """One of some values, each as likely: numbers, or tuples of numbers."""
 
-    values: tuple[Any, ...]
+    values: tuple[float | tuple[float, ...], ...]
     unit: str = ""
 
     def __post_init__(self) -> None:
@@ -282,8 +285,6 @@ class TaskDistribution:
         """The same parameters, distributed alike."""
         return isinstance(other, TaskDistribution) and self.parameters == other.parameters
 
-    __hash__ = None  # type: ignore[assignment]
-
     def sample(self, generator: np.random.Generator, split: str) -> dict[str, Value]:
         """One task of a split."""
         if split == "beyond":
@@ -298,15 +299,15 @@ class TaskDistribution:
             }
         return {name: d.draw(generator) for name, d in self.parameters.items()}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Plain types; `from_json` is the way back."""
         return {
-            name: {"kind": type(d).__name__, **dataclasses.asdict(d)}  # type: ignore[call-overload]
+            name: {"kind": type(d).__name__, **dataclasses.asdict(d)}
             for name, d in self.parameters.items()
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Mapping[str, Any]]) -> Self:
+    def from_json(cls, data: Mapping[str, Mapping[str, object]]) -> Self:
         """What `to_json` gave, lists for tuples allowed.
 
         Raises:
@@ -337,26 +338,26 @@ def finite_split(number: int, split: str) -> np.ndarray:
     return chosen
 
 
-def distribution_from_json(name: str, fields: Mapping[str, Any]) -> Distribution:
+def distribution_from_json(name: str, fields: Mapping[str, object]) -> Distribution:
     """One parameter's distribution from its kind and fields.
 
     Raises:
         UsageError: names the parameter and what is wrong with it.
 
     """
-    kinds: dict[str, Any] = {
+    kinds: dict[str, Callable[..., Distribution]] = {
         kind.__name__: kind for kind in (Uniform, LogUniform, Normal, Ball, Dirichlet, Choice)
     }
     options = {key: _tuples(value) for key, value in fields.items() if key != "kind"}
     kind = fields.get("kind")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise UsageError(f"task parameter {name}: kind {kind} must be one of {', '.join(kinds)}")
     try:
-        distribution: Distribution = kinds[kind](**options)
+        distribution = kinds[kind](**options)
     except TypeError as error:
         raise UsageError(f"task parameter {name}: {error}") from None
     return distribution
 
 
-def _tuples(value: Any) -> Any:
+def _tuples(value: object) -> object:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import gymnasium
 import numpy as np
@@ -33,6 +33,7 @@ from gymnasium import spaces
 
 from metarl.support.errors import UsageError
 from metarl.support.randomness import RandomKey, Use
+from metarl.support.types import Json
 from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, parse_value
 from metarl.tasks.distributions import TaskDistribution
 from metarl.tasks.task import (
@@ -62,7 +63,7 @@ class TaskEnv(Protocol):
     """A value in the space. It can be set, takes effect at the next `reset`, and stays."""
 
 
-def task_environment(env: gymnasium.Env[Any, Any]) -> TaskEnv:
+def task_environment(env: gymnasium.Env) -> TaskEnv:
     """The environment or wrapper that has the task: the outermost one.
 
     Raises:
@@ -70,7 +71,7 @@ def task_environment(env: gymnasium.Env[Any, Any]) -> TaskEnv:
 
     """
     names = ("task_space", "task")
-    layer: gymnasium.Env[Any, Any] = env
+    layer: gymnasium.Env = env
     while isinstance(layer, gymnasium.Wrapper):
         # A wrapper may forward what it does not have to its environment: reading it, not writing.
         if all(name in vars(layer) or hasattr(type(layer), name) for name in names):
@@ -94,7 +95,7 @@ class TaskFamily:
     """Gymnasium id; `module:Id` imports the module first."""
     horizon: int
     """Steps after which an episode is truncated."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Json = field(default_factory=dict)
     """Keyword arguments of the environment: the family's variant."""
 
     @functools.cached_property
@@ -186,15 +187,15 @@ class TaskFamily:
         shape = self.prototype.observation_space.shape
         return isinstance(self.declaration, DynamicsFamily) and shape == (2,)
 
-    def make(self, **options: Any) -> gymnasium.Env:
+    def make(self, **options: object) -> gymnasium.Env:
         """A single environment."""
-        options = {**self.options, **options}
+        given: Json = {**self.options, **options}
         # The checks and the order-enforcing wrapper of make() would cost more than many a step.
         return gymnasium.make(
-            self.spec, max_episode_steps=self.horizon, disable_env_checker=True, **options
+            self.spec, max_episode_steps=self.horizon, disable_env_checker=True, **given
         )
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """What config.json of a run holds of the family and its variant."""
         declaration = self.declaration
         return {
@@ -245,7 +246,7 @@ class TaskFamily:
         return f"{self.id} cannot be made: {raised}"
 
 
-def make_family(id: str, horizon: int | None = None, **options: Any) -> TaskFamily:
+def make_family(id: str, horizon: int | None = None, **options: object) -> TaskFamily:
     """The family registered under `id`, with its own horizon unless one is given.
 
     The strings true and false, which a command line gives, are converted to bool.
@@ -367,10 +368,11 @@ def _of_type(env: TaskEnv, name: str, kind: type[T]) -> T | None:
 
 
 def _names(
-    env: TaskEnv, attribute: str, kinds: tuple[type[Collection[Any]], ...]
+    env: TaskEnv, attribute: str, kinds: tuple[type[Collection[object]], ...]
 ) -> tuple[str, ...]:
     """The strings in a collection of strings; none if the attribute is anything else."""
-    value: Any = getattr(env, attribute, ())
-    if not isinstance(value, kinds) or not all(isinstance(name, str) for name in value):
+    value = getattr(env, attribute, ())
+    if not isinstance(value, kinds):
         return ()
-    return tuple(value)
+    names = tuple(name for name in value if isinstance(name, str))
+    return names if len(names) == len(value) else ()

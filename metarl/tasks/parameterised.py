@@ -4,12 +4,13 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, SupportsFloat
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 
 from metarl.support.errors import UsageError
 from metarl.tasks.distributions import (
@@ -21,6 +22,12 @@ from metarl.tasks.distributions import (
 )
 from metarl.tasks.family import TaskFamily, find_spec, make_family
 from metarl.tasks.task import Task, validate_tasks
+
+if TYPE_CHECKING:
+    from gymnasium.envs.classic_control import CartPoleEnv
+
+Derivation = Callable[[Any], None]
+"""Updates an unwrapped environment of some class after the task's values are written into it."""
 
 
 class ParameterisedEnv(gymnasium.Env):
@@ -53,7 +60,11 @@ class ParameterisedEnv(gymnasium.Env):
     """
 
     def __init__(
-        self, env_id: str, parameters: Mapping[str, Any], derive: str = "", **options: Any
+        self,
+        env_id: str,
+        parameters: Mapping[str, Sequence[Any]],
+        derive: str = "",
+        **options: Any,
     ):
         """`env_id` is made with `options`; its own time limit gives way to the family's.
 
@@ -88,12 +99,12 @@ class ParameterisedEnv(gymnasium.Env):
         return dict(self._task)
 
     @task.setter
-    def task(self, task: Mapping[str, Any]) -> None:
+    def task(self, task: Mapping[str, npt.ArrayLike]) -> None:
         self._task = validate_tasks(self.task_space, task, None)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+        self, *, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> tuple[object, dict[str, object]]:
         """Writes the task into the environment and resets it."""
         for name, attribute in self._attributes.items():
             attribute.write(self._env.unwrapped, float(self._task[name]))
@@ -101,7 +112,7 @@ class ParameterisedEnv(gymnasium.Env):
         self._derive(self._env.unwrapped)
         return self._env.reset(seed=seed, options=options)
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: object) -> tuple[object, SupportsFloat, bool, bool, dict[str, object]]:
         """Steps the environment."""
         observation, reward, terminated, truncated, info = self._env.step(action)
         return observation, reward, terminated, truncated, info
@@ -160,7 +171,7 @@ class Attribute:
     """Of the number that was there first."""
 
     @classmethod
-    def find(cls, env: Any, path: str) -> Self:
+    def find(cls, env: object, path: str) -> Self:
         """The attribute of an environment at `path`.
 
         Raises:
@@ -184,7 +195,7 @@ class Attribute:
         """Whether the number that was there first is a whole number or a truth value."""
         return issubclass(self.kind, (int, np.integer, np.bool_))
 
-    def typed(self, value: float) -> Any:
+    def typed(self, value: float) -> object:
         """The value in the attribute's own type.
 
         A whole number may stand for a real one, as in `self.mass = 1`: there a value that is not
@@ -192,10 +203,10 @@ class Attribute:
         """
         if not issubclass(self.kind, (int, float, np.generic)):
             return value
-        typed: Any = self.kind(value)
+        typed = self.kind(value)
         return typed if typed == value or not self.whole else value
 
-    def write(self, env: Any, value: float) -> None:
+    def write(self, env: object, value: float) -> None:
         """Sets the attribute.
 
         Raises:
@@ -210,7 +221,7 @@ class Attribute:
         else:
             getattr(owner, self.name)[self.index] = typed
 
-    def owners(self, env: Any) -> list[Any]:
+    def owners(self, env: object) -> list[object]:
         """The objects on the way, from the environment to the one that has the attribute."""
         owners = [env]
         for name in self.holders:
@@ -250,9 +261,9 @@ def _distribution(name: str, *given: Any) -> Distribution:
     return distribution
 
 
-def _refresh_models(env: Any, attributes: Iterable[Attribute]) -> None:
+def _refresh_models(env: object, attributes: Iterable[Attribute]) -> None:
     """Recomputes what the MuJoCo models that hold the attributes derive from their fields."""
-    mujoco: Any = sys.modules.get("mujoco")
+    mujoco = sys.modules.get("mujoco")
     if mujoco is None:
         return
     owners = {id(owner): owner for attribute in attributes for owner in attribute.owners(env)}
@@ -261,7 +272,7 @@ def _refresh_models(env: Any, attributes: Iterable[Attribute]) -> None:
             mujoco.mj_setConst(owner, mujoco.MjData(owner))
 
 
-def _derivation(env: Any, reference: str) -> Callable[[Any], None]:
+def _derivation(env: object, reference: str) -> Derivation:
     """The function to call after values are written: the known derivation, then `reference`."""
     known = KNOWN_DERIVATIONS.items()
     names = {f"{kind.__module__}:{kind.__qualname__}" for kind in type(env).__mro__}
@@ -273,26 +284,26 @@ def _derivation(env: Any, reference: str) -> Callable[[Any], None]:
             raise UsageError(f"derive {reference} must be MODULE:FUNCTION of a function")
         functions.append(given)
 
-    def derive(unwrapped: Any) -> None:
+    def derive(unwrapped: object) -> None:
         for function in functions:
             function(unwrapped)
 
     return derive
 
 
-def _derive_cart_pole(env: Any) -> None:
+def _derive_cart_pole(env: "CartPoleEnv") -> None:
     env.total_mass = env.masspole + env.masscart
     env.polemass_length = env.masspole * env.length
 
 
-KNOWN_DERIVATIONS: dict[str, Callable[[Any], None]] = {
+KNOWN_DERIVATIONS: dict[str, Derivation] = {
     "gymnasium.envs.classic_control.cartpole:CartPoleEnv": _derive_cart_pole,
 }
 """For a class, the function that updates what its `__init__` computes from other attributes.
 Gymnasium's other classic control environments compute only the bounds of their spaces."""
 
 
-def _different(one: Any, other: Any) -> set[str]:
+def _different(one: object, other: object) -> set[str]:
     """Names of attributes of both whose numbers differ."""
     mine, theirs = vars(one), vars(other)
     return {
@@ -303,15 +314,15 @@ def _different(one: Any, other: Any) -> set[str]:
     }
 
 
-def _made_with(env: Any, values: Mapping[str, Any]) -> Any:
+def _made_with(env: gymnasium.Env, values: Mapping[str, object]) -> gymnasium.Env | None:
     """An environment of the same class whose `__init__` sees `values` for these attributes.
 
     None if its `__init__` fails with them.
     """
-    kind: Any = type(env)
+    kind = type(env)
     replaced = dict(values)
 
-    def set_attribute(self: Any, name: str, value: Any) -> None:
+    def set_attribute(self: gymnasium.Env, name: str, value: object) -> None:
         kind.__setattr__(self, name, replaced.get(name, value))
 
     of_class = {name: value for name, value in values.items() if hasattr(kind, name)}
@@ -322,7 +333,7 @@ def _made_with(env: Any, values: Mapping[str, Any]) -> Any:
     arguments = inspect.signature(kind).parameters
     options |= {name: value for name, value in values.items() if name in arguments}
     try:
-        made = altered(**options)
+        made: gymnasium.Env = altered(**options)
     except Exception:  # from the environment's own code, which may reject these values
         return None
     replaced.clear()

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
@@ -27,12 +28,14 @@ def stack_tasks(tasks: list[Task]) -> Tasks:
     return {name: np.stack([np.asarray(task[name]) for task in tasks]) for name in tasks[0]}
 
 
-def select_tasks(tasks: Tasks, index: Any) -> Tasks:
+def select_tasks(tasks: Tasks, index: int | slice | Sequence[int] | np.ndarray) -> Tasks:
     """The tasks at `index` (an int gives one task, an array or a slice several)."""
     return {name: np.asarray(values[index]) for name, values in tasks.items()}
 
 
-def validate_tasks(task_space: spaces.Dict, tasks: Mapping[str, Any], number: int | None) -> Tasks:
+def validate_tasks(
+    task_space: spaces.Dict, tasks: Mapping[str, npt.ArrayLike], number: int | None
+) -> Tasks:
     """`tasks` as arrays, checked against the space: [number, ...], or one task if None.
 
     Raises:
