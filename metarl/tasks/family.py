@@ -1,11 +1,11 @@
-"""What a task family is: a Gymnasium environment with a task, and a distribution over tasks.
+"""Task families: Gymnasium environments with a task, and a distribution over tasks.
 
 An environment is a family when it, or one of its wrappers, is a `TaskEnv`. It may have the
-attributes below. Each counts only if it has the type named here, so that an environment may use
+attributes below. Each is used only if it has the type named here, so that an environment may use
 these names for its own purposes:
 
-- `sample_task(generator, split)`: draws a task of a split;
-- `tasks`, a `TaskDistribution`: draws the tasks where there is no `sample_task`;
+- `sample_task(generator, split)`, a method that draws a task of a split;
+- `tasks`, a `TaskDistribution` that draws the tasks if there is no `sample_task`;
 - `splits`, a tuple or list of names with at least train and test;
 - `visible`, a collection of the names of parameters that observations may show (otherwise none);
 - `family`, a `DeclaredFamily`: the declaration that the environment was made from.
@@ -60,11 +60,11 @@ class TaskEnv(Protocol):
     task_space: spaces.Dict
     """Space of the named, physical parameters; each is a Box or Discrete."""
     task: Task
-    """A value in the space. It can be set, takes effect at the next `reset`, and stays."""
+    """A value in the space. A new value takes effect at the next `reset` and persists."""
 
 
 def task_environment(env: gymnasium.Env) -> TaskEnv:
-    """The environment or wrapper that has the task: the outermost one.
+    """The outermost environment or wrapper that has a task.
 
     Raises:
         UsageError: none of them has `task_space` and `task`.
@@ -73,7 +73,7 @@ def task_environment(env: gymnasium.Env) -> TaskEnv:
     names = ("task_space", "task")
     layer: gymnasium.Env = env
     while isinstance(layer, gymnasium.Wrapper):
-        # A wrapper may forward what it does not have to its environment: reading it, not writing.
+        # A wrapper may forward reading, but not writing, of attributes to its environment.
         if all(name in vars(layer) or hasattr(type(layer), name) for name in names):
             return cast(TaskEnv, layer)
         layer = layer.env
@@ -89,7 +89,7 @@ def task_environment(env: gymnasium.Env) -> TaskEnv:
 
 @dataclass(frozen=True)
 class TaskFamily:
-    """A registered family: makes its environments and draws its tasks. `make_family` makes one."""
+    """A registered family, which makes its environments and draws its tasks; see `make_family`."""
 
     id: str
     """Gymnasium id; `module:Id` imports the module first."""
@@ -105,10 +105,11 @@ class TaskFamily:
 
     @functools.cached_property
     def prototype(self) -> gymnasium.Env:
-        """One environment of the family, to ask for its spaces and tasks.
+        """One environment of the family, from which spaces and tasks are read.
 
         Raises:
-            UsageError: it cannot be made, with the place of the error, or it has no task.
+            UsageError: the environment cannot be made (the message says where its code fails), or
+                it has no task.
 
         """
         try:
@@ -134,12 +135,12 @@ class TaskFamily:
 
     @property
     def declaration(self) -> DeclaredFamily | None:
-        """What the environment was made from, where it is a declared family."""
+        """The declaration behind the environment; None if the family is not a declared one."""
         return _of_type(self.task_env, "family", DeclaredFamily)
 
     @property
     def distribution(self) -> TaskDistribution:
-        """How the parameters are distributed; without parameters where the family declares none."""
+        """The distribution of the task parameters; empty if the environment declares none."""
         if self.declaration is not None:
             return self.declaration.tasks
         return _of_type(self.task_env, "tasks", TaskDistribution) or TaskDistribution()
@@ -154,7 +155,8 @@ class TaskFamily:
         """Names of the splits.
 
         Raises:
-            UsageError: `splits` of the environment has one of train and test without the other.
+            UsageError: `splits` of the environment lacks one of train and test, or names a split
+                twice.
 
         """
         named = _names(self.task_env, "splits", (tuple, list)) or self.distribution.splits
@@ -171,7 +173,8 @@ class TaskFamily:
         """Names of the parameters that observations may show.
 
         Raises:
-            UsageError: `visible` of the environment names parameters and something else.
+            UsageError: `visible` of the environment names both parameters and something that is
+                not a parameter.
 
         """
         named = _names(self.task_env, "visible", (tuple, list, set, frozenset))
@@ -183,20 +186,20 @@ class TaskFamily:
 
     @property
     def planar(self) -> bool:
-        """Whether observations are places in the plane: of a declared point with dynamics."""
+        """Whether observations are points in the plane, in a family with dynamics of its own."""
         shape = self.prototype.observation_space.shape
         return isinstance(self.declaration, DynamicsFamily) and shape == (2,)
 
     def make(self, **options: object) -> gymnasium.Env:
-        """A single environment."""
+        """Makes a single environment."""
         given: Json = {**self.options, **options}
-        # The checks and the order-enforcing wrapper of make() would cost more than many a step.
+        # The environment checker would often take longer than the step itself.
         return gymnasium.make(
             self.spec, max_episode_steps=self.horizon, disable_env_checker=True, **given
         )
 
     def describe(self) -> Json:
-        """What config.json of a run holds of the family and its variant."""
+        """The family and its variant as the config.json of a run describes them."""
         declaration = self.declaration
         return {
             "id": self.id,
@@ -208,19 +211,19 @@ class TaskFamily:
         }
 
     def check_split(self, split: str) -> None:
-        """Whether the family has the split.
+        """Checks that the family has the split.
 
         Raises:
-            UsageError: it does not; names those that it has.
+            UsageError: it does not; the message names the splits that it has.
 
         """
         if split not in self.splits:
             raise UsageError(f"{self.id} has no split {split}; it has {', '.join(self.splits)}")
 
     def sample_tasks(self, number: int, key: RandomKey, split: str = "train") -> Tasks:
-        """`number` tasks of a split, checked against the space: arrays [number, ...]."""
+        """Draws `number` tasks of a split, checked against the space: arrays [number, ...]."""
         self.check_split(split)
-        # A stream for each split, so that the tasks of one are never those of another.
+        # Each split has its own stream, so that no two splits draw the same tasks.
         stream, sample = self.splits.index(split), self._sampler()
         tasks = [sample(key.generator(Use.TASK, i, stream), split) for i in range(number)]
         return validate_tasks(self.task_space, stack_tasks(tasks), number)
@@ -236,7 +239,7 @@ class TaskFamily:
 
     def _why_not_made(self, error: Exception) -> str:
         """One line on an error of the environment's own code, or of the call with its options."""
-        # Gymnasium raises a TypeError anew, from where it calls the class.
+        # Gymnasium re-raises a TypeError where it calls the class.
         while _raised_by_gymnasium(error) and isinstance(error.__cause__, TypeError):
             error = error.__cause__
         if _raised_by_gymnasium(error) and isinstance(error, TypeError):  # the call itself fails
@@ -247,13 +250,13 @@ class TaskFamily:
 
 
 def make_family(id: str, horizon: int | None = None, **options: object) -> TaskFamily:
-    """The family registered under `id`, with its own horizon unless one is given.
+    """The family that is registered under `id`, with its own horizon unless one is given.
 
     The strings true and false, which a command line gives, are converted to bool.
 
     Raises:
-        UsageError: an unknown id (with the closest one), an environment without a task or whose
-            own code fails, an option that it does not take, or no horizon anywhere.
+        UsageError: the id is unknown (the message suggests the closest one), the environment has no
+            task, does not accept an option or fails in its own code, or there is no horizon.
 
     """
     spec = find_spec(id)
@@ -271,8 +274,8 @@ def _raised_by_gymnasium(error: BaseException) -> bool:
 
 
 def place_of(error: BaseException) -> str:
-    """FILE:LINE of the error: the innermost line outside metarl, Python and installed packages, or
-    the innermost line of all.
+    """FILE:LINE at which the error arose: the innermost line outside metarl, Python and installed
+    packages, or the innermost line if there is no such line.
     """
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
@@ -281,7 +284,7 @@ def place_of(error: BaseException) -> str:
 
 
 def import_family_module(module: str) -> None:
-    """Imports a module of families, from the working folder too, as `python -m` would."""
+    """Imports a module of families; like `python -m`, looks in the working folder as well."""
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -297,11 +300,12 @@ def import_family_module(module: str) -> None:
 def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
     """Gymnasium's entry for `Id` or `module:Id`; the module is imported first.
 
-    Where a project has a package `envs` of its own, `envs:Id` is that package's family, or else the
-    one that comes with metarl.
+    If a project has its own package `envs`, `envs:Id` is a family of that package if it has one of
+    this name, and otherwise the one that comes with metarl.
 
     Raises:
-        UsageError: an unknown module or id, with the closest family, or what is neither form.
+        UsageError: the module or id is unknown (the message suggests the closest family), or `id`
+            has neither form.
 
     """
     naming = f"task families are named MODULE:ID, as in envs:HalfCheetahDir-v0, not {id!r}"
@@ -323,7 +327,7 @@ def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
 
 
 def registered_families() -> list[str]:
-    """Ids of all families: of announced modules, and those that use the adapters of metarl."""
+    """Ids of all families: those of announced modules, and those with an entry point of metarl."""
     packages = {"metarl", *import_announced_modules()}
     return sorted(
         name
@@ -347,7 +351,7 @@ def _origin(module: str) -> str:
 
 
 def _import_or_shipped(module: str, name: str) -> None:
-    """Imports `module`, and for `envs` metarl's own if it is another package without the family."""
+    """Imports `module`, and metarl's `envs` if `module` is another `envs` without the family."""
     parent, *rest = module.split(".")
     try:
         import_family_module(module)
@@ -358,11 +362,11 @@ def _import_or_shipped(module: str, name: str) -> None:
         try:
             import_family_module(".".join((SHIPPED, *rest)))
         except UsageError:
-            import_family_module(module)  # its error, or its lack of the family, is what counts
+            import_family_module(module)  # report its error, or that it lacks the family
 
 
 def _of_type(env: TaskEnv, name: str, kind: type[T]) -> T | None:
-    """The attribute if it has metarl's type; anything else is the environment's own business."""
+    """The attribute if it has the type; the environment may use the name for something else."""
     value = getattr(env, name, None)
     return value if isinstance(value, kind) else None
 

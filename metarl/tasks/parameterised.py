@@ -31,18 +31,18 @@ Derivation = Callable[[Any], None]
 
 
 class ParameterisedEnv(gymnasium.Env):
-    """An existing Gymnasium environment whose task is the value of some of its attributes.
+    """An existing Gymnasium environment whose task sets some of its attributes.
 
-    `parameters` maps a task parameter to [attribute, low, high], or to [attribute, distribution],
-    the distribution of a number as data (`metarl.tasks.distributions`); without parameters it is a
-    family of one task. Attributes are those of the unwrapped environment, with dots and indices:
-    `"m"`, `"model.body_mass[1]"`. Values are written before each reset, in the attribute's own
-    type: 2.0 is written as 2 where the attribute is an int.
+    `parameters` maps each task parameter to [attribute, low, high] or to [attribute, distribution],
+    where the distribution of a number is given as data (`metarl.tasks.distributions`). Without
+    parameters the family has a single task. Attributes are those of the unwrapped environment, with
+    dots and indices: `"m"`, `"model.body_mass[1]"`. Values are written before each reset, in the
+    type of the attribute: 2.0 is written as 2 if the attribute is an int.
 
-    What the environment computed from an attribute when it was made must follow. The derived
-    constants of a MuJoCo model and of Gymnasium's CartPole do; for others `derive` names a function
-    as `"module:function"`, which is called with the unwrapped environment after the values are
-    written. `metarl check` finds attributes that do not follow.
+    Values that the environment derives from an attribute in its `__init__` must be updated with it.
+    For MuJoCo models and for Gymnasium's CartPole this happens automatically. For others `derive`
+    names a function as `"module:function"`, which is called with the unwrapped environment after
+    the values are written. `metarl check` finds derived attributes that are not updated.
 
         gymnasium.register(
             "PendulumParams-v0",
@@ -66,7 +66,7 @@ class ParameterisedEnv(gymnasium.Env):
         derive: str = "",
         **options: Any,
     ):
-        """`env_id` is made with `options`; its own time limit gives way to the family's.
+        """Makes `env_id` with `options`; the family's time limit replaces its own.
 
         Raises:
             UsageError: an attribute or `derive` does not exist, or a distribution is malformed.
@@ -90,12 +90,12 @@ class ParameterisedEnv(gymnasium.Env):
         self.task = self.sample_task(np.random.default_rng(0), "train")
 
     def sample_task(self, generator: np.random.Generator, split: str) -> Task:
-        """One task of a split."""
+        """Draws a task of a split."""
         return self.tasks.sample(generator, split)
 
     @property
     def task(self) -> Task:
-        """The task that the next reset puts into effect."""
+        """The task that takes effect at the next reset."""
         return dict(self._task)
 
     @task.setter
@@ -131,8 +131,8 @@ class ParameterisedEnv(gymnasium.Env):
 
         They are found by comparison with a second environment, in which the task's values replace
         the original ones while `__init__` runs; both are reset with the same seed. Only numbers
-        that a method other than `__init__` uses are compared. Attributes of nested objects, such as
-        a MuJoCo model, are not.
+        that a method other than `__init__` uses are compared, and not those of nested objects such
+        as a MuJoCo model.
         """
         values = {
             attribute.name: attribute.typed(float(self._task[name]))
@@ -149,8 +149,8 @@ class ParameterisedEnv(gymnasium.Env):
         action = self.action_space.sample()
         self.step(action)
         made.step(action)
-        # An attribute that is updated in the first step is right in time, and a state that differs
-        # after it is only a consequence.
+        # An attribute that the first step updates is updated in time, and a state that differs
+        # only after that step is a consequence.
         differ &= _different(self._env.unwrapped, made)
         made.close()
         return sorted(differ & _names_read(type(self._env.unwrapped)) - values.keys())
@@ -161,21 +161,21 @@ class Attribute:
     """A number somewhere in an environment."""
 
     path: str
-    """As in `"m"` and `"model.body_mass[1]"`."""
+    """For example `"m"` or `"model.body_mass[1]"`."""
     holders: tuple[str, ...]
-    """Names on the way from the environment to the object that has the attribute."""
+    """Names on the path from the environment to the object that has the attribute."""
     name: str
     index: tuple[int, ...] | None
-    """In the array that the attribute is; None where it is the number itself."""
+    """Index into the attribute if it is an array; None if it is a number."""
     kind: type
-    """Of the number that was there first."""
+    """Type of the original number."""
 
     @classmethod
     def find(cls, env: object, path: str) -> Self:
         """The attribute of an environment at `path`.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is no such attribute.
 
         """
         *holders, last = path.split(".")
@@ -192,14 +192,14 @@ class Attribute:
 
     @property
     def whole(self) -> bool:
-        """Whether the number that was there first is a whole number or a truth value."""
+        """Whether the original number is an integer or a bool."""
         return issubclass(self.kind, (int, np.integer, np.bool_))
 
     def typed(self, value: float) -> object:
         """The value in the attribute's own type.
 
-        A whole number may stand for a real one, as in `self.mass = 1`: there a value that is not
-        whole stays a float.
+        An attribute such as `self.mass = 1` may be an integer and still mean a real number, so a
+        value that is not whole stays a float.
         """
         if not issubclass(self.kind, (int, float, np.generic)):
             return value
@@ -210,7 +210,7 @@ class Attribute:
         """Sets the attribute.
 
         Raises:
-            UsageError: it is an element of an array of whole numbers, and the value is not whole.
+            UsageError: it is an element of an integer array, and the value is not whole.
 
         """
         owner, typed = self.owners(env)[-1], self.typed(value)
@@ -222,7 +222,7 @@ class Attribute:
             getattr(owner, self.name)[self.index] = typed
 
     def owners(self, env: object) -> list[object]:
-        """The objects on the way, from the environment to the one that has the attribute."""
+        """The objects on the path from the environment to the one that has the attribute."""
         owners = [env]
         for name in self.holders:
             owners.append(getattr(owners[-1], name))
@@ -233,7 +233,7 @@ def single_task_family(env_id: str, horizon: int | None = None) -> TaskFamily:
     """A registered environment without a task as a family whose only task is the environment.
 
     Raises:
-        UsageError: there is no such environment, or no horizon anywhere.
+        UsageError: there is no such environment, or it has no horizon and none is given.
 
     """
     spec = find_spec(env_id)
@@ -249,7 +249,7 @@ def single_task_family(env_id: str, horizon: int | None = None) -> TaskFamily:
 
 
 def _distribution(name: str, *given: Any) -> Distribution:
-    """Of a number: from low and high, or from a distribution's data."""
+    """The distribution of a number, from low and high or from data."""
     if len(given) == 1 and isinstance(given[0], Mapping):
         distribution = distribution_from_json(name, given[0])
     elif len(given) == 2:
@@ -257,12 +257,14 @@ def _distribution(name: str, *given: Any) -> Distribution:
     else:
         raise UsageError(f"task parameter {name}: needs low and high, or a distribution")
     if distribution.space.shape != ():
-        raise UsageError(f"task parameter {name}: {distribution} is not of a number")
+        raise UsageError(
+            f"task parameter {name}: {distribution} must be a distribution of single numbers"
+        )
     return distribution
 
 
 def _refresh_models(env: object, attributes: Iterable[Attribute]) -> None:
-    """Recomputes what the MuJoCo models that hold the attributes derive from their fields."""
+    """Recomputes the derived constants of the MuJoCo models that contain the attributes."""
     mujoco = sys.modules.get("mujoco")
     if mujoco is None:
         return
@@ -281,7 +283,9 @@ def _derivation(env: object, reference: str) -> Derivation:
         module, _, name = reference.partition(":")
         given = getattr(importlib.import_module(module), name, None) if name else None
         if not callable(given):
-            raise UsageError(f"derive {reference} must be MODULE:FUNCTION of a function")
+            raise UsageError(
+                f"derive {reference} must be MODULE:FUNCTION, and the function must exist"
+            )
         functions.append(given)
 
     def derive(unwrapped: object) -> None:
@@ -299,12 +303,12 @@ def _derive_cart_pole(env: "CartPoleEnv") -> None:
 KNOWN_DERIVATIONS: dict[str, Derivation] = {
     "gymnasium.envs.classic_control.cartpole:CartPoleEnv": _derive_cart_pole,
 }
-"""For a class, the function that updates what its `__init__` computes from other attributes.
+"""Functions by class, each of which updates what `__init__` computes from other attributes.
 Gymnasium's other classic control environments compute only the bounds of their spaces."""
 
 
 def _different(one: object, other: object) -> set[str]:
-    """Names of attributes of both whose numbers differ."""
+    """Names of the attributes of both environments whose numbers differ."""
     mine, theirs = vars(one), vars(other)
     return {
         name
@@ -315,9 +319,9 @@ def _different(one: object, other: object) -> set[str]:
 
 
 def _made_with(env: gymnasium.Env, values: Mapping[str, object]) -> gymnasium.Env | None:
-    """An environment of the same class whose `__init__` sees `values` for these attributes.
+    """An environment of the same class whose `__init__` finds `values` in these attributes.
 
-    None if its `__init__` fails with them.
+    Returns None if `__init__` fails with them.
     """
     kind = type(env)
     replaced = dict(values)
@@ -341,7 +345,7 @@ def _made_with(env: gymnasium.Env, values: Mapping[str, object]) -> gymnasium.En
 
 
 def _names_read(kind: type) -> set[str]:
-    """Names that the methods of a class use, without those in `__init__` alone."""
+    """Names that the methods of a class other than `__init__` use."""
     functions = [
         function
         for base in kind.__mro__
