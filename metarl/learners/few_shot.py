@@ -29,6 +29,7 @@ from metarl.maml.supervised import (
     module_objective,
     query_outputs,
 )
+from metarl.outer.loop import StepSizeOptions
 from metarl.outer.policy_gradient import PolicyGradient
 from metarl.outer.reptile import Reptile
 from metarl.policies.parameters import Parameters
@@ -43,7 +44,7 @@ PLAIN_RATES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShotConfig(RunConfig):
+class FewShotConfig(StepSizeOptions, RunConfig):
     """A meta-training run on supervised tasks."""
 
     learner: Literal["few_shot"] = "few_shot"
@@ -142,7 +143,7 @@ class FewShotLearner(BaseLearner):
             first_order=config.first_order or config.outer == "reptile",
         )
         outer = PolicyGradient if config.outer == "gradient" else Reptile
-        self.outer = outer(config.outer_lr)
+        self.outer = outer(config)
         problem.module.to(self.device)
         initial = initial_parameters(problem.module)
         own = {name: p for name, p in initial.items() if self.inner.adapts(name)}
