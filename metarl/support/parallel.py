@@ -50,7 +50,10 @@ class Workers:
         """`threads`: 0 takes every core of this process."""
         self.threads = threads or available_cores()
         torch.set_num_threads(1)
-        self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        # The number is one of each thread: where a product in a thread of the pool came first, it
+        # would be divided over all cores, and its last bits would differ from run to run.
+        own = {"initializer": torch.set_num_threads, "initargs": (1,)}
+        self._pool = ThreadPoolExecutor(self.threads, **own) if self.threads > 1 else None
 
     def describe(self, device: torch.device) -> dict[str, Any]:
         """What config.json of a run holds of the device and the threads."""
