@@ -52,8 +52,11 @@ class Workers:
         torch.set_num_threads(1)
         # The number is one of each thread: where a product in a thread of the pool came first, it
         # would be divided over all cores, and its last bits would differ from run to run.
-        own = {"initializer": torch.set_num_threads, "initargs": (1,)}
-        self._pool = ThreadPoolExecutor(self.threads, **own) if self.threads > 1 else None
+        self._pool: ThreadPoolExecutor | None = None
+        if self.threads > 1:
+            self._pool = ThreadPoolExecutor(
+                self.threads, initializer=torch.set_num_threads, initargs=(1,)
+            )
 
     def describe(self, device: torch.device) -> dict[str, Any]:
         """What config.json of a run holds of the device and the threads."""
