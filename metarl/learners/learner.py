@@ -19,7 +19,7 @@ from metarl.policies.parameters import Parameters
 from metarl.sampling.actor import Adaptive
 from metarl.sampling.data import Rollout
 from metarl.sampling.rollout import collect
-from metarl.simulation.backends import Processes, make_simulations
+from metarl.simulation.backends import Processes, choose_backend, make_simulations
 from metarl.simulation.protocol import Simulation
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.parallel import Workers, pick_device
@@ -110,9 +110,8 @@ class Adapted:
 class MetaLearner(BaseLearner):
     """A learner of a task family; it owns the simulations of the family's environments.
 
-    A subclass says how it trains (`iterate`, `state`, `load_state`) and what adapts to tasks
-    (`begin`, `deploy`); evaluation, adaptation to one task, clips and comparisons
-    follow from that.
+    A subclass defines how it trains (`iterate`, `state`, `load_state`) and what adapts to tasks
+    (`begin`, `deploy`). Evaluation, adaptation to one task, clips and comparisons follow from that.
     """
 
     Config: ClassVar[type[FamilyRunConfig]]
@@ -137,6 +136,7 @@ class MetaLearner(BaseLearner):
         self.eval_splits = config.eval_splits
         for split in config.eval_splits:
             self.family.check_split(split)
+        choose_backend(self.family, 1, config.simulation)  # so that a wrong choice fails here
         self._simulations: dict[tuple[int, int], list[Simulation]] = {}
 
     @property
@@ -210,9 +210,7 @@ class MetaLearner(BaseLearner):
             success=np.stack(rates) if len(rates) == len(rollouts) else None,
             episodes=self.episodes,
             env_steps=np.cumsum(taken),
-            paths=[r.path()[::repeats].cpu().numpy() for r in rollouts]
-            if self.family.planar
-            else None,
+            paths=self._paths(rollouts, repeats),
             adaptations=each if repeats > 1 else None,
         )
 
