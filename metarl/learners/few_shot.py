@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -37,6 +37,7 @@ from metarl.support.errors import UsageError
 from metarl.support.options import Count, Positive, WholeNumber
 from metarl.support.parallel import Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
+from metarl.support.types import Json, State
 from metarl.tasks.samples import Samples
 
 PLAIN_RATES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
@@ -217,11 +218,11 @@ class FewShotLearner(BaseLearner):
         rate = best(finite, key=scores.__getitem__)
         return at(rate, "test"), rate
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """What config.json holds of the problem."""
         return {"problem": self.problem.name}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """All that a resumed run needs."""
         return {
             "parameters": {name: p.cpu() for name, p in self.parameters.items()},
@@ -229,7 +230,7 @@ class FewShotLearner(BaseLearner):
             "outer": self.outer.state(),
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Continues from `state()`."""
         self.parameters = {n: p.to(self.device) for n, p in state["parameters"].items()}
         self.iteration = state["iteration"]

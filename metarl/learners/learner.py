@@ -5,7 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from metarl.simulation.protocol import Simulation
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.parallel import Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey
+from metarl.support.types import Json, State
 from metarl.tasks.family import TaskFamily, make_family
 from metarl.tasks.scales import scale_warnings
 from metarl.tasks.task import Task, Tasks, count_tasks, stack_tasks, validate_tasks
@@ -54,6 +55,10 @@ class BaseLearner(ABC):
     """Splits that are evaluated during training."""
 
     @abstractmethod
+    def __init__(self, config: RunConfig):
+        """Takes the options that `Config` has."""
+
+    @abstractmethod
     def iterate(self) -> dict[str, float]:
         """One iteration of training; its metrics, by the names of metrics.jsonl."""
 
@@ -68,11 +73,11 @@ class BaseLearner(ABC):
         """The measure on held-out tasks after 0, 1, ... `steps` inner steps."""
 
     @abstractmethod
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """All that a resumed run needs, as tensors and plain types."""
 
     @abstractmethod
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Continues from `state()`."""
 
     def learn(self, iterations: int) -> Iterator[dict[str, float]]:
@@ -80,7 +85,7 @@ class BaseLearner(ABC):
         while self.iteration < iterations:
             yield self.iterate()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """What config.json holds beside the options; `config` replaces some of these."""
         return {}
 
@@ -249,7 +254,7 @@ class MetaLearner(BaseLearner):
         learner.load_state(self.state())
         return learner
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """The family, its variant, and the device."""
         return {
             "config": {"horizon": self.family.horizon},

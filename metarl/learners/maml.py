@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from metarl.sampling.data import Batch, Rollout
 from metarl.support.clock import Clock
 from metarl.support.parallel import Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
+from metarl.support.types import State
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.task import Tasks, count_tasks
 
@@ -160,7 +161,7 @@ class MAMLLearner(MetaLearner):
         policy = FeedforwardPolicy(self.policy, parameters, self.action_space, self.units)
         return policy, parameters
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """All that a resumed run needs."""
         normaliser = self.policy.normaliser
         return {
@@ -171,7 +172,7 @@ class MAMLLearner(MetaLearner):
             "observations": {} if normaliser is None else normaliser.state(),
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Continues from `state()`."""
         self.parameters = {n: p.to(self.device) for n, p in state["parameters"].items()}
         self.iteration, self.env_steps = state["iteration"], state["env_steps"]
