@@ -7,11 +7,12 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import tyro
 
 from metarl.support.errors import UsageError
+from metarl.support.types import Json
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ def parse(
     `command` of metarl is named in the usage.
     """
     output = io.StringIO()
-    given: dict[str, Any] = {} if default is None else {"default": default}
+    given: Json = {} if default is None else {"default": default}
     if command is not None:
         given["prog"] = f"metarl {command}"
     try:

@@ -3,10 +3,10 @@
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-import gymnasium
 import numpy as np
 
 from metarl.support.errors import UsageError
+from metarl.support.types import Space
 from metarl.tasks.declaration import Array, DeclaredFamily
 
 
@@ -14,7 +14,7 @@ class Physics(Protocol):
     """Steps the states of several environments."""
 
     @property
-    def action_space(self) -> gymnasium.spaces.Space[Any]:
+    def action_space(self) -> Space:
         """Space of one environment's actions."""
 
     def begin(self, tasks: dict[str, Array], streams: Array) -> None:

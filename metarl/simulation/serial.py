@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 
 from metarl.support.errors import UsageError
+from metarl.support.types import Space
 from metarl.tasks.family import task_environment
 from metarl.tasks.task import select_tasks, validate_tasks
 
@@ -30,8 +31,8 @@ class Environments(Protocol):
     """
 
     num_envs: int
-    observation_space: gymnasium.spaces.Space[Any]
-    action_space: gymnasium.spaces.Space[Any]
+    observation_space: Space
+    action_space: Space
 
     def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
         """Starts an episode in each, under its task; first observations: [n, ...]."""
@@ -146,7 +147,7 @@ class VectorEnvironments:
         self.env.close()
 
 
-def empty_results(observation_space: gymnasium.spaces.Space[Any], number: int) -> Results:
+def empty_results(observation_space: Space, number: int) -> Results:
     """Arrays for what `number` environments give."""
     return Results(
         observations=np.zeros((number, *(observation_space.shape or ())), observation_space.dtype),

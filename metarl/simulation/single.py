@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 
 from metarl.simulation.physics import Physics
+from metarl.support.types import Json
 from metarl.tasks.declaration import DeclaredFamily
 from metarl.tasks.task import Task, stack_tasks, validate_tasks
 
@@ -58,8 +59,8 @@ class DeclaredEnv(gymnasium.Env):
         return self._distribution.sample(generator, split)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+        self, *, seed: int | None = None, options: Json | None = None
+    ) -> tuple[np.ndarray, Json]:
         """Starts an episode of the task."""
         super().reset(seed=seed)
         stream = self.np_random.integers(2**63) if seed is None else seed
@@ -69,7 +70,7 @@ class DeclaredEnv(gymnasium.Env):
         )
         return observations[0].numpy().copy(), {}
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, Json]:
         """Takes one step."""
         actions = self._simulation.tensor(np.asarray(action)[None])
         step = self._simulation.step(actions)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 
 from metarl.support.errors import UsageError
+from metarl.support.types import Json
 
 R = TypeVar("R")
 
@@ -58,7 +59,7 @@ class Workers:
                 self.threads, initializer=torch.set_num_threads, initargs=(1,)
             )
 
-    def describe(self, device: torch.device) -> dict[str, Any]:
+    def describe(self, device: torch.device) -> Json:
         """What config.json of a run holds of the device and the threads."""
         name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
         return {"learner": str(device), "name": name, "threads": self.threads}

@@ -16,16 +16,34 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    TypeAlias,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
+from metarl.support.types import Space
 from metarl.tasks.distributions import TaskDistribution
 from metarl.tasks.noise import Noise
 
-Array = Any
+Array: TypeAlias = Any
 """A NumPy or torch array; `array_api_compat.array_namespace` gives the functions for either."""
+
+
+class Fields(Protocol):
+    """The fields of a MuJoCo state or model by name, as `state.qpos` [..., nq]."""
+
+    def __getattr__(self, name: str, /) -> Array:
+        """The field: [..., *shape]."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +73,17 @@ class DeclaredFamily:
         """Space of `observe`."""
         raise NotImplementedError
 
-    def observe(self, state: Any) -> Array:
+    def observe(self, state: Array) -> Array:
         """What the policy sees, [..., observation]: never the task."""
         raise NotImplementedError
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+    def reward(
+        self, before: Array, control: Array, after: Array, task: Mapping[str, Array]
+    ) -> Array:
         """Reward of the step from state `before` under `control` to state `after`: [...]."""
         raise NotImplementedError
 
-    def terminated(self, state: Any, task: Mapping[str, Array]) -> Array | None:
+    def terminated(self, state: Array, task: Mapping[str, Array]) -> Array | None:
         """Whether the episode ends in `state`: [...]; None where it never does."""
         return None
 
@@ -94,7 +114,7 @@ class MujocoFamily(DeclaredFamily):
         """qpos [..., nq] and qvel [..., nv] at reset, from the model's; by default unchanged."""
         return qpos, qvel
 
-    def configure(self, model: Any, task: Mapping[str, Array]) -> Mapping[str, Array]:
+    def configure(self, model: Fields, task: Mapping[str, Array]) -> Mapping[str, Array]:
         """Each of `model_fields` under the task, as NumPy arrays: [..., *shape].
 
         `model` has the model's own values of these fields, [*shape]. To change one body's mass
@@ -115,7 +135,7 @@ class DynamicsFamily(DeclaredFamily):
     """Random numbers of a step, uniform over [0, 1)."""
 
     @property
-    def action_space(self) -> spaces.Space[Any]:
+    def action_space(self) -> Space:
         """Space of the actions that `transition` takes."""
         raise NotImplementedError
 
@@ -155,7 +175,7 @@ def load_declaration(reference: str | DeclaredFamily, options: Mapping[str, Any]
     return family_class(**options)
 
 
-def parse_value(value: Any) -> Any:
+def parse_value(value: object) -> object:
     """Converts the strings `true` and `false`, which a command line gives, to bool.
 
     Other values are returned as they are: the command line parses numbers itself.
@@ -164,7 +184,7 @@ def parse_value(value: Any) -> Any:
     return truth.get(value.lower(), value) if isinstance(value, str) else value
 
 
-def _is_of(kind: Any, value: Any) -> bool:
+def _is_of(kind: Any, value: object) -> bool:
     """Whether the value has the annotated type; a bool does not count as a number."""
     origin = get_origin(kind)
     if origin is Literal:

@@ -21,6 +21,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
+from metarl.support.types import Json, Space
 
 Value = np.ndarray
 HELD_OUT = 5
@@ -31,7 +32,7 @@ class Distribution(Protocol):
     """Of one task parameter."""
 
     @property
-    def space(self) -> spaces.Space[Any]:
+    def space(self) -> Space:
         """All its values, those beyond training included."""
 
     def draw(self, generator: np.random.Generator) -> Value:
@@ -298,7 +299,7 @@ class TaskDistribution:
             }
         return {name: d.draw(generator) for name, d in self.parameters.items()}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Plain types; `from_json` is the way back."""
         return {
             name: {"kind": type(d).__name__, **dataclasses.asdict(d)}  # type: ignore[call-overload]
@@ -344,7 +345,7 @@ def distribution_from_json(name: str, fields: Mapping[str, Any]) -> Distribution
         UsageError: names the parameter and what is wrong with it.
 
     """
-    kinds: dict[str, Any] = {
+    kinds: Json = {
         kind.__name__: kind for kind in (Uniform, LogUniform, Normal, Ball, Dirichlet, Choice)
     }
     options = {key: _tuples(value) for key, value in fields.items() if key != "kind"}

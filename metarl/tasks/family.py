@@ -33,6 +33,7 @@ from gymnasium import spaces
 
 from metarl.support.errors import UsageError
 from metarl.support.randomness import RandomKey, Use
+from metarl.support.types import Env, Json
 from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, parse_value
 from metarl.tasks.distributions import TaskDistribution
 from metarl.tasks.task import (
@@ -62,7 +63,7 @@ class TaskEnv(Protocol):
     """A value in the space. It can be set, takes effect at the next `reset`, and stays."""
 
 
-def task_environment(env: gymnasium.Env[Any, Any]) -> TaskEnv:
+def task_environment(env: Env) -> TaskEnv:
     """The environment or wrapper that has the task: the outermost one.
 
     Raises:
@@ -70,7 +71,7 @@ def task_environment(env: gymnasium.Env[Any, Any]) -> TaskEnv:
 
     """
     names = ("task_space", "task")
-    layer: gymnasium.Env[Any, Any] = env
+    layer: Env = env
     while isinstance(layer, gymnasium.Wrapper):
         # A wrapper may forward what it does not have to its environment: reading it, not writing.
         if all(name in vars(layer) or hasattr(type(layer), name) for name in names):
@@ -94,7 +95,7 @@ class TaskFamily:
     """Gymnasium id; `module:Id` imports the module first."""
     horizon: int
     """Steps after which an episode is truncated."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Json = field(default_factory=dict)
     """Keyword arguments of the environment: the family's variant."""
 
     @functools.cached_property
@@ -194,7 +195,7 @@ class TaskFamily:
             self.spec, max_episode_steps=self.horizon, disable_env_checker=True, **options
         )
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """What config.json of a run holds of the family and its variant."""
         declaration = self.declaration
         return {

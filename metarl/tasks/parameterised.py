@@ -12,6 +12,7 @@ import gymnasium
 import numpy as np
 
 from metarl.support.errors import UsageError
+from metarl.support.types import Json
 from metarl.tasks.distributions import (
     Choice,
     Distribution,
@@ -91,9 +92,7 @@ class ParameterisedEnv(gymnasium.Env):
     def task(self, task: Mapping[str, Any]) -> None:
         self._task = validate_tasks(self.task_space, task, None)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[Any, Json]:
         """Writes the task into the environment and resets it."""
         for name, attribute in self._attributes.items():
             attribute.write(self._env.unwrapped, float(self._task[name]))
@@ -101,7 +100,7 @@ class ParameterisedEnv(gymnasium.Env):
         self._derive(self._env.unwrapped)
         return self._env.reset(seed=seed, options=options)
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, Json]:
         """Steps the environment."""
         observation, reward, terminated, truncated, info = self._env.step(action)
         return observation, reward, terminated, truncated, info
