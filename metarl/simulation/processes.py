@@ -72,9 +72,15 @@ class ProcessEnvironments:
             for name in self._task_space
         }
         prototype.close()
+        self._workers: list[_Worker] = []
+        # Also where nobody closes it.
+        self._finalizer = weakref.finalize(self, _end, self._workers)
+        self._start(make, min(processes, num_envs))
+        self._gather("start", START_TIMEOUT)
 
+    def _start(self, make: Callable[[], gymnasium.Env], processes: int) -> None:
+        """Starts the workers, each with its part of the environments and the shared memory."""
         spawn = multiprocessing.get_context("spawn")
-        processes = min(processes, num_envs)
         layout = self._layout(processes)
         memory = {
             name: spawn.RawArray("b", int(np.prod(shape)) * np.dtype(dtype).itemsize)
@@ -82,10 +88,7 @@ class ProcessEnvironments:
         }
         self._shared = _arrays(memory, layout)
         self._results = Results(*(self._shared[name] for name in Results._fields))
-        self._workers: list[_Worker] = []
-        # Also where nobody closes it.
-        self._finalizer = weakref.finalize(self, _end, self._workers)
-        bounds = np.linspace(0, num_envs, processes + 1).astype(int)
+        bounds = np.linspace(0, self.num_envs, processes + 1).astype(int)
         for i, (low, high) in enumerate(itertools.pairwise(bounds)):
             ours, theirs = spawn.Pipe()
             part = slice(int(low), int(high))
@@ -102,7 +105,6 @@ class ProcessEnvironments:
                 raise
             theirs.close()  # so that its end shows here as the end of the file
             self._workers.append(_Worker(process, ours, part))
-        self._gather("start", START_TIMEOUT)
 
     def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
         """Starts an episode in each, under its task; first observations: [n, ...]."""
