@@ -4,7 +4,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 
 from metarl.support.errors import UsageError
-from metarl.support.types import Json
+from metarl.support.types import Env, Json
 from metarl.tasks.distributions import (
     Choice,
     Distribution,
@@ -54,7 +54,7 @@ class ParameterisedEnv(gymnasium.Env):
     """
 
     def __init__(
-        self, env_id: str, parameters: Mapping[str, Any], derive: str = "", **options: Any
+        self, env_id: str, parameters: Mapping[str, Sequence[Any]], derive: str = "", **options: Any
     ):
         """`env_id` is made with `options`; its own time limit gives way to the family's.
 
@@ -89,7 +89,7 @@ class ParameterisedEnv(gymnasium.Env):
         return dict(self._task)
 
     @task.setter
-    def task(self, task: Mapping[str, Any]) -> None:
+    def task(self, task: Mapping[str, object]) -> None:
         self._task = validate_tasks(self.task_space, task, None)
 
     def reset(self, *, seed: int | None = None, options: Json | None = None) -> tuple[Any, Json]:
@@ -159,7 +159,7 @@ class Attribute:
     """Of the number that was there first."""
 
     @classmethod
-    def find(cls, env: Any, path: str) -> Self:
+    def find(cls, env: Env, path: str) -> Self:
         """The attribute of an environment at `path`.
 
         Raises:
@@ -168,7 +168,7 @@ class Attribute:
         """
         *holders, last = path.split(".")
         match = re.fullmatch(r"(\w+)(?:\[([\d, ]+)\])?", last)
-        owner = env
+        owner: object = env
         for name in holders:
             owner = getattr(owner, name, None)
         if match is None or not hasattr(owner, match[1]):
@@ -183,7 +183,7 @@ class Attribute:
         """Whether the number that was there first is a whole number or a truth value."""
         return issubclass(self.kind, (int, np.integer, np.bool_))
 
-    def typed(self, value: float) -> Any:
+    def typed(self, value: float) -> float | np.generic:
         """The value in the attribute's own type.
 
         A whole number may stand for a real one, as in `self.mass = 1`: there a value that is not
@@ -191,10 +191,10 @@ class Attribute:
         """
         if not issubclass(self.kind, (int, float, np.generic)):
             return value
-        typed: Any = self.kind(value)
+        typed: float | np.generic = self.kind(value)
         return typed if typed == value or not self.whole else value
 
-    def write(self, env: Any, value: float) -> None:
+    def write(self, env: Env, value: float) -> None:
         """Sets the attribute.
 
         Raises:
@@ -209,9 +209,9 @@ class Attribute:
         else:
             getattr(owner, self.name)[self.index] = typed
 
-    def owners(self, env: Any) -> list[Any]:
+    def owners(self, env: Env) -> list[object]:
         """The objects on the way, from the environment to the one that has the attribute."""
-        owners = [env]
+        owners: list[object] = [env]
         for name in self.holders:
             owners.append(getattr(owners[-1], name))
         return owners
@@ -249,7 +249,7 @@ def _distribution(name: str, *given: Any) -> Distribution:
     return distribution
 
 
-def _refresh_models(env: Any, attributes: Iterable[Attribute]) -> None:
+def _refresh_models(env: Env, attributes: Iterable[Attribute]) -> None:
     """Recomputes what the MuJoCo models that hold the attributes derive from their fields."""
     mujoco: Any = sys.modules.get("mujoco")
     if mujoco is None:
@@ -260,7 +260,7 @@ def _refresh_models(env: Any, attributes: Iterable[Attribute]) -> None:
             mujoco.mj_setConst(owner, mujoco.MjData(owner))
 
 
-def _derivation(env: Any, reference: str) -> Callable[[Any], None]:
+def _derivation(env: Env, reference: str) -> Callable[[Env], None]:
     """The function to call after values are written: the known derivation, then `reference`."""
     known = KNOWN_DERIVATIONS.items()
     names = {f"{kind.__module__}:{kind.__qualname__}" for kind in type(env).__mro__}
@@ -272,7 +272,7 @@ def _derivation(env: Any, reference: str) -> Callable[[Any], None]:
             raise UsageError(f"derive {reference} must be MODULE:FUNCTION of a function")
         functions.append(given)
 
-    def derive(unwrapped: Any) -> None:
+    def derive(unwrapped: Env) -> None:
         for function in functions:
             function(unwrapped)
 
@@ -284,14 +284,14 @@ def _derive_cart_pole(env: Any) -> None:
     env.polemass_length = env.masspole * env.length
 
 
-KNOWN_DERIVATIONS: dict[str, Callable[[Any], None]] = {
+KNOWN_DERIVATIONS: dict[str, Callable[[Env], None]] = {
     "gymnasium.envs.classic_control.cartpole:CartPoleEnv": _derive_cart_pole,
 }
 """For a class, the function that updates what its `__init__` computes from other attributes.
 Gymnasium's other classic control environments compute only the bounds of their spaces."""
 
 
-def _different(one: Any, other: Any) -> set[str]:
+def _different(one: Env, other: Env) -> set[str]:
     """Names of attributes of both whose numbers differ."""
     mine, theirs = vars(one), vars(other)
     return {
@@ -302,15 +302,15 @@ def _different(one: Any, other: Any) -> set[str]:
     }
 
 
-def _made_with(env: Any, values: Mapping[str, Any]) -> Any:
+def _made_with(env: Env, values: Mapping[str, float | np.generic]) -> Env | None:
     """An environment of the same class whose `__init__` sees `values` for these attributes.
 
     None if its `__init__` fails with them.
     """
-    kind: Any = type(env)
+    kind = type(env)
     replaced = dict(values)
 
-    def set_attribute(self: Any, name: str, value: Any) -> None:
+    def set_attribute(self: Env, name: str, value: object) -> None:
         kind.__setattr__(self, name, replaced.get(name, value))
 
     of_class = {name: value for name, value in values.items() if hasattr(kind, name)}
@@ -321,7 +321,7 @@ def _made_with(env: Any, values: Mapping[str, Any]) -> Any:
     arguments = inspect.signature(kind).parameters
     options |= {name: value for name, value in values.items() if name in arguments}
     try:
-        made = altered(**options)
+        made: Env = altered(**options)
     except Exception:  # from the environment's own code, which may reject these values
         return None
     replaced.clear()
