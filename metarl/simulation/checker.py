@@ -40,6 +40,12 @@ LARGEST_LATE_LEAK = 0.9
 """Share that entries of the observation may explain which no step changes."""
 
 
+Action = Any
+"""As the action space samples it."""
+Seen = tuple[Any, float, bool, bool]
+"""(observation, reward, terminated, truncated) of a reset or a step."""
+
+
 class FamilyFaultError(Exception):
     """What a check found wrong."""
 
@@ -355,11 +361,11 @@ def _horizon_is_kept(family: TaskFamily) -> str:
     single.reset(seed=0)
     simulation.begin(_tasks(family, 1), np.zeros(1, np.int64))
 
-    def step_single(action: Any) -> tuple[bool, bool]:
+    def step_single(action: Action) -> tuple[bool, bool]:
         _, _, terminated, truncated, _ = single.step(action)
         return terminated, truncated
 
-    def step_of_one(action: Any) -> tuple[bool, bool]:
+    def step_of_one(action: Action) -> tuple[bool, bool]:
         step = simulation.step(torch.from_numpy(np.stack([action])))
         return bool(step.terminated), bool(step.truncated)
 
@@ -458,7 +464,7 @@ def _set_task(env: gymnasium.Env, task: Task) -> None:
     task_environment(env).task = task
 
 
-def _actions(family: TaskFamily, seed: int, number: int) -> list[Any]:
+def _actions(family: TaskFamily, seed: int, number: int) -> list[Action]:
     space = family.prototype.action_space
     space.seed(seed)
     return [space.sample() for _ in range(number)]
@@ -469,8 +475,8 @@ def _episode(
     env: gymnasium.Env,
     task: Task,
     seed: int,
-    actions: list[Any] | None = None,
-) -> Iterator[tuple[Any, float, bool, bool]]:
+    actions: list[Action] | None = None,
+) -> Iterator[Seen]:
     """(observation, reward, terminated, truncated) after reset and after each action, which are
     random if they are not given.
     """
@@ -485,7 +491,7 @@ def _episode(
             return
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: Seen, other: Seen) -> bool:
     """Observations bit for bit; rewards up to the order of a sum."""
     return (
         np.array_equal(one[0], other[0], equal_nan=True)
