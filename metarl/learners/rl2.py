@@ -291,9 +291,9 @@ class RL2Learner(MetaLearner):
             loss = clipped_loss(self.network, batch[chunk], self.config) / number
             return torch.autograd.grad(loss, parameters)
 
-        gradients = self.workers.map(gradient, self._chunks(batch))
-        for parameter, parts in zip(parameters, zip(*gradients, strict=True), strict=True):
-            parameter.grad = torch.stack(parts).sum(0)
+        gradients = self.workers.sum(gradient, self._chunks(batch))
+        for parameter, total in zip(parameters, gradients, strict=True):
+            parameter.grad = total
         norm = nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
         self._adam.step()
         return float(norm)

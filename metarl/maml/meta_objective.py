@@ -15,7 +15,7 @@ from metarl.policies.action_distributions import Distribution
 from metarl.policies.mlp import Policy
 from metarl.policies.parameters import Parameters
 from metarl.sampling.data import Batch
-from metarl.support.parallel import Workers, chunk_slices
+from metarl.support.parallel import Shard, Workers, chunk_size, chunk_slices
 
 
 def policy_objective(policy: Policy, estimator: Surrogate) -> Objective:
@@ -61,7 +61,8 @@ class MetaObjective:
     noise grows with the number of steps that it sums; `correction_over_steps` "mean" divides it by
     that number, as published implementations do.
 
-    Tasks are summed in a fixed order, so that the number of threads changes no bit.
+    Tasks are summed by `Workers.sum`: neither the number of threads nor the division of the tasks
+    among processes changes a bit.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class MetaObjective:
         sampling_correction: bool = False,
         correction_over_steps: Literal["sum", "mean"] = "sum",
         returns: Tensor | None = None,
+        shard: Shard | None = None,
     ):
         """An objective of one iteration.
 
@@ -83,6 +85,7 @@ class MetaObjective:
             parameters: θ_0.
             adapted: θ'(θ_0), [tasks, ...] each.
             returns: [tasks], after adaptation; for outer loops that ask for them.
+            shard: which of all tasks the batches hold; all of them if not given.
 
         """
         self._policy = policy
@@ -94,7 +97,9 @@ class MetaObjective:
         self._sampling_correction = sampling_correction
         self._correction_over_steps = correction_over_steps
         self._returns = returns
-        self.tasks = batches[0].tasks
+        self._made: tuple[list[_Chunk], Shard] | None = None
+        self._shard = shard or Shard.whole(batches[0].tasks)
+        self.tasks = self._shard.total
 
     def value(self, parameters: Mapping[str, Tensor]) -> tuple[float, float]:
         """(surrogate, KL) at θ."""
@@ -110,7 +115,7 @@ class MetaObjective:
                 replay = self._replay(path, chunk)
                 return tuple(self._part(term, replay) for term in terms)
 
-        return [total.item() for total in _summed(self._workers.map(of_chunk, self._chunks))]
+        return [total.item() for total in self._sum(of_chunk, self._chunks)]
 
     def gradient(
         self, parameters: Mapping[str, Tensor], term: Term = surrogate
@@ -121,12 +126,21 @@ class MetaObjective:
             theta, mean = self._differentiable(parameters, chunk, term)
             return (mean.detach(), *_gradients(mean, theta))
 
-        mean, *gradients = _summed(self._workers.map(of_chunk, self._chunks))
+        mean, *gradients = self._sum(of_chunk, self._chunks)
         return mean.item(), dict(zip(parameters, gradients, strict=True))
 
     def displacement(self) -> Parameters:
         """mean_i θ'_i(θ_0) − θ_0."""
-        return {name: self._adapted[name].mean(0) - p for name, p in self._parameters.items()}
+
+        def of_slice(tasks: slice) -> tuple[Tensor, ...]:
+            return tuple(self._adapted[name][tasks].sum(0) for name in self._parameters)
+
+        slices, shard = self._slices(self._batches[-1])
+        totals = self._workers.sum(of_slice, slices, shard=shard)
+        return {
+            name: total / self.tasks - p
+            for (name, p), total in zip(self._parameters.items(), totals, strict=True)
+        }
 
     def returns(self) -> Tensor:
         """Mean return of each task after adaptation: [tasks].
@@ -149,9 +163,9 @@ class MetaObjective:
         With a `stride` above 1 both the inner loop and the mean over steps see every `stride`-th
         time step only: neighbouring steps say nearly the same, and a product costs that much less.
         """
-        chunks = self._chunks
+        chunks, shard = self._chunks
         if stride > 1:
-            chunks = self._split([batch.every(stride) for batch in self._batches], None)
+            chunks, shard = self._split([batch.every(stride) for batch in self._batches], None)
 
         def linearise(chunk: _Chunk) -> tuple[Parameters, tuple[Tensor, ...]]:
             theta, mean = self._differentiable(parameters, chunk, term)
@@ -167,26 +181,41 @@ class MetaObjective:
                 theta, gradient = graph
                 return _gradients(gradient, theta, along=v, retain_graph=True)
 
-            totals = _summed(self._workers.map(of_chunk, graphs))
+            totals = self._workers.sum(of_chunk, graphs, shard=shard)
             return dict(zip(parameters, totals, strict=True))
 
         return product
 
-    @functools.cached_property
-    def _chunks(self) -> list[_Chunk]:
-        return self._split(self._batches, self._adapted)
+    @property
+    def _chunks(self) -> tuple[list[_Chunk], Shard]:
+        """The chunks of the whole batches, made when a term is first asked for.
+
+        Not a `cached_property`: in Python 3.11 that locks all objectives while it is computed, and
+        with several ranks in one process each waits for the others.
+        """
+        if self._made is None:
+            self._made = self._split(self._batches, self._adapted)
+        return self._made
 
     def _split(
         self, batches: Sequence[Batch], adapted: Mapping[str, Tensor] | None
-    ) -> list[_Chunk]:
-        """Chunks of tasks; θ'(θ_0) is computed from the batches where it is not given."""
-        last = batches[-1]
-        rewards = last.mean(last.rewards)
-        others = (rewards.sum() - rewards) / (self.tasks - 1) if self.tasks > 1 else 0.0
-        gains = rewards - others
+    ) -> tuple[list[_Chunk], Shard]:
+        """Chunks of the tasks of this process, and which of all chunks they are.
+
+        θ'(θ_0) is computed from the batches where it is not given.
+        """
+        slices, shard = self._slices(batches[-1])
+        if self._sampling_correction:
+            (total,) = self._workers.sum(
+                lambda tasks: (_mean_reward(batches[-1][tasks]).sum(),), slices, shard=shard
+            )
 
         def of_slice(tasks: slice) -> _Chunk:
             *inner_batches, batch = [b[tasks] for b in batches]
+            gain = torch.zeros_like(batch.weight[:, 0, 0])
+            if self._sampling_correction:
+                reward = _mean_reward(batch)
+                gain = reward - (total - reward) / max(1, self.tasks - 1)
             if adapted is None:
                 begin = self._inner.begin(self._parameters, batch.tasks)
                 own = self._inner.path(begin, inner_batches)[-1]
@@ -198,11 +227,21 @@ class MetaObjective:
                 inner_batches,
                 batch,
                 collected_by,
-                gains[tasks],
+                gain,
                 functools.cache(lambda: self._inner_policies(inner_batches)),
             )
 
-        return self._workers.map(of_slice, chunk_slices(last.tasks, last.rows, last.device))
+        return self._workers.map(of_slice, slices), shard
+
+    def _slices(self, batch: Batch) -> tuple[list[slice], Shard]:
+        """A slice for each chunk of this process, and which of all chunks these are."""
+        size = chunk_size(self.tasks, batch.rows, batch.device)
+        return chunk_slices(batch.tasks, size), self._shard.in_chunks(size)
+
+    def _sum(
+        self, function: Callable[[_Chunk], tuple[Tensor, ...]], chunks: tuple[list[_Chunk], Shard]
+    ) -> tuple[Tensor, ...]:
+        return self._workers.sum(function, chunks[0], shard=chunks[1])
 
     def _begin(self, parameters: Mapping[str, Tensor], chunk: _Chunk) -> Parameters:
         return self._inner.begin(parameters, chunk.batch.tasks)
@@ -283,5 +322,6 @@ def _gradients(
     )
 
 
-def _summed(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    return [torch.stack(terms).sum(0) for terms in zip(*parts, strict=True)]
+def _mean_reward(batch: Batch) -> Tensor:
+    """Mean over the steps of each task: [tasks]."""
+    return batch.mean(batch.rewards)

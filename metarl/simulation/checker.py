@@ -495,7 +495,7 @@ def _equal(one: Seen, other: Seen) -> bool:
     """Observations bit for bit; rewards up to the order of a sum."""
     return (
         np.array_equal(one[0], other[0], equal_nan=True)
-        and np.isclose(one[1], other[1], rtol=1e-12, atol=0, equal_nan=True)
+        and bool(np.isclose(one[1], other[1], rtol=1e-12, atol=0, equal_nan=True))
         and bool(one[2]) == bool(other[2])
         and bool(one[3]) == bool(other[3])
     )
