@@ -13,6 +13,7 @@ from metarl import Config
 from metarl.cli.main import main
 from metarl.cli.train import run_experiment
 from metarl.learners.presets import ALGORITHMS
+from metarl.tasks.family import make_family, registered_families
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 DIR = "envs:HalfCheetahDir-v0"
@@ -129,6 +130,27 @@ def test_help_explains_every_option(capsys):
     assert "What it is." in text
     for name in (field.name for field in dataclasses.fields(Config)):
         assert f"--{name.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize("command", ["--help", "algorithms", "families"])
+def test_a_list_loads_no_heavy_package(command):
+    code = f"""
+import sys
+from metarl.cli.main import main
+main([{command!r}])
+heavy = {{"torch", "matplotlib", "tensorboard", "mujoco"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_declared_family_lists_what_its_environment_has():
+    for name in registered_families():
+        family = make_family(name)
+        env = family.task_env
+        assert family.task_space == env.task_space
+        assert family.splits == getattr(env, "splits", family.splits)
+        assert family.declaration == getattr(env, "family", None)
 
 
 def test_metarl_lists_the_families(capsys):

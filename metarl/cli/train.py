@@ -8,7 +8,8 @@ from pathlib import Path
 
 import tyro
 
-from metarl.cli.command_line import one_line_errors, parse, peek
+from metarl.cli.command_line import one_line_errors
+from metarl.cli.parsing import parse, peek
 from metarl.learners.config import FamilyRunConfig, RunConfig
 from metarl.learners.learner import BaseLearner
 from metarl.learners.maml_config import MAMLConfig
