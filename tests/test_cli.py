@@ -55,7 +55,7 @@ def failure(capsys, *arguments):
             ["--family", DIR, "--algorithm", "mamltrpo"],
             ["mamltrpo must be one of maml-trpo, promp"],
         ),
-        (["--family", DIR, "--algorithm"], ["must be one of maml-trpo"]),
+        (["--family", DIR, "--algorithm"], ["Missing value for argument", "--algorithm"]),
         (
             ["--family", DIR, "--algorithm", "reptile", "--estimator", "lvc"],
             ["--outer reptile takes no derivative of the inner loop", "not lvc"],
