@@ -33,6 +33,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
+from metarl.support.modules import import_module_here
 from metarl.support.randomness import RandomKey, Use
 from metarl.support.types import Env, Json
 from metarl.tasks.declaration import (
@@ -308,20 +309,6 @@ def place_of(error: BaseException) -> str:
     return f"{place.filename}:{place.lineno}"
 
 
-def import_family_module(module: str) -> None:
-    """Imports a module of families, from the working folder too, as `python -m` would."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if not f"{module}.".startswith(f"{error.name}."):
-            raise  # one of its own imports
-        raise UsageError(
-            f"there is no module {module} here or among the installed packages"
-        ) from None
-
-
 def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
     """Gymnasium's entry for `Id` or `module:Id`; the module is imported first.
 
@@ -366,7 +353,7 @@ def import_announced_modules() -> list[str]:
     announced = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     modules = [SHIPPED, *(entry_point.value for entry_point in announced)]
     for module in modules:
-        import_family_module(module)
+        import_module_here(module)
     return modules
 
 
@@ -378,15 +365,15 @@ def _import_or_shipped(module: str, name: str) -> None:
     """Imports `module`, and for `envs` metarl's own if it is another package without the family."""
     parent, *rest = module.split(".")
     try:
-        import_family_module(module)
+        import_module_here(module)
     except UsageError:
         if parent != "envs":
             raise
     if parent == "envs" and name not in gymnasium.registry:
         try:
-            import_family_module(".".join((SHIPPED, *rest)))
+            import_module_here(".".join((SHIPPED, *rest)))
         except UsageError:
-            import_family_module(module)  # its error, or its lack of the family, is what counts
+            import_module_here(module)  # its error, or its lack of the family, is what counts
 
 
 def _of_type(env: TaskEnv, name: str, kind: type[T]) -> T | None:
