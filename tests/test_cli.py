@@ -13,6 +13,7 @@ from metarl import Config
 from metarl.cli.main import main
 from metarl.cli.train import run_experiment
 from metarl.learners.presets import ALGORITHMS
+from metarl.tasks.family import make_family, registered_families
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 DIR = "envs:HalfCheetahDir-v0"
@@ -45,7 +46,7 @@ def failure(capsys, *arguments):
         (["--family", DIR, "--inner-lr", "-1"], ["--inner-lr -1.0 must be"]),
         (["--family", DIR, "--inner-lr", "much"], ["--inner-lr", "'much'"]),
         (["--family", DIR, "--meta-batch-size", "0"], ["--meta-batch-size 0", "at least 1"]),
-        (["--family", DIR, "--discount", "1.5"], ["--discount 1.5 must be at most 1"]),
+        (["--family", DIR, "--discount", "1.5"], ["--discount 1.5", "at most 1"]),
         (["--family", DIR, "--device", "tpu"], ["'tpu'", "cuda"]),
         (["--family", DIR, "--family-options", "speed", "2"], ["no option speed"]),
         (["--family", DIR, "--run-dir", "/dev/null/run"], ["/dev/null/run cannot be written"]),
@@ -54,7 +55,7 @@ def failure(capsys, *arguments):
             ["--family", DIR, "--algorithm", "mamltrpo"],
             ["mamltrpo must be one of maml-trpo, promp"],
         ),
-        (["--family", DIR, "--algorithm"], ["must be one of maml-trpo"]),
+        (["--family", DIR, "--algorithm"], ["Missing value for argument", "--algorithm"]),
         (
             ["--family", DIR, "--algorithm", "reptile", "--estimator", "lvc"],
             ["--outer reptile takes no derivative of the inner loop", "not lvc"],
@@ -129,6 +130,27 @@ def test_help_explains_every_option(capsys):
     assert "What it is." in text
     for name in (field.name for field in dataclasses.fields(Config)):
         assert f"--{name.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize("command", ["--help", "algorithms", "families"])
+def test_a_list_loads_no_heavy_package(command):
+    code = f"""
+import sys
+from metarl.cli.main import main
+main([{command!r}])
+heavy = {{"torch", "matplotlib", "tensorboard", "mujoco"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_declared_family_lists_what_its_environment_has():
+    for name in registered_families():
+        family = make_family(name)
+        env = family.task_env
+        assert family.task_space == env.task_space
+        assert family.splits == getattr(env, "splits", family.splits)
+        assert family.declaration == getattr(env, "family", None)
 
 
 def test_metarl_lists_the_families(capsys):

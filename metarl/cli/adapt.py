@@ -9,8 +9,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from metarl.cli.command_line import parse
 from metarl.cli.evaluate import load_meta_learner
+from metarl.cli.parsing import parse
 from metarl.learners.learner import Adapted, MetaLearner
 from metarl.policies.export import export_policy
 from metarl.runs.clips import check_clip_name, prefer_offscreen, write_clip

@@ -1,30 +1,24 @@
-"""Parsing a command line, and errors on one line."""
+"""What every command does with errors: each is printed on one line."""
 
 import contextlib
-import io
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
-
-import tyro
+from collections.abc import Iterator
 
 from metarl.support.errors import UsageError
 
-T = TypeVar("T")
-
 DEBUG = "METARL_DEBUG"
-"""Environment variable: 1 shows the traceback behind a one-line error."""
+"""Environment variable: 1 prints the traceback of a one-line error."""
 
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Within the block a `UsageError` is one line on standard error and an exit with status 2.
+    """Turns a `UsageError` in the block into one line on standard error and exit status 2.
 
-    With METARL_DEBUG=1 in the environment its traceback comes first. A reader of the output may
-    stop before its end, as `head` does; that exits silently.
+    METARL_DEBUG=1 in the environment prints the traceback before the line. If the reader of the
+    output stops before its end, as `head` does, the program exits without a message.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s")
     try:
@@ -38,58 +32,3 @@ def one_line_errors() -> Iterator[None]:
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def parse(
-    options: type[T],
-    arguments: Sequence[str],
-    description: str | None,
-    default: T | None = None,
-    command: str | None = None,
-) -> T:
-    """What tyro parses; its message on one line where the command line is at fault.
-
-    `command` of metarl is named in the usage.
-    """
-    output = io.StringIO()
-    given: dict[str, Any] = {} if default is None else {"default": default}
-    if command is not None:
-        given["prog"] = f"metarl {command}"
-    try:
-        with contextlib.redirect_stderr(output):
-            parsed: T = tyro.cli(options, description=description, args=arguments, **given)
-    except SystemExit as exit:
-        if exit.code:
-            raise UsageError(_unboxed(output.getvalue())) from None
-        raise
-    return parsed
-
-
-def peek(options: type[T], arguments: Sequence[str]) -> T:
-    """The values that these options have among others on the command line, by the same parser.
-
-    Their defaults where the parser finds a mistake: parsing all options will name it.
-    """
-    try:
-        known, _ = tyro.cli(
-            options, args=arguments, return_unknown_args=True, add_help=False, console_outputs=False
-        )
-    except SystemExit:
-        return options()
-    return known
-
-
-def _unboxed(text: str) -> str:
-    """Tyro's boxed message as one line: what is wrong, and the option that was perhaps meant."""
-    lines = [line.strip("│╭╰╮╯ ") for line in text.splitlines()]
-    message: list[str] = []
-    for line in lines[1:-1]:
-        if set(line) == {"─"}:
-            if any(part.startswith("Perhaps you meant") for part in message):
-                break
-            message.append(";")
-        elif line.startswith(("For full helptext", "Argument helptext")):
-            break
-        else:
-            message.append(line)
-    return " ".join(message).replace(" ;", ";").strip("; ")

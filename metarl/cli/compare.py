@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from metarl.cli.command_line import parse
+from metarl.cli.parsing import parse
 from metarl.studies.comparison import Comparison, compare, table_rows
 
 

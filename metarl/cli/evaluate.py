@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from metarl.cli.command_line import parse
+from metarl.cli.parsing import parse
 from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.statistics import STATISTICS
 from metarl.learners.learner import MetaLearner

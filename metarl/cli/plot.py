@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from metarl.cli.command_line import parse
+from metarl.cli.parsing import parse
 from metarl.studies.curves import group, read_run, write_figures
 from metarl.support.errors import UsageError
 

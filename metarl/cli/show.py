@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from metarl.cli.command_line import parse
+from metarl.cli.parsing import parse
 from metarl.runs.clips import check_clip_name, prefer_offscreen, record_clip, write_clip
 from metarl.support.randomness import RandomKey
 from metarl.tasks.family import make_family

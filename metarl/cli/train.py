@@ -8,14 +8,16 @@ from pathlib import Path
 
 import tyro
 
-from metarl.cli.command_line import one_line_errors, parse, peek
-from metarl.learners.config import RunConfig
+from metarl.cli.command_line import one_line_errors
+from metarl.cli.parsing import parse, peek
+from metarl.learners.config import FamilyRunConfig, RunConfig
 from metarl.learners.learner import BaseLearner
 from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import find_algorithm
 from metarl.learners.registry import find_learner
 from metarl.runs.folder import CONFIG
 from metarl.runs.run import read_config, train
+from metarl.support.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,10 @@ def _parse(
         return parse(type(resumed), arguments, description, resumed, command)
     if default is None:
         learner = choices.learner or "maml"
-        default = find_learner(learner).Config(family=tyro.MISSING, learner=learner)  # type: ignore[call-arg]
+        config_class = find_learner(learner).Config
+        if not issubclass(config_class, FamilyRunConfig):
+            raise UsageError(f"--learner {learner} does not learn task families: run it in Python")
+        default = config_class(tyro.MISSING, learner=learner)
     if choices.algorithm is not None and isinstance(default, MAMLConfig):
         preset = find_algorithm(choices.algorithm)
         default = dataclasses.replace(default, algorithm=choices.algorithm, **preset.options)

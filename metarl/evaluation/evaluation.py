@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from metarl.evaluation.statistics import (
     interval,
     stratified_indices,
 )
+from metarl.support.types import Json
 
 EVALUATED_SPLITS = ("test", "train", "beyond")
 """That `metarl evaluate` looks at, where the family has them."""
@@ -50,7 +50,7 @@ class Evaluation:
                 metrics |= _tagged(f"{self.split}/{group}", own, resampled)
         return metrics
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Json:
         """What evaluation.json holds of a split: aggregates of each step, and every task.
 
         The gain over step 0 has an interval of its own: it is that of the same tasks.
@@ -58,7 +58,7 @@ class Evaluation:
         resampled = self._resampled(self.returns.shape[1])
         steps = []
         for k, returns in enumerate(self.returns):
-            step: dict[str, Any] = {"step": k, "episodes": k * self.episodes}
+            step: Json = {"step": k, "episodes": k * self.episodes}
             if self.env_steps is not None:
                 step["env_steps"] = float(self.env_steps[k])
             for name, statistic in STATISTICS.items():
@@ -71,7 +71,7 @@ class Evaluation:
             if self.success is not None:
                 step["success"] = float(self.success[k].mean())
             steps.append(step)
-        tasks: list[dict[str, Any]] = []
+        tasks: list[Json] = []
         for i, returns in enumerate(self.returns.T):
             task = {name: values[i].tolist() for name, values in self.tasks.items()}
             tasks.append({"task": task, "returns": returns.tolist()})

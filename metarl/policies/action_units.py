@@ -1,12 +1,14 @@
 """From a policy's actions to an environment's: units of the action range, and its bounds."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
+
+from metarl.support.types import Space
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class ActionUnits:
     centre: Tensor | None = None  # [action]
 
     @classmethod
-    def of(cls, space: gymnasium.Space[Any], scale: float) -> Self:
+    def of(cls, space: Space, scale: float) -> Self:
         """The units of a space of actions; numbered actions have none."""
         if not isinstance(space, gymnasium.spaces.Box):
             return cls(None)

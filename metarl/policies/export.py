@@ -4,7 +4,6 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import gymnasium
 import numpy as np
@@ -16,6 +15,7 @@ from metarl.policies.action_units import ActionUnits
 from metarl.policies.mlp import CONTEXT, CategoricalPolicy, GaussianPolicy
 from metarl.policies.recurrent import RecurrentPolicy, normalised
 from metarl.support.files import replace_durably
+from metarl.support.types import Space
 
 WEIGHTS, DESCRIPTION, PROGRAM = "policy.safetensors", "policy.json", "policy.pt2"
 LAYERS = {"tanh": nn.Tanh, "relu": nn.ReLU}
@@ -57,7 +57,7 @@ class FeedforwardPolicy(DeployedPolicy):
         self,
         policy: GaussianPolicy | CategoricalPolicy,
         parameters: Mapping[str, Tensor],
-        action_space: gymnasium.Space[Any],
+        action_space: Space,
         units: ActionUnits,
     ):
         """`parameters`: of one task, without a task dimension."""
@@ -135,7 +135,7 @@ class RecurrentDeployedPolicy(DeployedPolicy):
         hidden: Tensor,
         action: Tensor,
         reward: float,
-        action_space: gymnasium.Space[Any],
+        action_space: Space,
         units: ActionUnits,
     ):
         """`hidden` [hidden], `action` [action] and `reward`: what is remembered of the task."""

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import gymnasium
 import numpy as np
@@ -24,6 +24,7 @@ from metarl.policies.action_distributions import (
 from metarl.policies.normalisation import ObservationNormaliser
 from metarl.policies.parameters import Parameters
 from metarl.support.errors import UsageError
+from metarl.support.types import Json, Space
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 Activation = Literal["tanh", "relu"]
@@ -131,8 +132,8 @@ class CategoricalPolicy(Network):
 
 
 def make_policy(
-    observation_space: gymnasium.Space[Any],
-    action_space: gymnasium.Space[Any],
+    observation_space: Space,
+    action_space: Space,
     hidden_sizes: tuple[int, ...] = (64, 64),
     activation: Activation = "tanh",
     context_size: int = 0,
@@ -149,7 +150,7 @@ def make_policy(
             "(gymnasium.wrappers.FlattenObservation makes one)"
         )
     observation_size = math.prod(observation_space.shape) + task_size
-    network: dict[str, Any] = {
+    network: Json = {
         "hidden_sizes": hidden_sizes,
         "activation": activation,
         "context_size": context_size,

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from metarl.learners.config import RunConfig
 
 History = Sequence[dict[str, float]]
 """Metrics of iterations, the newest last."""
@@ -19,17 +20,17 @@ RECENT = 10
 class Alarm:
     """A condition on the history, and what usually causes it."""
 
-    sounds: Callable[[History, Any], bool]
+    sounds: Callable[[History, RunConfig], bool]
     """(history, options of the run) -> whether it does."""
     message: str
 
 
-def raised(history: History, config: Any) -> dict[str, str]:
+def raised(history: History, config: RunConfig) -> dict[str, str]:
     """The alarms that sound now: messages by name."""
     return {name: a.message for name, a in ALARMS.items() if a.sounds(history, config)}
 
 
-def already_raised(history: History, config: Any) -> set[str]:
+def already_raised(history: History, config: RunConfig) -> set[str]:
     """Names of the alarms that sounded at some time of the history."""
     windows = (history[max(0, end - WINDOW) : end] for end in range(1, len(history) + 1))
     return {name for window in windows for name in raised(window, config)}
@@ -41,33 +42,33 @@ def _recent(history: History, name: str, number: int) -> np.ndarray | None:
     return np.array(values) if len(values) == number else None
 
 
-def _no_gain(history: History, config: Any) -> bool:
+def _no_gain(history: History, config: RunConfig) -> bool:
     gains = _recent(history, "return/gain", WINDOW)
     if gains is None or getattr(config, "inner_steps", 1) == 0:
         return False
     return bool(abs(gains.mean()) < 2 * gains.std(ddof=1) / np.sqrt(WINDOW))
 
 
-def _no_step(history: History, _: Any) -> bool:
+def _no_step(history: History, _: RunConfig) -> bool:
     accepted = _recent(history, "outer/accepted", RECENT)
     return accepted is not None and bool(accepted.mean() <= 0.5)
 
 
-def _certain(history: History, _: Any) -> bool:
+def _certain(history: History, _: RunConfig) -> bool:
     name = "policy/std" if "policy/std" in history[-1] else "policy/entropy"
     values = _recent(history, name, RECENT)
     return values is not None and bool((values < 0.02).all())
 
 
-def _wrong_kl(history: History, config: Any) -> bool:
+def _wrong_kl(history: History, config: RunConfig) -> bool:
     kl, taken = (_recent(history, f"outer/{name}", RECENT) for name in ("kl", "accepted"))
     if kl is None or taken is None or getattr(config, "outer", "") not in ("trpo", "natural"):
         return False
-    share = np.median(kl[taken > 0]) / config.max_kl if taken.any() else 1.0
+    share = np.median(kl[taken > 0]) / getattr(config, "max_kl", 1.0) if taken.any() else 1.0
     return bool(share < 0.2 or share > 2)
 
 
-def _hurts(history: History, config: Any) -> bool:
+def _hurts(history: History, config: RunConfig) -> bool:
     hurt = _recent(history, "return/hurt", WINDOW)
     if hurt is None or getattr(config, "inner_steps", 1) == 0:
         return False

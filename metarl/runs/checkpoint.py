@@ -8,13 +8,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.files import sync_folder, write_durably
+from metarl.support.types import Json
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ STATE = "state.pt"
 MANIFEST = "manifest.json"
 
 
-def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any]) -> Path:
+def save_checkpoint(folder: Path, iteration: int, state: Json) -> Path:
     """Writes `state` (tensors and plain types) to `folder/000120` for iteration 120.
 
     Raises:
@@ -76,7 +76,7 @@ def _tensors(state: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(value, f"{name}.{key}" if name else str(key))
 
 
-def load_checkpoint(checkpoint: Path) -> dict[str, Any]:
+def load_checkpoint(checkpoint: Path) -> Json:
     """The state of a checkpoint, its files compared with the manifest.
 
     Raises:
@@ -91,11 +91,11 @@ def load_checkpoint(checkpoint: Path) -> dict[str, Any]:
         raise UsageError(f"checkpoint {checkpoint} is not whole: {error}") from error
     if hashlib.sha256(data).hexdigest() != expected:
         raise UsageError(f"checkpoint {checkpoint} is damaged: {STATE} has another SHA-256")
-    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    state: Json = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     return state
 
 
-def load_newest(folder: Path) -> dict[str, Any] | None:
+def load_newest(folder: Path) -> Json | None:
     """The newest whole checkpoint's state; damaged ones are named and passed over.
 
     Returns:

@@ -17,6 +17,7 @@ from metarl.runs.sinks import Sinks
 from metarl.runs.tensorboard import NO_HYPERPARAMETERS, layout
 from metarl.support.errors import UsageError
 from metarl.support.files import replace_durably
+from metarl.support.types import Json
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +63,9 @@ class RunFolder:
         """Whether a run was begun here."""
         return (self.path / CONFIG).exists()
 
-    def read_config(self) -> dict[str, Any]:
+    def read_config(self) -> Json:
         """The configuration of the run that is here."""
-        config: dict[str, Any] = json.loads((self.path / CONFIG).read_text())
+        config: Json = json.loads((self.path / CONFIG).read_text())
         return config
 
     def open(
@@ -153,7 +154,7 @@ class RunFolder:
         assert self._writer is not None, "open() comes first"
         self._writer.add_text(name, text, iteration)
 
-    def save(self, iteration: int, state: dict[str, Any]) -> None:
+    def save(self, iteration: int, state: Json) -> None:
         """Writes a checkpoint, the metrics up to it first."""
         assert self._writer is not None, "open() comes first"
         os.fsync(self._metrics.fileno())
@@ -164,7 +165,7 @@ class RunFolder:
         """Keeps the newest `keep` checkpoints and that of iteration `best`."""
         prune_checkpoints(self.path / "checkpoints", keep, best)
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self) -> Json | None:
         """The newest whole checkpoint's state, or None."""
         return load_newest(self.path / "checkpoints")
 

@@ -15,6 +15,7 @@ from metarl.learners.learner import BaseLearner, MetaLearner
 from metarl.runs.clips import gif, labelled, record_clip, side_by_side
 from metarl.runs.folder import EVALUATION
 from metarl.support.files import replace_durably
+from metarl.support.types import Json
 from metarl.tasks.task import Task, select_tasks
 
 EVENTS = ".evaluation"
@@ -41,7 +42,7 @@ def write_report(
     evaluations: Sequence[Evaluation],
     clips: Sequence[tuple[str, list[np.ndarray]]] = (),
     about: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Json:
     """Writes evaluation.json into the run folder, and what TensorBoard shows of the same.
 
     There `evaluation/<split>/mean` and its interval are curves over the inner steps; figures and
@@ -82,9 +83,9 @@ def write_report(
     return data
 
 
-def _as_data(learner: BaseLearner, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+def _as_data(learner: BaseLearner, evaluations: Sequence[Evaluation]) -> Json:
     """What evaluation.json holds."""
-    data: dict[str, Any] = {
+    data: Json = {
         "learner": learner.config.learner,
         "family": getattr(learner.config, "family", learner.name),
         "algorithm": getattr(learner.config, "algorithm", learner.config.learner),

@@ -24,6 +24,7 @@ from metarl.runs.sinks import check_sinks
 from metarl.support.distribution import installed_version
 from metarl.support.errors import UsageError
 from metarl.support.options import option
+from metarl.support.types import Json
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def read_config(folder: Path) -> RunConfig:
 
     """
     try:
-        options: dict[str, Any] = json.loads((folder / CONFIG).read_text())["config"]
+        options: Json = json.loads((folder / CONFIG).read_text())["config"]
     except OSError:
         raise UsageError(f"{folder} is no run folder: it has no {CONFIG}") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -205,7 +206,7 @@ def _best_iteration(learner: BaseLearner, history: list[dict[str, float]]) -> in
     return int(best(evaluated, key=lambda metrics: metrics[tag])["iteration"])
 
 
-def describe(learner: BaseLearner) -> dict[str, Any]:
+def describe(learner: BaseLearner) -> Json:
     """What config.json holds: the resolved configuration and what it ran on."""
     own = learner.describe()
     resolved = dataclasses.asdict(learner.config) | {"run_dir": str(learner.config.run_folder)}

@@ -1,14 +1,14 @@
 """What TensorBoard shows of a run beside its scalars: the page of custom scalars."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from metarl.evaluation.evaluation import EVALUATED_SPLITS
+from metarl.support.types import Json
 
 NO_HYPERPARAMETERS = {"run_dir", "resume", "sinks"}
 
 
-def layout(measure: str, inner_steps: int, splits: Sequence[str]) -> dict[str, Any]:
+def layout(measure: str, inner_steps: int, splits: Sequence[str]) -> Json:
     """The page of custom scalars."""
     charts = {
         f"{measure} before and after adaptation": [

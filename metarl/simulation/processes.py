@@ -78,16 +78,18 @@ class ProcessEnvironments:
             for name in self._task_space
         }
         prototype.close()
+        self._workers: list[_Worker] = []
+        # Also where nobody closes it.
+        self._finalizer = weakref.finalize(self, _end, self._workers)
+        self._start(make, min(processes, num_envs))
+        self._gather("start", START_TIMEOUT)
 
         processes = min(processes, num_envs)
         layout = self._layout(processes)
         memory = _allocated(layout)
         self._shared = _arrays(memory, layout)
         self._results = Results(*(self._shared[name] for name in Results._fields))
-        self._workers: list[_Worker] = []
-        # Also where nobody closes it.
-        self._finalizer = weakref.finalize(self, _end, self._workers)
-        bounds = np.linspace(0, num_envs, processes + 1).astype(int)
+        bounds = np.linspace(0, self.num_envs, processes + 1).astype(int)
         for i, (low, high) in enumerate(itertools.pairwise(bounds)):
             part = slice(int(low), int(high))
             try:

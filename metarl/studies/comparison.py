@@ -4,7 +4,6 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
@@ -22,6 +21,7 @@ from metarl.studies.curves import Line, adaptation_curve, draw, read_run, write_
 from metarl.studies.jobs import Job, run_jobs
 from metarl.support.errors import UsageError, nearest
 from metarl.support.options import option
+from metarl.support.types import Json
 from metarl.tasks.family import make_family
 
 LOG = "log.txt"
@@ -118,7 +118,7 @@ class Comparison:
 
     def config(self, name: str, seed: int) -> FamilyRunConfig:
         """The configuration of one run: of a named algorithm, or of a learner of that name."""
-        shared: dict[str, Any] = {
+        shared: Json = {
             "family": self.family,
             "family_options": self.family_options,
             "horizon": self.horizon,
@@ -194,7 +194,7 @@ def outcome(comparison: Comparison, name: str, seed: int) -> None:
     run(learner)
     # An evaluation from before must not pass for that of this run if this process is stopped.
     (config.run_folder / EVALUATION).unlink(missing_ok=True)
-    about: dict[str, Any] = {}
+    about: Json = {}
     if name in FINE_TUNED:
         assert isinstance(learner, MAMLLearner)
         about[FINE_TUNED_LR] = tune(learner, comparison.inner_steps)
@@ -245,7 +245,7 @@ def _write_page(comparison: Comparison, lines: list[Line]) -> None:
         old.unlink()
     writer = SummaryWriter(str(comparison.folder))
     names = [line.name for line in lines]
-    charts: dict[str, Any] = {
+    charts: Json = {
         "return after each inner step": ["Multiline", [f"comparison/{n}/mean" for n in names]]
     }
     for line in lines:

@@ -15,6 +15,7 @@ from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.statistics import STATISTICS, interval, stratified_indices
 from metarl.runs.folder import CONFIG, EVALUATION, METRICS
 from metarl.support.errors import UsageError
+from metarl.support.types import Json
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def draw(lines: Sequence[Line], title: str = "") -> Figure:
     figure = Figure((11, 4.5), layout="constrained")
     training, adaptation = figure.subplots(1, 2)
     for i, line in enumerate(lines):
-        style: dict[str, Any] = {"color": f"C{i % 10}", "linestyle": "-" if i < 10 else "--"}
+        style: Json = {"color": f"C{i % 10}", "linestyle": "-" if i < 10 else "--"}
         if any(run.metrics for run in line.runs):
             curves = training_curves(line)
             steps, after = curves["env_steps"] / 1e6, curves["after"]

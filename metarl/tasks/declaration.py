@@ -35,7 +35,7 @@ from metarl.support.types import Space
 from metarl.tasks.distributions import TaskDistribution
 from metarl.tasks.noise import Noise
 
-Array = Any
+Array: TypeAlias = Any
 """A NumPy or torch array; `array_api_compat.array_namespace` gives the functions for either."""
 
 

@@ -14,6 +14,7 @@ Without `sample_task` and `tasks`, tasks are uniform over `task_space`, and a fi
 than two tasks is divided so that `train` and `test` are disjoint.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -22,7 +23,7 @@ import importlib.metadata
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
@@ -32,6 +33,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
+from metarl.support.modules import import_module_here
 from metarl.support.randomness import RandomKey, Use
 from metarl.support.types import Json
 from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, parse_value
@@ -48,6 +50,8 @@ ENTRY_POINT_GROUP = "metarl.task_families"
 SHIPPED = "metarl_envs"
 """The package `envs` of metarl under a name that no other project uses."""
 SPLITS = ("train", "test")
+DECLARED = ("metarl.simulation.mujoco:MujocoEnv", "metarl.simulation.dynamics:DynamicsEnv")
+"""Entry points of declared families, whose registration refers to the declaration."""
 INSTALLED = (str(Path(__file__).parents[1]), *sysconfig.get_paths().values())
 """Folders of metarl, Python and installed packages."""
 
@@ -112,12 +116,8 @@ class TaskFamily:
                 it has no task.
 
         """
-        try:
+        with self._explained():
             env = self.make()
-        except UsageError:
-            raise
-        except Exception as error:
-            raise UsageError(self._why_not_made(error)) from error
         space = task_environment(env).task_space
         if not isinstance(space, spaces.Dict):
             raise UsageError(f"{self.id}: task_space is a {space}, not a spaces.Dict")
@@ -128,10 +128,23 @@ class TaskFamily:
         """The prototype, or the wrapper of it that has the task."""
         return task_environment(self.prototype)
 
-    @property
+    @functools.cached_property
+    def _registered(self) -> DeclaredFamily | None:
+        """The declaration that the registration refers to, loaded without a simulator.
+
+        None if the environment decides: it is of another class, or it is wrapped.
+        """
+        if self.spec.entry_point not in DECLARED or self.spec.additional_wrappers:
+            return None
+        options = {**self.spec.kwargs, **self.options}
+        with self._explained():
+            declaration: DeclaredFamily = load_declaration(options.pop("family"), options)
+        return declaration
+
+    @functools.cached_property
     def task_space(self) -> spaces.Dict:
         """Space of the tasks."""
-        return self.task_env.task_space
+        return self._registered.tasks.space if self._registered else self.task_env.task_space
 
     @property
     def declaration(self) -> DeclaredFamily | None:
@@ -159,7 +172,8 @@ class TaskFamily:
                 twice.
 
         """
-        named = _names(self.task_env, "splits", (tuple, list)) or self.distribution.splits
+        own = () if self._registered else _names(self.task_env, "splits", (tuple, list))
+        named = own or self.distribution.splits
         if not set(SPLITS).intersection(named):
             return SPLITS
         if not set(SPLITS).issubset(named) or len(set(named)) != len(named):
@@ -236,6 +250,16 @@ class TaskFamily:
         if self.distribution.parameters:
             return self.distribution.sample
         return functools.partial(uniform_task, self.task_space)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns an error of the family's own code in the block into a `UsageError`."""
+        try:
+            yield
+        except UsageError:
+            raise
+        except Exception as error:
+            raise UsageError(self._why_not_made(error)) from error
 
     def _why_not_made(self, error: Exception) -> str:
         """One line on an error of the environment's own code, or of the call with its options."""
@@ -342,7 +366,7 @@ def import_announced_modules() -> list[str]:
     announced = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     modules = [SHIPPED, *(entry_point.value for entry_point in announced)]
     for module in modules:
-        import_family_module(module)
+        import_module_here(module)
     return modules
 
 
@@ -354,13 +378,13 @@ def _import_or_shipped(module: str, name: str) -> None:
     """Imports `module`, and metarl's `envs` if `module` is another `envs` without the family."""
     parent, *rest = module.split(".")
     try:
-        import_family_module(module)
+        import_module_here(module)
     except UsageError:
         if parent != "envs":
             raise
     if parent == "envs" and name not in gymnasium.registry:
         try:
-            import_family_module(".".join((SHIPPED, *rest)))
+            import_module_here(".".join((SHIPPED, *rest)))
         except UsageError:
             import_family_module(module)  # report its error, or that it lacks the family
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl.support.errors import UsageError
+from metarl.support.types import Env, Json
 from metarl.tasks.distributions import (
     Choice,
     Distribution,
@@ -180,7 +181,7 @@ class Attribute:
         """
         *holders, last = path.split(".")
         match = re.fullmatch(r"(\w+)(?:\[([\d, ]+)\])?", last)
-        owner = env
+        owner: object = env
         for name in holders:
             owner = getattr(owner, name, None)
         if match is None or not hasattr(owner, match[1]):

@@ -1,0 +1,72 @@
+"""Parsing of a command line into a dataclass of options."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
+
+from metarl.support.errors import UsageError
+
+T = TypeVar("T")
+
+
+def parse(
+    options: type[T],
+    arguments: Sequence[str],
+    description: str | None,
+    default: T | None = None,
+    command: str | None = None,
+) -> T:
+    """Parses a command line with tyro; the usage names `command`, a subcommand of metarl.
+
+    Raises:
+        UsageError: the command line is wrong; the message is tyro's on one line.
+
+    """
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(output):
+            parsed: T = tyro.cli(
+                options,
+                prog=None if command is None else f"metarl {command}",
+                description=description,
+                args=arguments,
+                default=tyro.MISSING_NONPROP if default is None else default,
+            )
+    except SystemExit as exit:
+        if exit.code:
+            raise UsageError(_unboxed(output.getvalue())) from None
+        raise
+    return parsed
+
+
+def peek(options: type[T], arguments: Sequence[str]) -> T:
+    """Parses only `options` and ignores all others on the command line.
+
+    If the parser finds a mistake, the defaults are returned; parsing all options then reports it.
+    """
+    try:
+        known, _ = tyro.cli(
+            options, args=arguments, return_unknown_args=True, add_help=False, console_outputs=False
+        )
+    except SystemExit:
+        return options()
+    return known
+
+
+def _unboxed(text: str) -> str:
+    """Tyro's boxed message on one line: what is wrong, and which option was perhaps meant."""
+    lines = [line.strip("│╭╰╮╯ ") for line in text.splitlines()]
+    message: list[str] = []
+    for line in lines[1:-1]:
+        if set(line) <= {"─", "-"}:
+            if any(part.startswith("Perhaps you meant") for part in message):
+                break
+            message.append(";")
+        elif line.startswith(("For full helptext", "Argument helptext")):
+            break
+        else:
+            message.append(line)
+    return " ".join(message).replace(" ;", ";").strip("; ")
