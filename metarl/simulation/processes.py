@@ -81,9 +81,6 @@ class ProcessEnvironments:
         self._workers: list[_Worker] = []
         # Also where nobody closes it.
         self._finalizer = weakref.finalize(self, _end, self._workers)
-        self._start(make, min(processes, num_envs))
-        self._gather("start", START_TIMEOUT)
-
         processes = min(processes, num_envs)
         layout = self._layout(processes)
         memory = _allocated(layout)

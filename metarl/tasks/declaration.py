@@ -21,6 +21,7 @@ from typing import (
     ClassVar,
     Literal,
     Protocol,
+    TypeAlias,
     TypeVar,
     Union,
     get_args,
