@@ -31,9 +31,7 @@ def run(modules: Sequence[str]) -> None:
         source = family.declaration.source if family.declaration else ""
         table.add_row(name, parameters, str(family.horizon), splits, backend, source)
     Console(width=max(Console().width, WIDE)).print(table)
-    print(
-        "--family takes MODULE:ID; ID is enough if metarl or an installed package announces the family"
-    )
+    print("--family takes MODULE:ID, or ID if metarl or an installed package announces the family")
 
 
 def _range(space: Space, distribution: Distribution | None) -> str:
