@@ -67,7 +67,7 @@ def _wrong_kl(history: History, config: RunConfig) -> bool:
         return False
     if config.outer not in ("trpo", "natural"):
         return False
-    share = np.median(kl[taken > 0]) / getattr(config, "max_kl", 1.0) if taken.any() else 1.0
+    share = np.median(kl[taken > 0]) / config.max_kl if taken.any() else 1.0
     return bool(share < 0.2 or share > 2)
 
 

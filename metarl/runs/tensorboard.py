@@ -7,7 +7,6 @@ from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from metarl.evaluation.evaluation import EVALUATED_SPLITS
-from metarl.support.types import Json
 
 NO_HYPERPARAMETERS = {"run_dir", "resume", "sinks"}
 """Options of a run that the table of hyperparameters leaves out."""

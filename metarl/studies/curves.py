@@ -14,7 +14,6 @@ from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.statistics import STATISTICS, interval, stratified_indices
 from metarl.runs.folder import CONFIG, EVALUATION, METRICS
 from metarl.support.errors import UsageError
-from metarl.support.types import Json
 
 
 @dataclass(frozen=True)
