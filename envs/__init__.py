@@ -4,8 +4,6 @@ Classes are named by their place in `metarl_envs`, which is this package under a
 project uses.
 """
 
-from typing import Any
-
 import gymnasium
 
 HORIZONS = {  # steps of an episode, by module
@@ -23,10 +21,12 @@ HORIZONS = {  # steps of an episode, by module
 }
 
 
-def register(name: str, **spec: Any) -> None:
+def register(
+    name: str, entry_point: str, max_episode_steps: int, kwargs: dict[str, object]
+) -> None:
     """Registers a family unless its id is taken: by a project's own, or by an earlier import."""
     if name not in gymnasium.registry:
-        gymnasium.register(name, **spec)
+        gymnasium.register(name, entry_point, max_episode_steps=max_episode_steps, kwargs=kwargs)
 
 
 for module, families in HORIZONS.items():

@@ -7,13 +7,13 @@ physics are Gymnasium's Ant-v5. C = Σ clip(cfrc_ext, ±1)², a the control in �
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from array_api_compat import array_namespace
 from gymnasium import spaces
 
-from metarl.tasks.declaration import Array
+from metarl.tasks.declaration import Array, Fields
 from metarl.tasks.distributions import Ball, Choice, TaskDistribution, Uniform
 
 from .locomotion import Locomotion, contact_cost, squared
@@ -42,7 +42,7 @@ class Ant(Locomotion):
         size = 105 if self.observation == "contacts" else 27
         return spaces.Box(-np.inf, np.inf, (size,), np.float64)
 
-    def observe(self, state: Any) -> Array:
+    def observe(self, state: Fields) -> Array:
         """Joints, and contacts if they are asked for."""
         xp = array_namespace(state.qpos)
         parts = [state.qpos[..., 2:], state.qvel]
@@ -51,12 +51,12 @@ class Ant(Locomotion):
             parts.append(xp.reshape(forces, (*forces.shape[:-2], -1)))
         return xp.concat(parts, axis=-1)
 
-    def terminated(self, state: Any, task: Mapping[str, Array]) -> Array | None:
+    def terminated(self, state: Fields, task: Mapping[str, Array]) -> Array | None:
         """The torso too low or too high: z ∉ [.2, 1]."""
         z = state.qpos[..., 2]
         return (z < LOWEST) | (z > HIGHEST)
 
-    def finn_costs(self, control: Array, after: Any) -> Array:
+    def finn_costs(self, control: Array, after: Fields) -> Array:
         """.005 ‖a‖² + .0005 C − .05, the last for being alive: [...]."""
         return 0.005 * squared(control) + 0.0005 * contact_cost(after, 1.0) - 0.05
 
@@ -70,7 +70,9 @@ class AntDir(Ant):
         """The sign of the velocity to reach."""
         return TaskDistribution(direction=Choice((-1.0, 1.0)))
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+    def reward(
+        self, before: Fields, control: Array, after: Fields, task: Mapping[str, Array]
+    ) -> Array:
         """Velocity in the direction, less the costs."""
         velocity = self.velocity(before, after)
         return task["direction"] * velocity - self.finn_costs(control, after)
@@ -87,7 +89,9 @@ class AntDir2D(Ant):
         """The angle from the x axis."""
         return TaskDistribution(angle=Uniform(0.0, 2 * np.pi, unit="rad"))
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+    def reward(
+        self, before: Fields, control: Array, after: Fields, task: Mapping[str, Array]
+    ) -> Array:
         """Velocity along d, less the costs, and 1 for being alive."""
         xp = array_namespace(control)
         velocity = (after.qpos[..., :2] - before.qpos[..., :2]) / self.control_timestep
@@ -106,7 +110,9 @@ class AntVel(Ant):
         """The speed to reach; half as fast again is beyond."""
         return TaskDistribution(velocity=Uniform(0.0, 3.0, beyond=(0.0, 4.5), unit="m/s"))
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+    def reward(
+        self, before: Fields, control: Array, after: Fields, task: Mapping[str, Array]
+    ) -> Array:
         """1 less the distance of the velocity, less the costs."""
         distance = abs(self.velocity(before, after) - task["velocity"])
         return 1.0 - distance - self.finn_costs(control, after)
@@ -128,7 +134,9 @@ class AntGoal(Ant):
             return TaskDistribution(goal=Uniform(-3.0, 3.0, (2,), unit="m"))
         return TaskDistribution(goal=Ball(3.0, 2, beyond=4.0, unit="m"))
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+    def reward(
+        self, before: Fields, control: Array, after: Fields, task: Mapping[str, Array]
+    ) -> Array:
         """Minus the distance to the goal, less the costs."""
         xp = array_namespace(control)
         distance = xp.sum(xp.abs(after.qpos[..., :2] - task["goal"]), axis=-1)
@@ -136,6 +144,6 @@ class AntGoal(Ant):
             return 4.0 - distance - self.finn_costs(control, after)
         return -distance - 0.1 * squared(control) - 0.0005 * contact_cost(after, 1.0)
 
-    def terminated(self, state: Any, task: Mapping[str, Array]) -> Array | None:
+    def terminated(self, state: Fields, task: Mapping[str, Array]) -> Array | None:
         """As the other ants, or never."""
         return super().terminated(state, task) if self.variant == "finn" else None

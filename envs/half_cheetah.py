@@ -6,13 +6,13 @@ arXiv 1810.06784). The physics are Gymnasium's HalfCheetah-v5, bit for bit.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from array_api_compat import array_namespace
 from gymnasium import spaces
 
-from metarl.tasks.declaration import Array
+from metarl.tasks.declaration import Array, Fields
 from metarl.tasks.distributions import Choice, TaskDistribution, Uniform
 
 from .locomotion import Locomotion, squared
@@ -40,7 +40,7 @@ class HalfCheetah(Locomotion):
         """Unbounded, 17 or 20 numbers."""
         return spaces.Box(-np.inf, np.inf, (20 if self.observation == "finn" else 17,), np.float64)
 
-    def observe(self, state: Any) -> Array:
+    def observe(self, state: Fields) -> Array:
         """Positions and velocities of the joints, without the task."""
         xp = array_namespace(state.qpos)
         parts = [state.qpos[..., 1:], state.qvel]
@@ -63,7 +63,9 @@ class HalfCheetahDir(HalfCheetah):
         """The sign of the velocity to reach."""
         return TaskDistribution(direction=Choice((-1.0, 1.0)))
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+    def reward(
+        self, before: Fields, control: Array, after: Fields, task: Mapping[str, Array]
+    ) -> Array:
         """g v − .05 ‖a‖²."""
         return task["direction"] * self.velocity(before, after) - self.control_cost(control)
 
@@ -81,7 +83,9 @@ class HalfCheetahVel(HalfCheetah):
         high = self.maximum_velocity
         return TaskDistribution(velocity=Uniform(0.0, high, beyond=(0.0, 1.5 * high), unit="m/s"))
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+    def reward(
+        self, before: Fields, control: Array, after: Fields, task: Mapping[str, Array]
+    ) -> Array:
         """−|v − g| − .05 ‖a‖²."""
         distance = abs(self.velocity(before, after) - task["velocity"])
         return -distance - self.control_cost(control)

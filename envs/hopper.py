@@ -5,11 +5,11 @@ Source: Rakelly et al. 2019 (PEARL, arXiv 1903.08254). The physics are Gymnasium
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from array_api_compat import array_namespace
 
-from metarl.tasks.declaration import Array
+from metarl.tasks.declaration import Array, Fields
 from metarl.tasks.distributions import TaskDistribution
 
 from .locomotion import Locomotion, squared
@@ -34,20 +34,22 @@ class HopperParams(Locomotion):
         """A scale for each number of the model."""
         return scale_distribution(bodies=5, joints=6, geoms=5)
 
-    def configure(self, model: Any, task: Mapping[str, Array]) -> Mapping[str, Array]:
+    def configure(self, model: Fields, task: Mapping[str, Array]) -> Mapping[str, Array]:
         """The scaled model."""
         return scaled(model, task)
 
-    def observe(self, state: Any) -> Array:
+    def observe(self, state: Fields) -> Array:
         """Positions of the joints without x, and velocities clipped to ±10."""
         xp = array_namespace(state.qpos)
         return xp.concat([state.qpos[..., 1:], xp.clip(state.qvel, -10.0, 10.0)], axis=-1)
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+    def reward(
+        self, before: Fields, control: Array, after: Fields, task: Mapping[str, Array]
+    ) -> Array:
         """v + 1 − .001 ‖a‖²."""
         return self.velocity(before, after) + 1.0 - 0.001 * squared(control)
 
-    def terminated(self, state: Any, task: Mapping[str, Array]) -> Array:
+    def terminated(self, state: Fields, task: Mapping[str, Array]) -> Array:
         """Fallen: height ≤ .7, |angle| ≥ .2, or a coordinate from the third on at 100 or more."""
         xp = array_namespace(state.qpos)
         rest = xp.concat([state.qpos[..., 2:], state.qvel], axis=-1)

@@ -6,12 +6,12 @@ Humanoid-v5.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from metarl.tasks.declaration import Array
+from metarl.tasks.declaration import Array, Fields
 from metarl.tasks.distributions import TaskDistribution, Uniform
 
 from .locomotion import Locomotion, squared
@@ -41,7 +41,7 @@ class HumanoidDir(Locomotion):
         """The angle from the x axis."""
         return TaskDistribution(angle=Uniform(0.0, 2 * np.pi, unit="rad"))
 
-    def observe(self, state: Any) -> Array:
+    def observe(self, state: Fields) -> Array:
         """Joints, inertias and velocities of the bodies, torques, and forces on the bodies."""
         xp = array_namespace(state.qpos)
 
@@ -60,7 +60,9 @@ class HumanoidDir(Locomotion):
             axis=-1,
         )
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+    def reward(
+        self, before: Fields, control: Array, after: Fields, task: Mapping[str, Array]
+    ) -> Array:
         """Velocity of the centre of mass along d, less the costs, and 5 for being alive."""
         xp = array_namespace(control)
         moved = (after.subtree_com[..., 0, :2] - before.subtree_com[..., 0, :2]) / MODEL_TIMESTEP
@@ -68,7 +70,7 @@ class HumanoidDir(Locomotion):
         impact = xp.clip(5e-7 * xp.sum(after.cfrc_ext**2, axis=(-2, -1)), None, 10.0)
         return 0.25 * along - 0.1 * squared(control) - impact + 5.0
 
-    def terminated(self, state: Any, task: Mapping[str, Array]) -> Array:
+    def terminated(self, state: Fields, task: Mapping[str, Array]) -> Array:
         """The torso too low or too high: z ∉ [1, 2]."""
         z = state.qpos[..., 2]
         return (z < 1.0) | (z > 2.0)

@@ -1,13 +1,13 @@
 """What the walking families share: noise at reset, velocities, and costs of control and contact."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from array_api_compat import array_namespace
 from gymnasium import spaces
 
-from metarl.tasks.declaration import Array, MujocoFamily
+from metarl.tasks.declaration import Array, Fields, MujocoFamily
 from metarl.tasks.noise import Noise
 
 
@@ -36,7 +36,7 @@ class Locomotion(MujocoFamily):
             return qpos, qvel + width * noise.normal(qvel.shape[-1])
         return qpos, qvel + noise.uniform(-width, width, qvel.shape[-1])
 
-    def velocity(self, before: Any, after: Any) -> Array:
+    def velocity(self, before: Fields, after: Fields) -> Array:
         """Δx / dt over the control step, m/s: [...]."""
         return (after.qpos[..., 0] - before.qpos[..., 0]) / self.control_timestep
 
@@ -46,7 +46,7 @@ def squared(x: Array) -> Array:
     return array_namespace(x).sum(x**2, axis=-1)
 
 
-def contact_cost(state: Any, limit: float) -> Array:
+def contact_cost(state: Fields, limit: float) -> Array:
     """Σ clip(cfrc_ext, ±limit)² over all bodies: [...]."""
     xp = array_namespace(state.cfrc_ext)
     return xp.sum(xp.clip(state.cfrc_ext, -limit, limit) ** 2, axis=(-2, -1))

@@ -8,10 +8,11 @@ needs a virtual environment of its own, because Meta-World pins MuJoCo 3.3.0:
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
@@ -20,8 +21,29 @@ from metarl.tasks.task import Task, validate_tasks
 VARIATIONS = 50  # goals and object positions of each environment
 
 
+class Variation(Protocol):
+    """A goal and object positions: Meta-World's `Task`."""
+
+    env_name: str
+
+
+class Arm(Protocol):
+    """What is used of Meta-World's environments."""
+
+    def set_task(self, task: Variation, /) -> None:
+        """Sets the goal and the object positions."""
+
+    def reset(self, *, seed: int | None = None) -> tuple[np.ndarray, dict[str, object]]:
+        """The first observation [39] and the info."""
+
+    def step(
+        self, action: np.ndarray, /
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, object]]:
+        """Observation, reward, terminated, truncated and info."""
+
+
 @functools.cache
-def load_benchmark(name: str, environment: str) -> dict[str, tuple[Any, list[Any]]]:
+def load_benchmark(name: str, environment: str) -> dict[str, tuple[type[Arm], list[Variation]]]:
     """Of each environment its class and its tasks, in training's order, then the test's.
 
     Of ML1 the tasks of training come first: its one environment is that of the test too.
@@ -43,7 +65,7 @@ def load_benchmark(name: str, environment: str) -> dict[str, tuple[Any, list[Any
         benchmark = metaworld.ML1(environment, seed=0)
     else:
         benchmark = getattr(metaworld, name)(seed=0)
-    loaded: dict[str, tuple[Any, list[Any]]] = {}
+    loaded: dict[str, tuple[type[Arm], list[Variation]]] = {}
     for classes, tasks in (
         (benchmark.train_classes, benchmark.train_tasks),
         (benchmark.test_classes, benchmark.test_tasks),
@@ -79,7 +101,7 @@ class MetaWorld(gymnasium.Env):
         self.action_space = spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.splits = ("train", "test")
         self._one = one
-        self._made: dict[str, Any] = {}
+        self._made: dict[str, Arm] = {}
         self.task = {"environment": 0, "variation": 0}
 
     @property
@@ -88,7 +110,7 @@ class MetaWorld(gymnasium.Env):
         return dict(self._task)
 
     @task.setter
-    def task(self, task: Mapping[str, Any]) -> None:
+    def task(self, task: Mapping[str, npt.ArrayLike]) -> None:
         self._task = validate_tasks(self.task_space, task, None)
 
     def sample_task(self, generator: np.random.Generator, split: str) -> Task:
@@ -104,8 +126,8 @@ class MetaWorld(gymnasium.Env):
         }
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+        self, *, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> tuple[np.ndarray, dict[str, object]]:
         """Puts arm, objects and hidden goal where the task says."""
         super().reset(seed=seed)
         name = self.names[int(self._task["environment"])]
@@ -117,7 +139,7 @@ class MetaWorld(gymnasium.Env):
         observation, _ = self.current.reset(seed=seed)
         return observation, {}
 
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, object]]:
         """One control step; it is the family's horizon that truncates."""
         observation, reward, terminated, _, info = self.current.step(action)
         return observation, float(reward), terminated, False, {"success": info["success"]}

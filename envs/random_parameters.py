@@ -5,9 +5,8 @@ too. Each number of the model has a scale of its own.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
-from metarl.tasks.declaration import Array
+from metarl.tasks.declaration import Array, Fields
 from metarl.tasks.distributions import LogUniform, TaskDistribution
 
 MODEL_FIELDS = ("body_mass", "body_inertia", "dof_damping", "geom_friction")
@@ -24,7 +23,7 @@ def scale_distribution(bodies: int, joints: int, geoms: int) -> TaskDistribution
     )
 
 
-def scaled(model: Any, task: Mapping[str, Array]) -> dict[str, Array]:
+def scaled(model: Fields, task: Mapping[str, Array]) -> dict[str, Array]:
     """The model's own values times the task's scales."""
     return {
         "body_mass": model.body_mass * task["mass_scale"],

@@ -5,13 +5,13 @@ Gymnasium's Reacher-v5 with the target as the task instead of an observation.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from array_api_compat import array_namespace
 from gymnasium import spaces
 
-from metarl.tasks.declaration import Array, MujocoFamily
+from metarl.tasks.declaration import Array, Fields, MujocoFamily
 from metarl.tasks.distributions import Ball, TaskDistribution
 from metarl.tasks.noise import Noise
 
@@ -48,14 +48,14 @@ class ReacherGoal(MujocoFamily):
             xp.concat([speeds, qvel[..., 2:]], axis=-1),
         )
 
-    def observe(self, state: Any) -> Array:
+    def observe(self, state: Fields) -> Array:
         """What Reacher-v5 shows, without the target."""
         xp = array_namespace(state.qpos)
         angles = state.qpos[..., :2]
         parts = [xp.cos(angles), xp.sin(angles), state.qvel[..., :2], self.tip(state)]
         return xp.concat(parts, axis=-1)
 
-    def tip(self, state: Any) -> Array:
+    def tip(self, state: Fields) -> Array:
         """Coordinates of the fingertip, m: [..., 2]."""
         xp = array_namespace(state.qpos)
         first = state.qpos[..., 0]
@@ -64,7 +64,9 @@ class ReacherGoal(MujocoFamily):
         y = UPPER * xp.sin(first) + LOWER * xp.sin(both)
         return xp.stack([x, y], axis=-1)
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+    def reward(
+        self, before: Fields, control: Array, after: Fields, task: Mapping[str, Array]
+    ) -> Array:
         """−‖tip − g‖ − ‖a‖²."""
         xp = array_namespace(control)
         return -xp.sqrt(squared(self.tip(after) - task["goal"])) - squared(control)

@@ -6,11 +6,11 @@ The physics are Gymnasium's Swimmer-v5.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from array_api_compat import array_namespace
 
-from metarl.tasks.declaration import Array
+from metarl.tasks.declaration import Array, Fields
 from metarl.tasks.distributions import TaskDistribution, Uniform
 
 from .locomotion import Locomotion
@@ -31,11 +31,13 @@ class SwimmerVel(Locomotion):
         """The speed to reach; half as fast again is beyond."""
         return TaskDistribution(velocity=Uniform(0.1, 0.2, beyond=(0.1, 0.3), unit="m/s"))
 
-    def observe(self, state: Any) -> Array:
+    def observe(self, state: Fields) -> Array:
         """Angles of the joints, and velocities."""
         xp = array_namespace(state.qpos)
         return xp.concat([state.qpos[..., 2:], state.qvel], axis=-1)
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+    def reward(
+        self, before: Fields, control: Array, after: Fields, task: Mapping[str, Array]
+    ) -> Array:
         """−|v − g|."""
         return -abs(self.velocity(before, after) - task["velocity"])

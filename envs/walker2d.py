@@ -6,11 +6,11 @@ Sources: Rothfuss et al. 2018 (ProMP, arXiv 1810.06784): direction and speed; Ra
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from array_api_compat import array_namespace
 
-from metarl.tasks.declaration import Array
+from metarl.tasks.declaration import Array, Fields
 from metarl.tasks.distributions import Choice, TaskDistribution, Uniform
 
 from .locomotion import Locomotion, squared
@@ -29,12 +29,12 @@ class Walker2d(Locomotion):
     reset_noise: ClassVar[float] = 0.005
     source: ClassVar[str] = "ProMP"
 
-    def observe(self, state: Any) -> Array:
+    def observe(self, state: Fields) -> Array:
         """Positions of the joints without x, and velocities clipped to ±10."""
         xp = array_namespace(state.qpos)
         return xp.concat([state.qpos[..., 1:], xp.clip(state.qvel, -10.0, 10.0)], axis=-1)
 
-    def terminated(self, state: Any, task: Mapping[str, Array]) -> Array:
+    def terminated(self, state: Fields, task: Mapping[str, Array]) -> Array:
         """Fallen: height ∉ (.8, 2) or |angle| ≥ 1."""
         height, angle = state.qpos[..., 1], state.qpos[..., 2]
         return (height <= 0.8) | (height >= 2.0) | (abs(angle) >= 1.0)
@@ -49,7 +49,9 @@ class Walker2dDir(Walker2d):
         """The sign of the velocity to reach."""
         return TaskDistribution(direction=Choice((-1.0, 1.0)))
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+    def reward(
+        self, before: Fields, control: Array, after: Fields, task: Mapping[str, Array]
+    ) -> Array:
         """g v + 1 − .001 ‖a‖²."""
         return task["direction"] * self.velocity(before, after) + 1.0 - _cost(control)
 
@@ -63,7 +65,9 @@ class Walker2dVel(Walker2d):
         """The speed to reach."""
         return TaskDistribution(velocity=Uniform(0.0, 10.0, unit="m/s"))
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+    def reward(
+        self, before: Fields, control: Array, after: Fields, task: Mapping[str, Array]
+    ) -> Array:
         """15 − |v − g| − .001 ‖a‖²."""
         return 15.0 - abs(self.velocity(before, after) - task["velocity"]) - _cost(control)
 
@@ -80,11 +84,13 @@ class Walker2dParams(Walker2d):
         """A scale for each number of the model."""
         return scale_distribution(bodies=8, joints=9, geoms=8)
 
-    def configure(self, model: Any, task: Mapping[str, Array]) -> Mapping[str, Array]:
+    def configure(self, model: Fields, task: Mapping[str, Array]) -> Mapping[str, Array]:
         """The scaled model."""
         return scaled(model, task)
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
+    def reward(
+        self, before: Fields, control: Array, after: Fields, task: Mapping[str, Array]
+    ) -> Array:
         """v + 1 − .001 ‖a‖²."""
         return self.velocity(before, after) + 1.0 - _cost(control)
 

@@ -6,6 +6,7 @@ import torch
 from metarl.maml.estimators import lvc
 from metarl.maml.inner_loop import InnerLoop, adapt
 from metarl.maml.meta_objective import MetaObjective, policy_objective
+from metarl.outer.objective import divergence
 from metarl.policies.parameters import expand, flatten, unflatten
 from metarl.support.parallel import Workers
 
@@ -101,7 +102,7 @@ def test_kl_curvature_agrees_with_finite_differences(
     """Second differences of KL along two directions, at θ₀, where KL and its gradient are 0."""
     batches = [make_random_batch(20 + i) for i in range(steps + 1)]
     objective = objective_of(batches)
-    product = objective.kl_curvature(theta)
+    product = objective.curvature(theta, divergence)
     generator = torch.Generator().manual_seed(0)
     u, v = torch.randn(2, len(flatten(theta)), generator=generator, dtype=torch.float64)
 
@@ -120,9 +121,9 @@ def test_subsampled_curvature_is_that_of_the_steps_it_sees(
 ):
     batches = [make_random_batch(30 + i) for i in range(2)]
     vector = {name: torch.ones_like(p) for name, p in theta.items()}
-    ours = objective_of(batches).kl_curvature(theta, stride=2)(vector)
+    ours = objective_of(batches).curvature(theta, divergence, stride=2)(vector)
     seen = [batch.every(2) for batch in batches]
-    expected = objective_of(seen).kl_curvature(theta)(vector)
+    expected = objective_of(seen).curvature(theta, divergence)(vector)
     for name in theta:
         assert torch.equal(ours[name], expected[name])
 

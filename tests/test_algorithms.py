@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,11 +11,14 @@ from metarl.learners.presets import ALGORITHMS
 from metarl.maml.estimators import lvc, naive
 from metarl.maml.inner_loop import InnerLoop
 from metarl.maml.meta_objective import MetaObjective, policy_objective
-from metarl.outer.evolution import EvolutionStrategies, PerturbedReturns
+from metarl.outer.evolution import EvolutionOptions, EvolutionStrategies
+from metarl.outer.loop import StepSizeOptions
+from metarl.outer.objective import divergence, surrogate
 from metarl.outer.policy_gradient import PolicyGradient
-from metarl.outer.ppo import PPO
+from metarl.outer.ppo import PPO, PPOOptions, clipped_surrogate, inner_divergence
 from metarl.outer.reptile import Reptile
 from metarl.policies.parameters import expand, flatten, unflatten
+from metarl.support.randomness import RandomKey
 
 SMALL = {
     "family": "envs:Navigation2D-v0",
@@ -112,15 +114,16 @@ def test_the_meta_gradient_of_every_part_agrees_with_finite_differences(
     adapted = inner.path(inner.begin(theta, 3), batches[:-1])[-1]
     objective = MetaObjective(policy, inner, batches, theta, adapted, workers, kind == "correction")
     point = {name: p + 0.01 for name, p in theta.items()}
+    ppo = PPO(PPOOptions(clip=0.2, inner_kl_penalty=0.7))
 
     def value(vector):
         parameters = unflatten(vector, point)
         if kind != "clipped":
             return objective.value(parameters)[0]
-        return objective.clipped_gradient(parameters, 0.2, 0.7)[0]
+        return objective.means(parameters, ppo.term)[0]
 
     if kind == "clipped":
-        ours = objective.clipped_gradient(point, 0.2, 0.7)[1]
+        ours = objective.gradient(point, ppo.term)[1]
     else:
         ours = objective.gradient(point)[1]
     vector, h = flatten(point), 1e-6
@@ -157,14 +160,12 @@ class Parabola:
     def value(self, parameters):
         return -0.5 * (parameters["x"] - 3).square().sum().item(), 0.0
 
-    def gradient(self, parameters):
+    def gradient(self, parameters, term=None):
         return self.value(parameters)[0], {"x": 3 - parameters["x"]}
 
-    def clipped_gradient(self, parameters, clip, penalty):
-        return self.gradient(parameters)
-
-    def inner_kl(self, parameters):
-        return 0.04
+    def means(self, parameters, *terms):
+        assert terms == (surrogate, divergence, inner_divergence)
+        return [*self.value(parameters), 0.04]
 
     def displacement(self):
         return {"x": torch.full((2,), 0.5)}
@@ -180,7 +181,7 @@ def test_the_clipped_surrogate_and_the_inner_kl_are_those_of_their_definition(
     before, after = make_random_batch(0), make_random_batch(1)
     adapted = inner.step(expand(theta, 3), before)
     objective = MetaObjective(policy, inner, [before, after], theta, adapted, workers)
-    assert objective.inner_kl(theta) == pytest.approx(0, abs=1e-12)
+    assert objective.means(theta, inner_divergence) == pytest.approx([0], abs=1e-12)
     point = {name: p + 0.05 for name, p in theta.items()}
     moved = inner.step(expand(point, 3), before)
     log_probs = policy.distribution(moved, after.observations).log_prob(after.actions)
@@ -188,14 +189,15 @@ def test_the_clipped_surrogate_and_the_inner_kl_are_those_of_their_definition(
     clipped = torch.minimum(ratio * after.advantages, ratio.clamp(0.8, 1.2) * after.advantages)
     old, new = (policy.distribution(expand(p, 3), before.observations) for p in (theta, point))
     kl = before.mean(old.kl(new)).mean().item()
-    assert objective.inner_kl(point) == pytest.approx(kl)
-    assert objective.clipped_gradient(point, 0.2, 0.7)[0] == pytest.approx(
-        after.mean(clipped).mean().item() - 0.7 * kl
-    )
+    assert objective.means(point, inner_divergence) == pytest.approx([kl])
+    expected = after.mean(clipped).mean().item()
+    assert objective.means(point, clipped_surrogate(0.2)) == pytest.approx([expected])
+    term = PPO(PPOOptions(clip=0.2, inner_kl_penalty=0.7)).term
+    assert objective.gradient(point, term)[0] == pytest.approx(expected - 0.7 * kl)
 
 
 def test_adam_climbs_as_torchs_own_does():
-    outer, theta = PolicyGradient(0.1), ORIGIN
+    outer, theta = PolicyGradient(StepSizeOptions(outer_lr=0.1)), ORIGIN
     leaf = torch.zeros(2, requires_grad=True)
     optimiser = torch.optim.Adam([leaf], 0.1)
     for _ in range(5):
@@ -209,7 +211,8 @@ def test_adam_climbs_as_torchs_own_does():
 
 def test_ppo_takes_its_epochs_and_adapts_its_penalty():
     for target, factor in ((0.0, 1), (0.01, 2), (0.2, 0.5), (0.04, 1)):
-        outer = PPO(0.1, epochs=3, penalty=0.8, target_kl=target)
+        options = {"inner_kl_penalty": 0.8, "inner_kl_target": target}
+        outer = PPO(PPOOptions(outer_lr=0.1, ppo_epochs=3, **options))
         theta, metrics = outer.step(Parabola(), ORIGIN)
         torch.testing.assert_close(theta["x"], torch.full((2,), 0.3), rtol=0.1, atol=0)
         assert metrics["outer/inner_kl_penalty"] == 0.8
@@ -217,18 +220,30 @@ def test_ppo_takes_its_epochs_and_adapts_its_penalty():
 
 
 def test_reptile_moves_a_part_of_the_way():
-    theta, _ = Reptile(0.2).step(Parabola(), ORIGIN)
+    theta, _ = Reptile(StepSizeOptions(outer_lr=0.2)).step(Parabola(), ORIGIN)
     assert theta["x"].tolist() == pytest.approx([0.1, 0.1])
+
+
+class Linear:
+    """F(θ) = gᵀθ."""
+
+    def __init__(self, perturbed, slope):
+        self.perturbed, self.slope = perturbed, slope
+
+    def returns(self):
+        return self.perturbed @ self.slope
 
 
 def test_evolution_finds_the_gradient_of_a_linear_return():
     """F(θ) = gᵀθ: the estimate is g σ / std(F), up to the noise of 20,000 pairs."""
-    outer = EvolutionStrategies(sigma=0.1)
+    outer = EvolutionStrategies(EvolutionOptions(sigma=0.1))
     slope = torch.tensor([1.0, -2.0])
-    noise, perturbed = outer.perturb(ORIGIN, 20_000, np.random.default_rng(0))
-    torch.testing.assert_close(perturbed["x"][:5], 0.1 * noise["x"][:5])
-    torch.testing.assert_close(perturbed["x"][20_000:20_005], -0.1 * noise["x"][:5])
-    theta, metrics = outer.step(PerturbedReturns(noise, perturbed["x"] @ slope), ORIGIN)
+    start = outer.begin(ORIGIN, 40_000, RandomKey(0))
+    plus, minus = start.parameters["x"].chunk(2)
+    assert start.repeats == 2
+    torch.testing.assert_close(plus, -minus)
+    assert plus.std(0).tolist() == pytest.approx([0.1, 0.1], rel=0.03)
+    theta, metrics = outer.step(Linear(start.parameters["x"], slope), ORIGIN)
     assert metrics["outer/gradient_norm"] == pytest.approx(1 / 0.1, rel=0.03)
     assert theta["x"][0] > 0 > theta["x"][1]
 

@@ -89,11 +89,13 @@ def test_the_run_chooses(id, simulation, expected):
 
 def test_an_impossible_choice_is_one_line():
     with pytest.raises(
-        UsageError, match=r"^simulation batch cannot step faulty_families:Line-v0: it is not a decl"
+        UsageError,
+        match=r"^--simulation batch cannot step faulty_families:Line-v0: it is not a ",
     ):
         make_simulations(make_family(LINE), 2, 2, 1, simulation="batch")
     with pytest.raises(
-        UsageError, match=r"^simulation bach must be one of auto, batch, gymnasium; did you mean ba"
+        UsageError,
+        match=r"^--simulation bach must be one of auto, batch, gymnasium; did you mean ",
     ):
         make_simulation(make_family(CHEETAH), 2, simulation="bach")
 

@@ -12,6 +12,7 @@ from metarl.learners.rl2 import RL2Config, RL2Learner
 from metarl.maml.estimators import SURROGATES
 from metarl.maml.inner_loop import InnerLoop
 from metarl.maml.meta_objective import MetaObjective, policy_objective
+from metarl.outer.objective import divergence
 from metarl.policies.parameters import expand, flatten, unflatten
 from metarl.runs.checkpoint import load_newest
 from metarl.runs.run import run
@@ -57,7 +58,7 @@ def test_meta_gradient_and_curvature_are_those_of_the_cpu_in_double_precision(
         adapted = inner.path(expand(there, moved[0].tasks), moved[:-1])[-1]
         objective = MetaObjective(policy, inner, moved, there, adapted, workers)
         value, gradient = objective.gradient(there)
-        product = objective.kl_curvature(there)(unflatten(vector.to(where), there))
+        product = objective.curvature(there, divergence)(unflatten(vector.to(where), there))
         assert flatten(gradient).device.type == flatten(product).device.type == where
         return value, flatten(gradient).cpu(), flatten(product).cpu()
 

@@ -169,6 +169,12 @@ def test_a_run_without_a_learner_is_one_line(tmp_path):
         load(tmp_path)
 
 
+def test_a_simulation_that_does_not_fit_is_one_line(capsys):
+    arguments = ["train", "--family", "envs:PendulumParams-v0", "--simulation"]
+    assert "cannot step envs:PendulumParams-v0: it is not" in failure(capsys, *arguments, "batch")
+    assert failure(capsys, *arguments, "bacth").endswith("did you mean batch?")
+
+
 def test_one_pool_of_workers_is_alive(tmp_path):
     learner = Learner(Config("envs:PendulumParams-v0", workers=2, eval_tasks=3, **SMALL))
     learner.iterate()

@@ -37,7 +37,7 @@ def test_a_name_that_is_none_is_refused(name, tmp_path):
 @pytest.mark.parametrize("mine", ["reach.py", "reach.xml", "test_reach.py"])
 def test_nothing_is_overwritten(mine, tmp_path):
     (tmp_path / mine).write_text("mine")
-    with pytest.raises(UsageError, match=f"{re.escape(mine)} is there already"):
+    with pytest.raises(UsageError, match=f"{re.escape(mine)} already exists"):
         write_family("Reach", tmp_path, mujoco=True)
     assert [path.name for path in tmp_path.iterdir()] == [mine]
     assert (tmp_path / mine).read_text() == "mine"

@@ -1,6 +1,8 @@
 """RL²: trials against a plain loop, the update's arithmetic, resuming, and that it learns."""
 
 import dataclasses
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -156,6 +158,25 @@ def test_a_resumed_run_is_the_same_run(family, tmp_path):
     run(second)
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, second.network.state_dict()[name]), name
+
+
+THREADS = """
+import hashlib, torch
+from metarl import RL2Config, make_learner
+for threads in (1, 2, 2):
+    learner = make_learner(RL2Config("envs:HalfCheetahDir-v0", trials=8, episodes=3, horizon=20,
+                                     hidden_size=16, device="cpu", threads=threads))
+    list(learner.learn(3))
+    state = learner.network.state_dict()
+    print(hashlib.sha256(b"".join(state[n].numpy().tobytes() for n in sorted(state))).hexdigest())
+"""
+
+
+def test_the_number_of_threads_changes_no_bit():
+    """In a process of its own: the threads of a pool take their settings when they start."""
+    command = [sys.executable, "-c", THREADS]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert len(set(output.split())) == 1
 
 
 def test_evaluation_is_of_the_same_tasks_and_changes_nothing():

@@ -91,7 +91,11 @@ def test_the_configuration_says_what_ran(finished):
     config = json.loads((path / "config.json").read_text())
     assert config["config"]["meta_batch_size"] == 3
     assert config["config"]["horizon"] == 12
-    assert config["family"]["options"] == {"goal_range": 0.5, "variant": "dense"}
+    assert config["family"]["options"] == {
+        "action_scale": 0.1,
+        "goal_range": 0.5,
+        "variant": "dense",
+    }
     assert config["versions"]["torch"] == torch.__version__
     assert config["device"]["learner"] == "cpu"
 

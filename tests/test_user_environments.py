@@ -7,10 +7,11 @@ import textwrap
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from metarl import Config, Learner
-from metarl.simulation.gymnasium import Processes, make_simulation
+from metarl.simulation.backends import Processes, make_simulation
 from metarl.simulation.serial import success_of
 from metarl.support.errors import UsageError
 from metarl.support.randomness import RandomKey
@@ -106,17 +107,16 @@ def test_a_wrapper_that_forwards_reading_is_not_the_holder():
 @pytest.mark.parametrize("processes", [0, 2])
 def test_the_task_of_a_wrapper_takes_effect(processes):
     family = make_family("faulty_families:WrappedLine-v0")
-    vector = make_simulation(family, 2, processes=Processes(processes))
-    vector.task = {"goal": np.array([-1.0, 1.0])}
-    x, _ = vector.reset(seed=[0, 0])
-    np.testing.assert_array_equal(x[0], x[1])
-    _, rewards, *_, info = vector.step(np.zeros((2, 1), np.float32))
-    np.testing.assert_allclose(rewards, -abs(x[:, 0] - [-1.0, 1.0]))
-    assert info["success"].tolist() == [0, 0]  # from is_success
-    vector.task = {"goal": x[:, 0]}
-    vector.reset(seed=[0, 0])
-    assert vector.step(np.zeros((2, 1), np.float32))[-1]["success"].tolist() == [1, 1]
-    vector.close()
+    simulation = make_simulation(family, 2, processes=Processes(processes))
+    streams, still = np.zeros(2, np.int64), torch.zeros(2, 1)
+    x = simulation.begin({"goal": np.array([-1.0, 1.0])}, streams).clone()
+    assert torch.equal(x[0], x[1])
+    step = simulation.step(still)
+    torch.testing.assert_close(step.rewards, -abs(x[:, 0] - torch.tensor([-1.0, 1.0])).double())
+    assert step.success.tolist() == [0, 0]  # from is_success
+    simulation.begin({"goal": x[:, 0].numpy()}, streams)
+    assert simulation.step(still).success.tolist() == [1, 1]
+    simulation.close()
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def _unboxed(text: str) -> str:
     lines = [line.strip("│╭╰╮╯ ") for line in text.splitlines()]
     message: list[str] = []
     for line in lines[1:-1]:
-        if set(line) == {"─"}:
+        if set(line) <= {"─", "-"}:
             if any(part.startswith("Perhaps you meant") for part in message):
                 break
             message.append(";")

@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -29,6 +29,7 @@ from metarl.maml.supervised import (
     module_objective,
     query_outputs,
 )
+from metarl.outer.loop import StepSizeOptions
 from metarl.outer.policy_gradient import PolicyGradient
 from metarl.outer.reptile import Reptile
 from metarl.policies.parameters import Parameters
@@ -36,6 +37,7 @@ from metarl.support.errors import UsageError
 from metarl.support.options import Count, Positive, WholeNumber
 from metarl.support.parallel import Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
+from metarl.support.types import Json, State
 from metarl.tasks.samples import Samples
 
 PLAIN_RATES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
@@ -43,7 +45,7 @@ PLAIN_RATES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShotConfig(RunConfig):
+class FewShotConfig(StepSizeOptions, RunConfig):
     """A meta-training run on supervised tasks."""
 
     learner: Literal["few_shot"] = "few_shot"
@@ -142,7 +144,7 @@ class FewShotLearner(BaseLearner):
             first_order=config.first_order or config.outer == "reptile",
         )
         outer = PolicyGradient if config.outer == "gradient" else Reptile
-        self.outer = outer(config.outer_lr)
+        self.outer = outer(config)
         problem.module.to(self.device)
         initial = initial_parameters(problem.module)
         own = {name: p for name, p in initial.items() if self.inner.adapts(name)}
@@ -216,11 +218,11 @@ class FewShotLearner(BaseLearner):
         rate = best(finite, key=scores.__getitem__)
         return at(rate, "test"), rate
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """What config.json holds of the problem."""
         return {"problem": self.problem.name}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """All that a resumed run needs."""
         return {
             "parameters": {name: p.cpu() for name, p in self.parameters.items()},
@@ -228,7 +230,7 @@ class FewShotLearner(BaseLearner):
             "outer": self.outer.state(),
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Continues from `state()`."""
         self.parameters = {n: p.to(self.device) for n, p in state["parameters"].items()}
         self.iteration = state["iteration"]

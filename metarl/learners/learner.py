@@ -5,7 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,11 +19,12 @@ from metarl.policies.parameters import Parameters
 from metarl.sampling.actor import Adaptive
 from metarl.sampling.data import Rollout
 from metarl.sampling.rollout import collect
-from metarl.simulation.backends import Processes, make_simulations
+from metarl.simulation.backends import Processes, choose_backend, make_simulations
 from metarl.simulation.protocol import Simulation
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.parallel import Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey
+from metarl.support.types import Json, State
 from metarl.tasks.family import TaskFamily, make_family
 from metarl.tasks.scales import scale_warnings
 from metarl.tasks.task import Task, Tasks, count_tasks, stack_tasks, validate_tasks
@@ -54,6 +55,10 @@ class BaseLearner(ABC):
     """Splits that are evaluated during training."""
 
     @abstractmethod
+    def __init__(self, config: RunConfig):
+        """Takes the options that `Config` has."""
+
+    @abstractmethod
     def iterate(self) -> dict[str, float]:
         """One iteration of training; its metrics, by the names of metrics.jsonl."""
 
@@ -68,11 +73,11 @@ class BaseLearner(ABC):
         """The measure on held-out tasks after 0, 1, ... `steps` inner steps."""
 
     @abstractmethod
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """All that a resumed run needs, as tensors and plain types."""
 
     @abstractmethod
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Continues from `state()`."""
 
     def learn(self, iterations: int) -> Iterator[dict[str, float]]:
@@ -80,7 +85,7 @@ class BaseLearner(ABC):
         while self.iteration < iterations:
             yield self.iterate()
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """What config.json holds beside the options; `config` replaces some of these."""
         return {}
 
@@ -110,9 +115,8 @@ class Adapted:
 class MetaLearner(BaseLearner):
     """A learner of a task family; it owns the simulations of the family's environments.
 
-    A subclass says how it trains (`iterate`, `state`, `load_state`) and what adapts to tasks
-    (`begin`, `deploy`); evaluation, adaptation to one task, clips and comparisons
-    follow from that.
+    A subclass defines how it trains (`iterate`, `state`, `load_state`) and what adapts to tasks
+    (`begin`, `deploy`). Evaluation, adaptation to one task, clips and comparisons follow from that.
     """
 
     Config: ClassVar[type[FamilyRunConfig]]
@@ -137,6 +141,7 @@ class MetaLearner(BaseLearner):
         self.eval_splits = config.eval_splits
         for split in config.eval_splits:
             self.family.check_split(split)
+        choose_backend(self.family, 1, config.simulation)  # so that a wrong choice fails here
         self._simulations: dict[tuple[int, int], list[Simulation]] = {}
 
     @property
@@ -210,9 +215,7 @@ class MetaLearner(BaseLearner):
             success=np.stack(rates) if len(rates) == len(rollouts) else None,
             episodes=self.episodes,
             env_steps=np.cumsum(taken),
-            paths=[r.path()[::repeats].cpu().numpy() for r in rollouts]
-            if self.family.planar
-            else None,
+            paths=self._paths(rollouts, repeats),
             adaptations=each if repeats > 1 else None,
         )
 
@@ -251,7 +254,7 @@ class MetaLearner(BaseLearner):
         learner.load_state(self.state())
         return learner
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Json:
         """The family, its variant, and the device."""
         return {
             "config": {"horizon": self.family.horizon},

@@ -2,9 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from metarl.maml.inner_loop import (
     step_size_metrics,
 )
 from metarl.maml.meta_objective import MetaObjective, policy_objective
-from metarl.outer.evolution import EvolutionStrategies, PerturbedReturns
 from metarl.outer.registry import OUTER_LOOPS
 from metarl.policies.export import DeployedPolicy, FeedforwardPolicy
 from metarl.policies.mlp import CONTEXT, CategoricalPolicy, GaussianPolicy, make_policy
@@ -33,6 +32,7 @@ from metarl.sampling.data import Batch, Rollout
 from metarl.support.clock import Clock
 from metarl.support.parallel import Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
+from metarl.support.types import State
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.task import Tasks, count_tasks
 
@@ -110,24 +110,21 @@ class MAMLLearner(MetaLearner):
         """One meta-iteration; its metrics, by the names of metrics.jsonl."""
         clock = Clock()
         key = RandomKey(self.config.seed, Phase.TRAINING, self.iteration + 1)
-        tasks, begin, noise = self._begin(key)
+        tasks, begin = self._begin(key)
         with clock("adaptation"):
             adapted, rollouts, batches = self._adapt_in_training(tasks, begin, key, clock)
         with clock("meta_update"):
-            objective: MetaObjective | PerturbedReturns
-            if noise is None:
-                objective = MetaObjective(
-                    self.policy,
-                    self.inner,
-                    batches,
-                    self.parameters,
-                    adapted,
-                    self.workers,
-                    self.config.sampling_correction,
-                    self.config.correction_over_steps,
-                )
-            else:
-                objective = PerturbedReturns(noise, rollouts[-1].returns.mean(1))
+            objective = MetaObjective(
+                self.policy,
+                self.inner,
+                batches,
+                self.parameters,
+                adapted,
+                self.workers,
+                self.config.sampling_correction,
+                self.config.correction_over_steps,
+                rollouts[-1].returns.mean(1),
+            )
             updated, update = self.outer.step(objective, self.parameters)
             expect_finite(updated, "after the meta-update", REMEDY)
         self.parameters = updated
@@ -164,7 +161,7 @@ class MAMLLearner(MetaLearner):
         policy = FeedforwardPolicy(self.policy, parameters, self.action_space, self.units)
         return policy, parameters
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """All that a resumed run needs."""
         normaliser = self.policy.normaliser
         return {
@@ -175,7 +172,7 @@ class MAMLLearner(MetaLearner):
             "observations": {} if normaliser is None else normaliser.state(),
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Continues from `state()`."""
         self.parameters = {n: p.to(self.device) for n, p in state["parameters"].items()}
         self.iteration, self.env_steps = state["iteration"], state["env_steps"]
@@ -183,20 +180,13 @@ class MAMLLearner(MetaLearner):
         if self.policy.normaliser is not None:
             self.policy.normaliser.load_state(state["observations"])
 
-    def _begin(self, key: RandomKey) -> tuple[Tasks, Parameters, Parameters | None]:
-        """An iteration's tasks, the parameters [tasks, ...] that each begins with, and the noise
-        in these, if the outer loop learns from perturbations.
-        """
+    def _begin(self, key: RandomKey) -> tuple[Tasks, Parameters]:
+        """An iteration's tasks, and the parameters [tasks, ...] that each begins with."""
         number = self.config.meta_batch_size
-        if not isinstance(self.outer, EvolutionStrategies):
-            tasks = self.family.sample_tasks(number, key, "train")
-            return tasks, self.inner.begin(self.parameters, number), None
-        # Both signs of a perturbation meet the same task.
-        tasks = self.family.sample_tasks(number // 2, key, "train")
-        generator = key.generator(Use.PERTURBATION)
-        noise, perturbed = self.outer.perturb(self.parameters, number // 2, generator)
-        twice = {name: np.concatenate([values, values]) for name, values in tasks.items()}
-        return twice, perturbed | expand(self.inner.fresh, number), noise
+        start = self.outer.begin(self.parameters, number, key)
+        drawn = self.family.sample_tasks(number // start.repeats, key, "train")
+        tasks = {name: np.concatenate([x] * start.repeats) for name, x in drawn.items()}
+        return tasks, start.parameters | expand(self.inner.fresh, number)
 
     def _adapt_in_training(
         self, tasks: Tasks, begin: Parameters, key: RandomKey, clock: Clock

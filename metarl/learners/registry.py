@@ -45,4 +45,4 @@ def find_learner(name: str) -> type[BaseLearner]:
 
 def make_learner(config: RunConfig) -> BaseLearner:
     """The learner that the configuration names, before its first iteration."""
-    return find_learner(config.learner)(config)  # type: ignore[call-arg]
+    return find_learner(config.learner)(config)

@@ -8,7 +8,6 @@ on the return of whole trials; it is a learner like any other.
 
 import copy
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, Self
@@ -32,6 +31,7 @@ from metarl.support.clock import Clock
 from metarl.support.errors import UsageError
 from metarl.support.options import Count, NonNegative, Positive, Probability
 from metarl.support.randomness import Phase, RandomKey, Use
+from metarl.support.types import State
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.task import Tasks, count_tasks
 
@@ -246,7 +246,7 @@ class RL2Learner(MetaLearner):
         )
         return policy, {"hidden": memory.hidden[0, 0].cpu().clone()}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """All that a resumed run needs; a copy, as the update changes parameters in place."""
         return {
             "network": {n: p.cpu().clone() for n, p in self.network.state_dict().items()},
@@ -255,7 +255,7 @@ class RL2Learner(MetaLearner):
             "env_steps": self.env_steps,
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: State) -> None:
         """Continues from `state()`."""
         self.network.load_state_dict(state["network"])
         self._adam.load_state_dict(copy.deepcopy(state["adam"]))
@@ -291,9 +291,9 @@ class RL2Learner(MetaLearner):
             loss = clipped_loss(self.network, batch[chunk], self.config) / number
             return torch.autograd.grad(loss, parameters)
 
-        gradients = self.workers.map(gradient, self._chunks(batch))
-        for parameter, parts in zip(parameters, zip(*gradients, strict=True), strict=True):
-            parameter.grad = torch.stack(parts).sum(0)
+        gradients = self.workers.sum(gradient, self._chunks(batch))
+        for parameter, total in zip(parameters, gradients, strict=True):
+            parameter.grad = total
         norm = nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
         self._adam.step()
         return float(norm)

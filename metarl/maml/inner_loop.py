@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metarl.policies.parameters import Parameters, expand
-from metarl.support.parallel import Workers, chunk_slices
+from metarl.support.parallel import Workers, chunk_size, chunk_slices
 
 
 class Experience(Protocol):
@@ -164,10 +164,10 @@ def adapt(
     workers: Workers,
 ) -> Parameters:
     """Inner step `number` of all tasks, on the workers' threads."""
-    slices = chunk_slices(experience.tasks, experience.rows, experience.device)
+    size = chunk_size(experience.tasks, experience.rows, experience.device)
     parts = workers.map(
         lambda s: inner.step({n: p[s] for n, p in parameters.items()}, experience[s], number),
-        slices,
+        chunk_slices(experience.tasks, size),
     )
     return {name: torch.cat([part[name] for part in parts]) for name in parameters}
 

@@ -1,7 +1,6 @@
 """The meta-objective of MAML for policy gradients, as a function of θ alone."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,19 +10,20 @@ from torch import Tensor
 
 from metarl.maml.estimators import Surrogate
 from metarl.maml.inner_loop import InnerLoop, Objective
+from metarl.outer.objective import Replay, Stage, Term, divergence, surrogate
 from metarl.policies.action_distributions import Distribution
 from metarl.policies.mlp import Policy
 from metarl.policies.parameters import Parameters
 from metarl.sampling.data import Batch
-from metarl.support.parallel import Workers, chunk_slices
+from metarl.support.parallel import Shard, Workers, chunk_size, chunk_slices
 
 
-def policy_objective(policy: Policy, surrogate: Surrogate) -> Objective:
+def policy_objective(policy: Policy, estimator: Surrogate) -> Objective:
     """What the inner loop maximises: the surrogate of a policy on a batch of rollouts."""
 
     def objective(parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
         distribution = policy.distribution(parameters, batch.observations)
-        return surrogate(distribution.log_prob(batch.actions), batch)
+        return estimator(distribution.log_prob(batch.actions), batch)
 
     return objective
 
@@ -36,13 +36,15 @@ class _Chunk:
     batch: Batch
     collected_by: Distribution
     gain: Tensor  # [tasks]: of the sampling correction
+    inner_collected_by: Callable[[], list[Distribution]]  # computed at the first call
 
 
 class MetaObjective:
-    """θ -> (surrogate, KL) of the adapted policies, by replaying the inner loop from θ.
+    """θ -> means over tasks of terms of the adapted policies, by replaying the inner loop from θ.
 
-    With θ'_i(θ) the parameters adapted to task i on the given inner batches, and θ_0 those that
-    the experience was collected with,
+    The outer loop chooses the terms. Two are those of every loop: with θ'_i(θ) the parameters
+    adapted to task i on the given inner batches, and θ_0 those that the experience was collected
+    with,
 
         surrogate(θ) = mean_i mean_t π_{θ'_i(θ)}(a_t|s_t) / π_{θ'_i(θ_0)}(a_t|s_t) · A_t
         KL(θ)        = mean_i mean_t KL(π_{θ'_i(θ_0)}(·|s_t) ‖ π_{θ'_i(θ)}(·|s_t))
@@ -57,9 +59,10 @@ class MetaObjective:
     is, and b_i its mean over the other tasks. It is exact, for any number of episodes, with the
     naive inner surrogate; dice, loaded_dice and taypo2 hold its effect on the mean already. Its
     noise grows with the number of steps that it sums; `correction_over_steps` "mean" divides it by
-    that number, as the published codes do.
+    that number, as published implementations do.
 
-    Tasks are summed in a fixed order, so that the number of threads changes no bit.
+    Tasks are summed by `Workers.sum`: neither the number of threads nor the division of the tasks
+    among processes changes a bit.
     """
 
     def __init__(
@@ -72,8 +75,19 @@ class MetaObjective:
         workers: Workers,
         sampling_correction: bool = False,
         correction_over_steps: Literal["sum", "mean"] = "sum",
+        returns: Tensor | None = None,
+        shard: Shard | None = None,
     ):
-        """`batches`: of stages 0 to K; `parameters`: θ_0; `adapted`: θ'(θ_0), [tasks, ...]."""
+        """An objective of one iteration.
+
+        Args:
+            batches: of stages 0 to K.
+            parameters: θ_0.
+            adapted: θ'(θ_0), [tasks, ...] each.
+            returns: [tasks], after adaptation; for outer loops that ask for them.
+            shard: which of all tasks the batches hold; all of them if not given.
+
+        """
         self._policy = policy
         self._inner = inner
         self._batches = list(batches)
@@ -82,84 +96,81 @@ class MetaObjective:
         self._workers = workers
         self._sampling_correction = sampling_correction
         self._correction_over_steps = correction_over_steps
-        self.tasks = batches[0].tasks
-        self._chunks = self._split(self._batches, adapted)
+        self._returns = returns
+        self._made: tuple[list[_Chunk], Shard] | None = None
+        self._shard = shard or Shard.whole(batches[0].tasks)
+        self.tasks = self._shard.total
 
     def value(self, parameters: Mapping[str, Tensor]) -> tuple[float, float]:
         """(surrogate, KL) at θ."""
+        value, kl = self.means(parameters, surrogate, divergence)
+        return value, kl
+
+    def means(self, parameters: Mapping[str, Tensor], *terms: Term) -> list[float]:
+        """The mean over tasks of each term at θ."""
 
         def of_chunk(chunk: _Chunk) -> tuple[Tensor, ...]:
             path = self._inner.path(self._begin(parameters, chunk), chunk.inner_batches)
             with torch.no_grad():
-                new = self._policy.distribution(path[-1], chunk.batch.observations)
-                return self._surrogate(path, new, chunk), self._kl(new, chunk)
+                replay = self._replay(path, chunk)
+                return tuple(self._part(term, replay) for term in terms)
 
-        surrogate, kl = _summed(self._workers.map(of_chunk, self._chunks))
-        return surrogate.item(), kl.item()
+        return [total.item() for total in self._sum(of_chunk, self._chunks)]
 
-    def gradient(self, parameters: Mapping[str, Tensor]) -> tuple[float, Parameters]:
-        """(surrogate, ∇_θ surrogate) at θ, through the inner loop."""
+    def gradient(
+        self, parameters: Mapping[str, Tensor], term: Term = surrogate
+    ) -> tuple[float, Parameters]:
+        """(mean of the term, its gradient by θ) at θ, through the inner loop."""
 
         def of_chunk(chunk: _Chunk) -> tuple[Tensor, ...]:
-            theta, path, new = self._replay(parameters, chunk)
-            with torch.enable_grad():
-                surrogate = self._surrogate(path, new, chunk)
-            return (surrogate.detach(), *_gradients(surrogate, theta))
+            theta, mean = self._differentiable(parameters, chunk, term)
+            return (mean.detach(), *_gradients(mean, theta))
 
-        surrogate, *gradients = _summed(self._workers.map(of_chunk, self._chunks))
-        return surrogate.item(), dict(zip(parameters, gradients, strict=True))
-
-    def clipped_gradient(
-        self, parameters: Mapping[str, Tensor], clip: float, penalty: float
-    ) -> tuple[float, Parameters]:
-        """(clipped surrogate − penalty · inner KL, its gradient by θ) at θ.
-
-        The ratio of the surrogate is clipped to 1 ± `clip` where that makes it smaller.
-        """
-
-        def of_chunk(chunk: _Chunk, policies: list[Distribution]) -> tuple[Tensor, ...]:
-            theta, path, new = self._replay(parameters, chunk)
-            with torch.enable_grad():
-                value = self._surrogate(path, new, chunk, clip)
-                if penalty:
-                    value = value - penalty * self._inner_kl(path, chunk, policies)
-            return (value.detach(), *_gradients(value, theta))
-
-        parts = self._workers.map(of_chunk, self._chunks, self._inner_policies)
-        value, *gradients = _summed(parts)
-        return value.item(), dict(zip(parameters, gradients, strict=True))
-
-    def inner_kl(self, parameters: Mapping[str, Tensor]) -> float:
-        """Mean, over the inner batches, of the KL from the policies at θ_0 that collected them."""
-
-        def of_chunk(chunk: _Chunk, policies: list[Distribution]) -> tuple[Tensor, ...]:
-            path = self._inner.path(self._begin(parameters, chunk), chunk.inner_batches[:-1])
-            with torch.no_grad():
-                return (self._inner_kl(path, chunk, policies),)
-
-        (kl,) = _summed(self._workers.map(of_chunk, self._chunks, self._inner_policies))
-        return kl.item()
+        mean, *gradients = self._sum(of_chunk, self._chunks)
+        return mean.item(), dict(zip(parameters, gradients, strict=True))
 
     def displacement(self) -> Parameters:
         """mean_i θ'_i(θ_0) − θ_0."""
-        return {name: self._adapted[name].mean(0) - p for name, p in self._parameters.items()}
 
-    def kl_curvature(
-        self, parameters: Mapping[str, Tensor], stride: int = 1
+        def of_slice(tasks: slice) -> tuple[Tensor, ...]:
+            return tuple(self._adapted[name][tasks].sum(0) for name in self._parameters)
+
+        slices, shard = self._slices(self._batches[-1])
+        totals = self._workers.sum(of_slice, slices, shard=shard)
+        return {
+            name: total / self.tasks - p
+            for (name, p), total in zip(self._parameters.items(), totals, strict=True)
+        }
+
+    def returns(self) -> Tensor:
+        """Mean return of each task after adaptation: [tasks].
+
+        Raises:
+            ValueError: the objective was made without them.
+
+        """
+        if self._returns is None:
+            raise ValueError("MetaObjective needs the argument `returns` for this outer loop")
+        return self._returns
+
+    def curvature(
+        self, parameters: Mapping[str, Tensor], term: Term, stride: int = 1
     ) -> Callable[[Parameters], Parameters]:
-        """v -> (∇²_θ KL) v at θ; at θ_0 the Fisher matrix of the adapted policies.
+        """v -> (∇²_θ mean of the term) v at θ.
+
+        For the KL at θ_0 this is the Fisher matrix of the adapted policies.
 
         With a `stride` above 1 both the inner loop and the mean over steps see every `stride`-th
         time step only: neighbouring steps say nearly the same, and a product costs that much less.
         """
-        chunks = self._chunks
+        chunks, shard = self._chunks
         if stride > 1:
-            chunks = self._split([batch.every(stride) for batch in self._batches], None)
+            chunks, shard = self._split([batch.every(stride) for batch in self._batches], None)
 
         def linearise(chunk: _Chunk) -> tuple[Parameters, tuple[Tensor, ...]]:
-            theta, _, new = self._replay(parameters, chunk)
+            theta, mean = self._differentiable(parameters, chunk, term)
             with torch.enable_grad():
-                return theta, _gradients(self._kl(new, chunk), theta, create_graph=True)
+                return theta, _gradients(mean, theta, create_graph=True)
 
         graphs = self._workers.map(linearise, chunks)
 
@@ -170,22 +181,41 @@ class MetaObjective:
                 theta, gradient = graph
                 return _gradients(gradient, theta, along=v, retain_graph=True)
 
-            totals = _summed(self._workers.map(of_chunk, graphs))
+            totals = self._workers.sum(of_chunk, graphs, shard=shard)
             return dict(zip(parameters, totals, strict=True))
 
         return product
 
+    @property
+    def _chunks(self) -> tuple[list[_Chunk], Shard]:
+        """The chunks of the whole batches, made when a term is first asked for.
+
+        Not a `cached_property`: in Python 3.11 that locks all objectives while it is computed, and
+        with several ranks in one process each waits for the others.
+        """
+        if self._made is None:
+            self._made = self._split(self._batches, self._adapted)
+        return self._made
+
     def _split(
         self, batches: Sequence[Batch], adapted: Mapping[str, Tensor] | None
-    ) -> list[_Chunk]:
-        """Chunks of tasks; θ'(θ_0) is computed from the batches where it is not given."""
-        last = batches[-1]
-        rewards = last.mean(last.rewards)
-        others = (rewards.sum() - rewards) / (self.tasks - 1) if self.tasks > 1 else 0.0
-        gains = rewards - others
+    ) -> tuple[list[_Chunk], Shard]:
+        """Chunks of the tasks of this process, and which of all chunks they are.
+
+        θ'(θ_0) is computed from the batches where it is not given.
+        """
+        slices, shard = self._slices(batches[-1])
+        if self._sampling_correction:
+            (total,) = self._workers.sum(
+                lambda tasks: (_mean_reward(batches[-1][tasks]).sum(),), slices, shard=shard
+            )
 
         def of_slice(tasks: slice) -> _Chunk:
             *inner_batches, batch = [b[tasks] for b in batches]
+            gain = torch.zeros_like(batch.weight[:, 0, 0])
+            if self._sampling_correction:
+                reward = _mean_reward(batch)
+                gain = reward - (total - reward) / max(1, self.tasks - 1)
             if adapted is None:
                 begin = self._inner.begin(self._parameters, batch.tasks)
                 own = self._inner.path(begin, inner_batches)[-1]
@@ -193,68 +223,84 @@ class MetaObjective:
                 own = {name: p[tasks] for name, p in adapted.items()}
             with torch.no_grad():
                 collected_by = self._policy.distribution(own, batch.observations)
-            return _Chunk(inner_batches, batch, collected_by, gains[tasks])
+            return _Chunk(
+                inner_batches,
+                batch,
+                collected_by,
+                gain,
+                functools.cache(lambda: self._inner_policies(inner_batches)),
+            )
 
-        return self._workers.map(of_slice, chunk_slices(last.tasks, last.rows, last.device))
+        return self._workers.map(of_slice, slices), shard
+
+    def _slices(self, batch: Batch) -> tuple[list[slice], Shard]:
+        """A slice for each chunk of this process, and which of all chunks these are."""
+        size = chunk_size(self.tasks, batch.rows, batch.device)
+        return chunk_slices(batch.tasks, size), self._shard.in_chunks(size)
+
+    def _sum(
+        self, function: Callable[[_Chunk], tuple[Tensor, ...]], chunks: tuple[list[_Chunk], Shard]
+    ) -> tuple[Tensor, ...]:
+        return self._workers.sum(function, chunks[0], shard=chunks[1])
 
     def _begin(self, parameters: Mapping[str, Tensor], chunk: _Chunk) -> Parameters:
         return self._inner.begin(parameters, chunk.batch.tasks)
 
-    def _replay(
-        self, parameters: Mapping[str, Tensor], chunk: _Chunk
-    ) -> tuple[Parameters, list[Parameters], Distribution]:
-        """θ as leaves, the path from it with its graph, and the policy at its end."""
+    def _differentiable(
+        self, parameters: Mapping[str, Tensor], chunk: _Chunk, term: Term
+    ) -> tuple[Parameters, Tensor]:
+        """θ as leaves, and the chunk's part of the mean of the term, with its graph."""
         theta = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
         with torch.enable_grad():
             path = self._inner.path(self._begin(theta, chunk), chunk.inner_batches, True)
-            return theta, path, self._policy.distribution(path[-1], chunk.batch.observations)
+            return theta, self._part(term, self._replay(path, chunk))
 
-    def _surrogate(
-        self, path: list[Parameters], new: Distribution, chunk: _Chunk, clip: float = math.inf
-    ) -> Tensor:
-        """The chunk's part of the surrogate: a scalar."""
+    def _part(self, term: Term, replay: Replay) -> Tensor:
+        """The part of a chunk in the mean over all tasks: a scalar."""
+        return term(replay).sum() / self.tasks
+
+    def _replay(self, path: list[Parameters], chunk: _Chunk) -> Replay:
+        """The chunk under the policies on the path from θ."""
         batch = chunk.batch
-        ratio = torch.exp(new.log_prob(batch.actions) - batch.log_probs)
-        terms = ratio * batch.advantages
-        if clip < math.inf:
-            terms = torch.minimum(terms, ratio.clamp(1 - clip, 1 + clip) * batch.advantages)
-        surrogate = batch.mean(terms)
+        new = self._policy.distribution(path[-1], batch.observations)
+
+        def before() -> list[Stage]:
+            news = self._policies(path, chunk.inner_batches)
+            stages = zip(chunk.inner_collected_by(), news, chunk.inner_batches, strict=True)
+            return [Stage(old, new, batch.mean) for old, new, batch in stages]
+
+        return Replay(
+            Stage(chunk.collected_by, new, batch.mean),
+            before,
+            torch.exp(new.log_prob(batch.actions) - batch.log_probs),
+            batch.advantages,
+            self._correction(path, chunk),
+        )
+
+    def _correction(self, path: list[Parameters], chunk: _Chunk) -> Tensor:
+        """The sampling correction of each task: [tasks]."""
+        total = torch.zeros_like(chunk.gain)
         if self._sampling_correction:
-            for parameters, before in zip(path, chunk.inner_batches, strict=False):
-                then = self._policy.distribution(parameters, before.observations)
+            policies = self._policies(path, chunk.inner_batches)
+            for then, before in zip(policies, chunk.inner_batches, strict=True):
                 log_ratio = then.log_prob(before.actions) - before.log_probs
                 reduce = before.sum if self._correction_over_steps == "sum" else before.mean
-                surrogate = surrogate + chunk.gain * reduce(log_ratio)
-        return surrogate.sum() / self.tasks
+                total = total + chunk.gain * reduce(log_ratio)
+        return total
 
-    @functools.cached_property
-    def _inner_policies(self) -> list[list[Distribution]]:
-        """For each chunk, the policies at θ_0 that collected its inner batches."""
+    def _policies(self, path: list[Parameters], batches: list[Batch]) -> list[Distribution]:
+        """The policies on the path, each on the batch of its stage."""
+        return [
+            self._policy.distribution(parameters, batch.observations)
+            for parameters, batch in zip(path, batches, strict=False)  # the last one has no batch
+        ]
 
-        def of_chunk(chunk: _Chunk) -> list[Distribution]:
-            begin, batches = self._begin(self._parameters, chunk), chunk.inner_batches
-            path = self._inner.path(begin, batches[:-1])[: len(batches)]
-            with torch.no_grad():
-                return [
-                    self._policy.distribution(parameters, batch.observations)
-                    for parameters, batch in zip(path, batches, strict=True)
-                ]
-
-        return self._workers.map(of_chunk, self._chunks)
-
-    def _inner_kl(
-        self, path: list[Parameters], chunk: _Chunk, policies: list[Distribution]
-    ) -> Tensor:
-        """The chunk's part of the inner KL: a scalar."""
-        total = torch.zeros(chunk.batch.tasks, device=chunk.batch.device)
-        for parameters, batch, old in zip(path, chunk.inner_batches, policies, strict=False):
-            new = self._policy.distribution(parameters, batch.observations)
-            total = total + batch.mean(old.kl(new))
-        return total.sum() / (self.tasks * max(1, len(policies)))
-
-    def _kl(self, new: Distribution, chunk: _Chunk) -> Tensor:
-        """The chunk's part of the KL: a scalar."""
-        return chunk.batch.mean(chunk.collected_by.kl(new)).sum() / self.tasks
+    def _inner_policies(self, batches: list[Batch]) -> list[Distribution]:
+        """The policies adapted from θ_0 that collected the inner batches of a chunk."""
+        begin = self._inner.begin(self._parameters, batches[0].tasks) if batches else {}
+        path = self._inner.path(begin, batches[:-1])
+        with torch.no_grad():
+            return self._policies(path, batches)
 
 
 def _gradients(
@@ -276,5 +322,6 @@ def _gradients(
     )
 
 
-def _summed(parts: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    return [torch.stack(terms).sum(0) for terms in zip(*parts, strict=True)]
+def _mean_reward(batch: Batch) -> Tensor:
+    """Mean over the steps of each task: [tasks]."""
+    return batch.mean(batch.rewards)

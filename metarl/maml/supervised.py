@@ -5,6 +5,8 @@ module and a loss an objective of the inner loop; `FewShotObjective` is the meta
 outer loops improve.
 """
 
+import copy
+import threading
 from collections.abc import Callable, Mapping
 
 import torch
@@ -13,7 +15,7 @@ from torch.func import functional_call
 
 from metarl.maml.inner_loop import InnerLoop, Objective
 from metarl.policies.parameters import Parameters
-from metarl.support.parallel import Workers, chunk_slices
+from metarl.support.parallel import Shard, Workers, chunk_size, chunk_slices
 from metarl.tasks.samples import Samples
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -33,6 +35,11 @@ def module_outputs(module: nn.Module, parameters: Mapping[str, Tensor], inputs: 
     the other.
     """
     own = {name: parameters[name] for name, _ in module.named_parameters()}
+    if threading.current_thread() is not threading.main_thread():
+        # `functional_call` puts the parameters into the module for the time of the call, so that
+        # threads cannot share it: each call has a copy, which shares the tensors.
+        tensors = [*module.parameters(), *module.buffers()]
+        module = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
     def of_task(of_own: Parameters, of_inputs: Tensor) -> Tensor:
         outputs: Tensor = functional_call(module, of_own, (of_inputs,))
@@ -69,21 +76,27 @@ class FewShotObjective:
         steps: int,
         parameters: Mapping[str, Tensor],
         workers: Workers,
+        shard: Shard | None = None,
     ):
-        """`parameters`: θ, without a task dimension."""
+        """`parameters`: θ, without a task dimension; `shard`: which of all tasks the sets are."""
         self._inner = inner
         self._steps = steps
         self._parameters = dict(parameters)
         self._workers = workers
-        slices = chunk_slices(query.tasks, query.rows, query.device)
-        self._chunks = [(support[tasks], query[tasks]) for tasks in slices]
-        self._tasks = query.tasks
+        whole = shard or Shard.whole(query.tasks)
+        self._tasks = whole.total
+        size = chunk_size(self._tasks, query.rows, query.device)
+        self._shard = whole.in_chunks(size)
+        self._chunks = [(support[s], query[s]) for s in chunk_slices(query.tasks, size)]
 
     def value(self, parameters: Mapping[str, Tensor]) -> tuple[float, float]:
         """(−loss, 0) at θ."""
-        return sum(
-            self._workers.map(lambda c: self._term(parameters, *c).item(), self._chunks)
-        ), 0.0
+        (value,) = self._workers.sum(
+            lambda chunk: (self._term(parameters, *chunk).detach(),),
+            self._chunks,
+            shard=self._shard,
+        )
+        return value.item(), 0.0
 
     def gradient(self, parameters: Mapping[str, Tensor]) -> tuple[float, Parameters]:
         """(−loss, its gradient) at θ, through the inner loop."""
@@ -97,16 +110,20 @@ class FewShotObjective:
             )
             return (term.detach(), *gradients)
 
-        parts = self._workers.map(of_chunk, self._chunks)
-        value, *gradients = [torch.stack(terms).sum(0) for terms in zip(*parts, strict=True)]
+        value, *gradients = self._workers.sum(of_chunk, self._chunks, shard=self._shard)
         return value.item(), dict(zip(parameters, gradients, strict=True))
 
     def displacement(self) -> Parameters:
         """mean_i θ'_i − θ."""
-        adapted = [self._adapted(self._parameters, support) for support, _ in self._chunks]
+
+        def of_chunk(chunk: tuple[Samples, Samples]) -> tuple[Tensor, ...]:
+            adapted = self._adapted(self._parameters, chunk[0])
+            return tuple(adapted[name].sum(0) for name in self._parameters)
+
+        totals = self._workers.sum(of_chunk, self._chunks, shard=self._shard)
         return {
-            name: torch.cat([part[name] for part in adapted]).mean(0) - p
-            for name, p in self._parameters.items()
+            name: total / self._tasks - p
+            for (name, p), total in zip(self._parameters.items(), totals, strict=True)
         }
 
     def _adapted(

@@ -37,5 +37,5 @@ class Adam:
         return {} if self._state is None else {"adam": self._state}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `state()`."""
+        """Continues from `state()`."""
         self._state = state.get("adam")

@@ -9,20 +9,24 @@ import torch
 from torch import Tensor
 
 from metarl.outer.adam import Adam
+from metarl.outer.loop import OtherOptions, OuterLoop, Start, StepSizeOptions, expect
+from metarl.outer.objective import PolicyObjective
 from metarl.policies.parameters import Parameters, flatten
+from metarl.support.options import Positive
+from metarl.support.randomness import RandomKey, Use
 
 SMALLEST_STD = 1e-8
 
 
-@dataclass(frozen=True)
-class PerturbedReturns:
-    """What perturbed parameters were worth; pair j are the tasks j and j + pairs."""
+@dataclass(frozen=True, kw_only=True)
+class EvolutionOptions(StepSizeOptions):
+    """Options of evolution strategies."""
 
-    noise: Parameters  # [pairs, ...] each: ε
-    returns: Tensor  # [2 × pairs]: of θ + σ ε, then of θ − σ ε
+    sigma: Positive = 0.05
+    """Standard deviation of evolution's perturbations of θ."""
 
 
-class EvolutionStrategies:
+class EvolutionStrategies(OuterLoop[EvolutionOptions]):
     """Antithetic Gaussian smoothing of the return after adaptation.
 
         ∇_θ E_ε F(θ + σ ε) ≈ 1 / (2 σ n) Σ_j (F(θ + σ ε_j) − F(θ − σ ε_j)) ε_j
@@ -31,43 +35,58 @@ class EvolutionStrategies:
     1910.01215). F is divided by its deviation over the perturbations; Adam takes the step.
     """
 
-    def __init__(self, learning_rate: float = 0.01, sigma: float = 0.05):
-        self.sigma = sigma
-        self._adam = Adam(learning_rate)
+    Options = EvolutionOptions
+    differentiates = False
 
-    def perturb(
-        self, parameters: Mapping[str, Tensor], pairs: int, generator: np.random.Generator
-    ) -> tuple[Parameters, Parameters]:
-        """ε [pairs, ...] and the parameters θ ± σ ε [2 × pairs, ...]."""
-        noise = {
-            name: torch.from_numpy(generator.standard_normal((pairs, *p.shape), np.float32)).to(p)
+    def __init__(self, options: EvolutionOptions):
+        """`sigma` is σ; `outer_lr` is the step size of Adam."""
+        self._sigma = options.sigma
+        self._adam = Adam(options.outer_lr)
+        self._noise: Parameters = {}  # ε of the iteration that has begun, [pairs, ...] each
+
+    @classmethod
+    def check(cls, options: OtherOptions) -> None:
+        """Checks that the tasks form pairs."""
+        super().check(options)
+        expect(
+            options.meta_batch_size % 2 == 0,
+            f"--outer {options.outer} needs pairs: --meta-batch-size {options.meta_batch_size} "
+            "must be even",
+        )
+
+    def begin(self, parameters: Mapping[str, Tensor], tasks: int, key: RandomKey) -> Start:
+        """θ + σ ε for the first half of the tasks, θ − σ ε for the same tasks in the second."""
+        generator = key.generator(Use.PERTURBATION)
+        self._noise = {
+            name: torch.from_numpy(
+                generator.standard_normal((tasks // 2, *p.shape), np.float32)
+            ).to(p)
             for name, p in parameters.items()
         }
-        perturbed = {
-            name: torch.cat([p + self.sigma * noise[name], p - self.sigma * noise[name]])
-            for name, p in parameters.items()
-        }
-        return noise, perturbed
+        moves = {name: self._sigma * noise for name, noise in self._noise.items()}
+        perturbed = {n: torch.cat([p + moves[n], p - moves[n]]) for n, p in parameters.items()}
+        return Start(perturbed, repeats=2)
 
     def step(
-        self, objective: PerturbedReturns, parameters: Parameters
+        self, objective: PolicyObjective, parameters: Parameters
     ) -> tuple[Parameters, dict[str, float]]:
         """θ after one update, and `outer/...` metrics."""
-        plus, minus = objective.returns.chunk(2)
-        scale = 2 * self.sigma * len(plus) * (objective.returns.std(correction=0) + SMALLEST_STD)
+        returns = objective.returns()
+        plus, minus = returns.chunk(2)
+        scale = 2 * self._sigma * len(plus) * (returns.std(correction=0) + SMALLEST_STD)
         difference = (plus - minus) / scale
         gradient = {
             name: torch.tensordot(difference.to(noise), noise, 1)
-            for name, noise in objective.noise.items()
+            for name, noise in self._noise.items()
         }
         theta = self._adam.ascend(parameters, gradient)
         norm = float(flatten(gradient).norm())
         return theta, {"outer/accepted": 1.0, "outer/gradient_norm": norm}
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
+        """The state of Adam."""
         return self._adam.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `state()`."""
+        """Continues from `state()`."""
         self._adam.load_state(state)

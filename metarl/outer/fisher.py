@@ -1,36 +1,33 @@
 """The natural gradient of any objective, by products with its Fisher matrix."""
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from metarl.outer.objective import PolicyObjective, divergence
 from metarl.policies.parameters import Parameters, flatten, unflatten
+from metarl.support.options import Count, NonNegative, Positive, Share
 
 
-class TrustRegionObjective(Protocol):
-    """What TRPO asks of an objective; KL is 0 where the experience was collected."""
+@dataclass(frozen=True, kw_only=True)
+class NaturalOptions:
+    """Options of the natural gradient."""
 
-    def value(self, parameters: Mapping[str, Tensor]) -> tuple[float, float]:
-        """(surrogate, KL) at θ."""
-
-    def gradient(self, parameters: Mapping[str, Tensor]) -> tuple[float, Parameters]:
-        """(surrogate, ∇_θ surrogate) at θ."""
-
-    def kl_curvature(
-        self, parameters: Mapping[str, Tensor], stride: int = 1
-    ) -> Callable[[Parameters], Parameters]:
-        """v -> (∇²_θ KL) v, on every `stride`-th step."""
+    max_kl: Positive = 0.01
+    """Trust region: mean KL divergence between adapted policies."""
+    cg_iterations: Count = 10
+    """Conjugate-gradient iterations."""
+    cg_damping: NonNegative = 1e-5
+    """Added to the diagonal of the Fisher matrix."""
+    fisher_fraction: Share = 0.1
+    """Share of the time steps, evenly spaced, that Fisher products see; 1 takes all. The gradient
+    and the line search always see all."""
 
 
 def natural_step(
-    objective: TrustRegionObjective,
-    parameters: Parameters,
-    max_kl: float,
-    cg_iterations: int,
-    cg_damping: float,
-    fisher_stride: int,
+    objective: PolicyObjective, parameters: Parameters, options: NaturalOptions
 ) -> tuple[float, Tensor, Tensor, Tensor]:
     """The step along F⁻¹ ∇ surrogate whose KL is `max_kl`, as far as the KL is quadratic.
 
@@ -43,16 +40,16 @@ def natural_step(
     """
     surrogate, gradients = objective.gradient(parameters)
     gradient = flatten(gradients)
-    curvature = objective.kl_curvature(parameters, fisher_stride)
+    curvature = objective.curvature(parameters, divergence, round(1 / options.fisher_fraction))
 
     def damped_product(vector: Tensor) -> Tensor:
         product = flatten(curvature(unflatten(vector, parameters)))
-        return product + cg_damping * vector
+        return product + options.cg_damping * vector
 
-    direction, residual = conjugate_gradient(damped_product, gradient, cg_iterations)
+    direction, residual = conjugate_gradient(damped_product, gradient, options.cg_iterations)
     # (F + damping I) x = ∇ − residual, so the quadratic form needs no further product.
     form = direction @ (gradient - residual)
-    length = torch.sqrt(2 * max_kl / form) if form > 0 else torch.zeros_like(form)
+    length = torch.sqrt(2 * options.max_kl / form) if form > 0 else torch.zeros_like(form)
     return surrogate, gradient, direction, length
 
 

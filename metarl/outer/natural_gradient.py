@@ -1,36 +1,28 @@
-"""The natural gradient of any objective, followed without looking back."""
+"""The natural gradient of any objective, followed without a line search."""
 
-from dataclasses import dataclass
-from typing import Any
-
-from metarl.outer.fisher import TrustRegionObjective, natural_step
+from metarl.outer.fisher import NaturalOptions, natural_step
+from metarl.outer.loop import OuterLoop
+from metarl.outer.objective import PolicyObjective
 from metarl.policies.parameters import Parameters, flatten, unflatten
 
 
-@dataclass(frozen=True)
-class NaturalGradient:
+class NaturalGradient(OuterLoop[NaturalOptions]):
     """θ ← θ + √(2δ / gᵀF⁻¹g) F⁻¹g (Kakade 2001, with the length normalised by its KL).
 
-    TRPO's first try, taken as it is: no replay of the adaptation decides on it.
+    This is the first try of TRPO, taken whatever its value is.
     """
 
-    max_kl: float = 0.01
-    cg_iterations: int = 10
-    cg_damping: float = 1e-5
-    fisher_stride: int = 5
+    Options = NaturalOptions
+
+    def __init__(self, options: NaturalOptions):
+        """δ is `max_kl`."""
+        self._options = options
 
     def step(
-        self, objective: TrustRegionObjective, parameters: Parameters
+        self, objective: PolicyObjective, parameters: Parameters
     ) -> tuple[Parameters, dict[str, float]]:
         """θ after one update, and `outer/...` metrics."""
-        before, gradient, direction, length = natural_step(
-            objective,
-            parameters,
-            self.max_kl,
-            self.cg_iterations,
-            self.cg_damping,
-            self.fisher_stride,
-        )
+        before, gradient, direction, length = natural_step(objective, parameters, self._options)
         theta = unflatten(flatten(parameters) + length * direction, parameters)
         surrogate, kl = objective.value(theta)
         return theta, {
@@ -39,10 +31,3 @@ class NaturalGradient:
             "outer/accepted": 1.0,
             "outer/gradient_norm": float(gradient.norm()),
         }
-
-    def state(self) -> dict[str, Any]:
-        """Nothing: each step stands for itself."""
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Nothing to go on from."""

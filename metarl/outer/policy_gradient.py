@@ -1,32 +1,24 @@
 """The gradient of any objective, followed by Adam."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import Any
 
 from metarl.outer.adam import Adam
+from metarl.outer.loop import OuterLoop, StepSizeOptions
+from metarl.outer.objective import Objective
 from metarl.policies.parameters import Parameters, flatten
 
 
-class DifferentiableObjective(Protocol):
-    """What a gradient step asks of an objective."""
-
-    def value(self, parameters: Mapping[str, Tensor]) -> tuple[float, float]:
-        """(surrogate, KL) at θ."""
-
-    def gradient(self, parameters: Mapping[str, Tensor]) -> tuple[float, Parameters]:
-        """(surrogate, ∇_θ surrogate) at θ."""
-
-
-class PolicyGradient:
+class PolicyGradient(OuterLoop[StepSizeOptions]):
     """One step of Adam along ∇ surrogate(θ)."""
 
-    def __init__(self, learning_rate: float = 1e-3):
-        self._adam = Adam(learning_rate)
+    Options = StepSizeOptions
+
+    def __init__(self, options: StepSizeOptions):
+        """`outer_lr` is the step size of Adam."""
+        self._adam = Adam(options.outer_lr)
 
     def step(
-        self, objective: DifferentiableObjective, parameters: Parameters
+        self, objective: Objective, parameters: Parameters
     ) -> tuple[Parameters, dict[str, float]]:
         """θ after one update, and `outer/...` metrics."""
         before, gradient = objective.gradient(parameters)
@@ -40,9 +32,9 @@ class PolicyGradient:
         }
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
+        """The state of Adam."""
         return self._adam.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `state()`."""
+        """Continues from `state()`."""
         self._adam.load_state(state)

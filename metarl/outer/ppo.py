@@ -1,84 +1,105 @@
-"""Proximal policy optimisation of any objective with a clipped surrogate."""
+"""Proximal policy optimisation of any objective of a policy."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from metarl.outer.adam import Adam
+from metarl.outer.loop import OuterLoop, StepSizeOptions
+from metarl.outer.objective import PolicyObjective, Replay, Term, divergence, surrogate
 from metarl.policies.parameters import Parameters, flatten
+from metarl.support.options import Count, NonNegative, Positive
 
 
-class ClippedObjective(Protocol):
-    """What PPO asks of an objective."""
+@dataclass(frozen=True, kw_only=True)
+class PPOOptions(StepSizeOptions):
+    """Options of PPO."""
 
-    def clipped_gradient(
-        self, parameters: Mapping[str, Tensor], clip: float, penalty: float
-    ) -> tuple[float, Parameters]:
-        """(clipped surrogate − penalty · inner KL, its gradient by θ) at θ."""
-
-    def inner_kl(self, parameters: Mapping[str, Tensor]) -> float:
-        """KL of the policies before adaptation from those at the start."""
-
-    def value(self, parameters: Mapping[str, Tensor]) -> tuple[float, float]:
-        """(surrogate, KL) at θ."""
+    ppo_epochs: Count = 5
+    """Steps of Adam on the same rollouts."""
+    clip: Positive = 0.3
+    """The ratio of probabilities in ppo is clipped to 1 ± this."""
+    inner_kl_penalty: NonNegative = 0.0
+    """Weight in ppo of the KL between the policies before adaptation (ProMP)."""
+    inner_kl_target: NonNegative = 0.0
+    """Above 0, the penalty is adapted so that this KL stays near it."""
 
 
-class PPO:
+def clipped_surrogate(clip: float) -> Term:
+    """mean_t min(ρ_t A_t, clip(ρ_t, 1 ± clip) A_t), with the ratio ρ_t, plus the correction."""
+
+    def term(replay: Replay) -> Tensor:
+        ratio, advantages = replay.ratio, replay.advantages
+        clipped = ratio.clamp(1 - clip, 1 + clip) * advantages
+        return replay.after.mean(torch.minimum(ratio * advantages, clipped)) + replay.correction
+
+    return term
+
+
+def inner_divergence(replay: Replay) -> Tensor:
+    """KL(π_old ‖ π_new) before each inner step, as a mean over these: [tasks]."""
+    total = torch.zeros_like(replay.correction)
+    stages = replay.before()
+    for stage in stages:
+        total = total + stage.mean(stage.old.kl(stage.new))
+    return total / max(1, len(stages))
+
+
+class PPO(OuterLoop[PPOOptions]):
     """Several steps of Adam on  surrogate^CLIP(θ) − η KL_inner(θ).
 
     Schulman et al. 2017 (arXiv 1707.06347) clip the surrogate; the penalty on the change of the
     policy before adaptation is ProMP's (Rothfuss et al. 2018, arXiv 1810.06784, section 5).
     """
 
-    def __init__(
-        self,
-        learning_rate: float = 1e-3,
-        epochs: int = 5,
-        clip: float = 0.3,
-        penalty: float = 0.0,
-        target_kl: float = 0.0,
-    ):
-        """`penalty` is η; above a `target_kl` of 0 it is doubled where the inner KL ends above 1.5
-        times the target, and halved where it ends below ⅔ of it.
+    Options = PPOOptions
+
+    def __init__(self, options: PPOOptions):
+        """η is `inner_kl_penalty`; above an `inner_kl_target` of 0 it is doubled where the inner KL
+        ends above 1.5 times the target, and halved where it ends below ⅔ of it.
         """
-        self.epochs = epochs
-        self.clip = clip
-        self.penalty = penalty
-        self.target_kl = target_kl
-        self._adam = Adam(learning_rate)
+        self._options = options
+        self.penalty = options.inner_kl_penalty
+        self._adam = Adam(options.outer_lr)
+
+    def term(self, replay: Replay) -> Tensor:
+        """What the steps of Adam increase: [tasks]."""
+        value = clipped_surrogate(self._options.clip)(replay)
+        return value - self.penalty * inner_divergence(replay) if self.penalty else value
 
     def step(
-        self, objective: ClippedObjective, parameters: Parameters
+        self, objective: PolicyObjective, parameters: Parameters
     ) -> tuple[Parameters, dict[str, float]]:
         """θ after one update, and `outer/...` metrics."""
-        theta, surrogates, norms = parameters, [], []
-        for _ in range(self.epochs):
-            surrogate, gradient = objective.clipped_gradient(theta, self.clip, self.penalty)
-            surrogates.append(surrogate)
+        theta, values, norms = parameters, [], []
+        for _ in range(self._options.ppo_epochs):
+            value, gradient = objective.gradient(theta, self.term)
+            values.append(value)
             norms.append(float(flatten(gradient).norm()))
             theta = self._adam.ascend(theta, gradient)
-        surrogate, kl = objective.value(theta)
-        inner_kl = objective.inner_kl(theta)
+        after, kl, inner_kl = objective.means(theta, surrogate, divergence, inner_divergence)
         metrics = {
             "outer/kl": kl,
-            "outer/surrogate": surrogate - surrogates[0],
+            "outer/surrogate": after - values[0],
             "outer/accepted": 1.0,
             "outer/gradient_norm": norms[0],
             "outer/inner_kl": inner_kl,
             "outer/inner_kl_penalty": self.penalty,
         }
-        if self.target_kl and inner_kl > 1.5 * self.target_kl:
+        target = self._options.inner_kl_target
+        if target and inner_kl > 1.5 * target:
             self.penalty *= 2
-        elif self.target_kl and inner_kl < self.target_kl / 1.5:
+        elif target and inner_kl < target / 1.5:
             self.penalty /= 2
         return theta, metrics
 
     def state(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
+        """The penalty and the state of Adam."""
         return {"penalty": self.penalty, **self._adam.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `state()`."""
+        """Continues from `state()`."""
         self.penalty = state["penalty"]
         self._adam.load_state(state)

@@ -1,54 +1,81 @@
-"""The outer loops by name, each made from the options of a run that it has use for."""
+"""The outer loops by name: those of metarl, and those that other packages announce."""
 
-from collections.abc import Callable
-from typing import Any, Protocol
+import dataclasses
+import importlib.metadata
+import types
+from typing import TYPE_CHECKING
 
-from metarl.outer.evolution import EvolutionStrategies
+from metarl.outer.evolution import EvolutionOptions, EvolutionStrategies
+from metarl.outer.loop import OuterLoop
 from metarl.outer.natural_gradient import NaturalGradient
 from metarl.outer.policy_gradient import PolicyGradient
-from metarl.outer.ppo import PPO
+from metarl.outer.ppo import PPO, PPOOptions
 from metarl.outer.reptile import Reptile
-from metarl.outer.trpo import TRPO
-from metarl.policies.parameters import Parameters
+from metarl.outer.trpo import TRPO, TRPOOptions
+from metarl.support.errors import UsageError
+
+ENTRY_POINT_GROUP = "metarl.outer_loops"
 
 
-class OuterLoop(Protocol):
-    """What a meta-update is to the learner."""
+def announced() -> dict[str, "type[OuterLoop[OuterOptions]]"]:
+    """The outer loops of installed packages, by name.
 
-    def step(self, objective: Any, parameters: Parameters) -> tuple[Parameters, dict[str, float]]:
-        """θ after one update, and `outer/...` metrics."""
+    Raises:
+        UsageError: an entry point cannot be imported, or is not a subclass of `OuterLoop`.
 
-    def state(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
+    """
+    found = {}
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            loop = point.load()
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"outer loop {point.name} = {point.value}: {error}") from error
+        if not (isinstance(loop, type) and issubclass(loop, OuterLoop)):
+            raise UsageError(
+                f"outer loop {point.name} = {point.value} must be a subclass of "
+                "metarl.outer.loop.OuterLoop"
+            )
+        found[point.name] = loop
+    return found
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Goes on from `state()`."""
+
+def composed(classes: list[type]) -> type:
+    """A dataclass with the fields of all of these.
+
+    Raises:
+        UsageError: two of the classes declare the same option; names both.
+
+    """
+    owners: dict[str, type] = {}
+    for owner in dict.fromkeys(base for cls in classes for base in reversed(cls.__mro__)):
+        for name in vars(owner).get("__annotations__", {}):
+            if name in owners:
+                raise UsageError(
+                    f"option {name} is declared by {owners[name].__qualname__} and by "
+                    f"{owner.__qualname__}: one of them must have another name"
+                )
+            owners[name] = owner
+    # A class comes before its bases, and only once.
+    bases = [c for c in dict.fromkeys(classes) if not any(c in k.__mro__[1:] for k in classes)]
+    namespace = {"__module__": __name__, "__doc__": "The options of all outer loops."}
+    made = types.new_class("OuterOptions", tuple(bases), {}, lambda body: body.update(namespace))
+    return dataclasses.dataclass(frozen=True, kw_only=True)(made)
 
 
-OUTER_LOOPS: dict[str, Callable[[Any], OuterLoop]] = {
-    "trpo": lambda options: TRPO(
-        max_kl=options.max_kl,
-        cg_iterations=options.cg_iterations,
-        cg_damping=options.cg_damping,
-        line_search_steps=options.line_search_steps,
-        line_search_ratio=options.line_search_ratio,
-        fisher_stride=round(1 / options.fisher_fraction),
-    ),
-    "ppo": lambda options: PPO(
-        options.outer_lr,
-        options.ppo_epochs,
-        options.clip,
-        options.inner_kl_penalty,
-        options.inner_kl_target,
-    ),
-    "gradient": lambda options: PolicyGradient(options.outer_lr),
-    "natural": lambda options: NaturalGradient(
-        options.max_kl,
-        options.cg_iterations,
-        options.cg_damping,
-        fisher_stride=round(1 / options.fisher_fraction),
-    ),
-    "reptile": lambda options: Reptile(options.outer_lr),
-    "evolution": lambda options: EvolutionStrategies(options.outer_lr, options.sigma),
+OUTER_LOOPS: dict[str, "type[OuterLoop[OuterOptions]]"] = announced() | {
+    "trpo": TRPO,
+    "ppo": PPO,
+    "gradient": PolicyGradient,
+    "natural": NaturalGradient,
+    "reptile": Reptile,
+    "evolution": EvolutionStrategies,
 }
-"""A new one is a class in a file of its own and a line here; options are those of `Config`."""
+"""A new one is a class in a file of its own and a line here, or an entry point of the group."""
+
+if TYPE_CHECKING:
+
+    class OuterOptions(TRPOOptions, PPOOptions, EvolutionOptions):
+        """The options of all outer loops: the fields of a run that mypy knows of."""
+
+else:
+    OuterOptions = composed([loop.Options for loop in OUTER_LOOPS.values()])

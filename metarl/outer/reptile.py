@@ -1,37 +1,45 @@
 """Reptile: the parameters move towards what they were adapted to."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-from torch import Tensor
-
+from metarl.outer.loop import OtherOptions, OuterLoop, StepSizeOptions, expect
+from metarl.outer.objective import Objective
 from metarl.policies.parameters import Parameters, flatten
 
 
-class AdaptingObjective(Protocol):
-    """What Reptile asks of an objective."""
-
-    def value(self, parameters: Mapping[str, Tensor]) -> tuple[float, float]:
-        """(surrogate, KL) at θ."""
-
-    def displacement(self) -> Parameters:
-        """mean_i θ'_i − θ."""
-
-
-@dataclass(frozen=True)
-class Reptile:
+class Reptile(OuterLoop[StepSizeOptions]):
     """θ ← θ + ε mean_i (θ'_i − θ) (Nichol et al. 2018, arXiv 1803.02999, algorithm 2)."""
 
-    learning_rate: float = 0.1
-    """ε."""
+    Options = StepSizeOptions
+    differentiates = False
+
+    def __init__(self, options: StepSizeOptions):
+        """`outer_lr` is ε."""
+        self._step_size = options.outer_lr
+
+    @classmethod
+    def check(cls, options: OtherOptions) -> None:
+        """Checks that the inner loop moves all of θ, and nothing needs a gradient."""
+        super().check(options)
+        name = f"--outer {options.outer}"
+        expect(
+            options.inner_steps > 0,
+            f"{name} moves to the adapted parameters: --inner-steps must be at least 1",
+        )
+        expect(
+            options.step_sizes == "fixed",
+            f"{name} has no gradient for --step-sizes {options.step_sizes}: it must be fixed",
+        )
+        expect(
+            options.adapts == "all",
+            f"{name} moves only what the inner loop changes: --adapts must be all, not "
+            f"{options.adapts}",
+        )
 
     def step(
-        self, objective: AdaptingObjective, parameters: Parameters
+        self, objective: Objective, parameters: Parameters
     ) -> tuple[Parameters, dict[str, float]]:
         """θ after one update, and `outer/...` metrics."""
         moves = objective.displacement()
-        theta = {name: p + self.learning_rate * moves[name] for name, p in parameters.items()}
+        theta = {name: p + self._step_size * moves[name] for name, p in parameters.items()}
         before, _ = objective.value(parameters)
         surrogate, kl = objective.value(theta)
         return theta, {
@@ -40,10 +48,3 @@ class Reptile:
             "outer/accepted": 1.0,
             "outer/gradient_norm": float(flatten(moves).norm()),
         }
-
-    def state(self) -> dict[str, Any]:
-        """Nothing: each step stands for itself."""
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Nothing to go on from."""

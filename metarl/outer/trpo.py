@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-from metarl.outer.fisher import TrustRegionObjective, natural_step
+from metarl.outer.fisher import NaturalOptions, natural_step
+from metarl.outer.loop import OuterLoop
+from metarl.outer.objective import PolicyObjective
 from metarl.policies.parameters import Parameters, flatten, unflatten
+from metarl.support.options import Count, Share
 
 AIM, CLOSE_ENOUGH = 0.97, 0.9
 """The share of the trust region that the line search aims at, and the one it is content with."""
@@ -13,43 +15,45 @@ LARGEST_RATIO = 2.0
 """Of the lengths of two tries: further away the KL is not quadratic."""
 
 
-@dataclass(frozen=True)
-class TRPO:
+@dataclass(frozen=True, kw_only=True)
+class TRPOOptions(NaturalOptions):
+    """Options of TRPO."""
+
+    line_search_steps: Count = 15
+    """Steps tried at most."""
+    line_search_ratio: Share = 0.8
+    """Next length where a step does not improve the surrogate."""
+
+
+class TRPO(OuterLoop[TRPOOptions]):
     """max_θ surrogate(θ) subject to KL(θ) ≤ δ (Schulman et al. 2015, arXiv 1502.05477).
 
     The natural step is tried first. The line search then goes where the KL measured so far, taken
     as quadratic, is just under δ. Shrinking by a fixed ratio alone would often end at half of δ.
     """
 
-    max_kl: float = 0.01
-    cg_iterations: int = 10
-    cg_damping: float = 1e-5
-    line_search_steps: int = 15
-    line_search_ratio: float = 0.8
-    fisher_stride: int = 5
+    Options = TRPOOptions
+
+    def __init__(self, options: TRPOOptions):
+        """δ is `max_kl`."""
+        self._options = options
 
     def step(
-        self, objective: TrustRegionObjective, parameters: Parameters
+        self, objective: PolicyObjective, parameters: Parameters
     ) -> tuple[Parameters, dict[str, float]]:
         """θ after one update, and `outer/...` metrics; θ itself where no step was acceptable."""
-        surrogate, gradient, direction, length = natural_step(
-            objective,
-            parameters,
-            self.max_kl,
-            self.cg_iterations,
-            self.cg_damping,
-            self.fisher_stride,
-        )
+        options = self._options
+        surrogate, gradient, direction, length = natural_step(objective, parameters, options)
         theta = flatten(parameters)
         best, metrics = parameters, {"outer/kl": 0.0, "outer/surrogate": 0.0, "outer/accepted": 0.0}
-        for tries in range(1, self.line_search_steps + 1):  # noqa: B007 (told at the end)
+        for tries in range(1, options.line_search_steps + 1):  # noqa: B007 (reported at the end)
             candidate = unflatten(theta + length * direction, parameters)
             new_surrogate, kl = objective.value(candidate)
             improvement = new_surrogate - surrogate
-            if improvement > metrics["outer/surrogate"] and kl <= self.max_kl:
+            if improvement > metrics["outer/surrogate"] and kl <= options.max_kl:
                 best = candidate
                 metrics = {"outer/kl": kl, "outer/surrogate": improvement, "outer/accepted": 1.0}
-                if kl >= CLOSE_ENOUGH * self.max_kl:
+                if kl >= CLOSE_ENOUGH * options.max_kl:
                     break
             elif metrics["outer/accepted"]:
                 break
@@ -59,15 +63,8 @@ class TRPO:
             "outer/gradient_norm": float(gradient.norm()),
         }
 
-    def state(self) -> dict[str, Any]:
-        """Nothing: each step stands for itself."""
-        return {}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Nothing to go on from."""
-
     def _ratio(self, improvement: float, kl: float) -> float:
         """Next length over this one: KL grows with the square of the length, roughly."""
         if improvement > 0 and 0 < kl < math.inf:
-            return min(LARGEST_RATIO, math.sqrt(AIM * self.max_kl / kl))
-        return self.line_search_ratio
+            return min(LARGEST_RATIO, math.sqrt(AIM * self._options.max_kl / kl))
+        return self._options.line_search_ratio

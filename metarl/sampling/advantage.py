@@ -5,7 +5,7 @@ from torch import Tensor
 
 from metarl.sampling.baseline import Baseline, fit_values
 from metarl.sampling.data import Batch, Rollout
-from metarl.support.parallel import Workers, chunk_slices
+from metarl.support.parallel import Workers, chunk_size, chunk_slices
 
 SMALLEST_STD = 1e-8
 
@@ -35,7 +35,7 @@ def make_batch(
         return tuple((x / std).float() for x in scaled)  # type: ignore[return-value]
 
     tasks, episodes, time = rollout.valid.shape
-    slices = chunk_slices(tasks, episodes * time, rollout.valid.device)
+    slices = chunk_slices(tasks, chunk_size(tasks, episodes * time, rollout.valid.device))
     advantages, rewards, values = map(torch.cat, zip(*workers.map(of_tasks, slices), strict=True))
     return Batch(
         rollout.observations,

@@ -1,5 +1,6 @@
 """The batch types of sampling: rollouts, trials, and what a learner sees of them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -154,7 +155,7 @@ class Batch:
     @property
     def rows(self) -> int:
         """Steps of a task, padding included."""
-        return self.weight[0].numel()
+        return math.prod(self.weight.shape[1:])
 
     @property
     def device(self) -> torch.device:

@@ -71,7 +71,7 @@ class _Recording:
         """Keeps the values of step t."""
         for name, value in values.items():
             if name not in self._buffers:
-                self._buffers[name] = value.new_empty((self._horizon, *value.shape))
+                self._buffers[name] = value.new_zeros((self._horizon, *value.shape))
             self._buffers[name][t] = value
 
     def read(self, name: str, steps: int) -> Tensor:
@@ -103,7 +103,7 @@ def _collect(
     drawn = [actor.noise(key.generator(Use.ACTION, i, stage), horizon, episodes) for i in indices]
     noise = torch.from_numpy(np.stack(drawn, axis=1)).to(actor.device)  # [time, tasks, episodes, a]
     streams = [seed for i in indices for seed in key.seeds(Use.RESET, i, stage, episodes)]
-    of_each = {name: np.repeat(values, episodes, axis=0) for name, values in tasks.items()}
+    repeated = {name: np.repeat(values, episodes, axis=0) for name, values in tasks.items()}
     units = units.to(simulation.device)
 
     def perceived(observations: Tensor) -> Tensor:
@@ -111,10 +111,9 @@ def _collect(
         x = observations.to(actor.device, torch.float32, copy=True)
         return actor.perceive(x.reshape(*shape, -1))
 
-    x = perceived(simulation.begin(of_each, np.array(streams)))
+    x = perceived(simulation.begin(repeated, np.array(streams)))
     recording = _Recording(horizon)
     ended = torch.zeros(shape, dtype=torch.bool, device=simulation.device)
-    success: Tensor | None = None
     for t in range(horizon):
         distribution, values = actor.act(x)
         actions = distribution.sample(noise[t])
@@ -127,21 +126,13 @@ def _collect(
         if values is not None:
             recording.write(t, values=values)
         if step.success is not None:
-            reached = active & step.success.reshape(shape)
-            success = reached if success is None else success | reached
+            recording.write(t, success=active & step.success.reshape(shape))
         ended = (step.terminated | step.truncated).reshape(shape)
         x = perceived(step.observations)
-        # A GPU is not stopped to ask.
+        # On a GPU, asking would wait for the step.
         if simulation.device.type == "cpu" and ended.all():
             break
-    return _assembled(
-        recording,
-        type(distribution),
-        t + 1,
-        step,
-        x.cpu(),
-        None if success is None else success.cpu(),
-    )
+    return _assembled(recording, type(distribution), t + 1, step, x.cpu())
 
 
 def _assembled(
@@ -150,7 +141,6 @@ def _assembled(
     steps: int,
     last: Step,
     final: Tensor,
-    success: Tensor | None,
 ) -> Rollout:
     """The rollout of what was recorded; checks that all of it is finite."""
     mask, actions = recording.read("valid", steps).cpu(), recording.read("actions", steps)
@@ -166,7 +156,7 @@ def _assembled(
         terminated=last.terminated.reshape(mask.shape[:2]).to("cpu", copy=True),
         final_observations=final,
         unstable=int(last.failed.sum()),
-        success=success,
+        success=recording.read("success", steps).any(-1).cpu() if "success" in recording else None,
         values=recording.read("values", steps).cpu() * mask if "values" in recording else None,
     )
     for name in ("observations", "rewards", "final_observations"):

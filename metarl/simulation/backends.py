@@ -172,9 +172,9 @@ def choose_backend(
     if simulation not in known:
         names = ", ".join((AUTO, *known))
         hint = nearest(simulation, known)
-        raise UsageError(f"simulation {simulation} must be one of {names}{hint}")
+        raise UsageError(f"--simulation {simulation} must be one of {names}{hint}")
     if reason := known[simulation].refusal(family):
-        raise UsageError(f"simulation {simulation} cannot step {family.id}: {reason}")
+        raise UsageError(f"--simulation {simulation} cannot step {family.id}: {reason}")
     return simulation, known[simulation]
 
 

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Container, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from metarl.simulation.backends import backend_name, make_simulation
@@ -38,6 +38,10 @@ FEW = 5
 """Steps after which the episode is searched for what none of them changed."""
 LARGEST_LATE_LEAK = 0.9
 """Share that entries of the observation may explain which no step changes."""
+
+
+Moment = tuple[np.ndarray, float, bool, bool]
+"""Observation, reward, terminated and truncated."""
 
 
 class FamilyFaultError(Exception):
@@ -291,7 +295,7 @@ def _vector_agrees(family: TaskFamily) -> str:
     number, seeds = 3, [5, 6, 7]
     tasks = _tasks(family, number)
     longest = min(family.horizon, LONGEST)
-    actions = np.stack([_actions(family, seed, longest) for seed in seeds])
+    actions = np.array([_actions(family, seed, longest) for seed in seeds])
     simulation = make_simulation(family, number)
     observations = simulation.begin(tasks, np.array(seeds)).numpy()
     episodes = [
@@ -330,10 +334,11 @@ def _pickles(family: TaskFamily) -> str:
     return "the same in a spawned process"
 
 
-def _first_observation(family: TaskFamily, task: Task) -> Any:
+def _first_observation(family: TaskFamily, task: Task) -> np.ndarray:
     env = family.make()
     _set_task(env, task)
-    return env.reset(seed=0)[0]
+    observation: np.ndarray = env.reset(seed=0)[0]
+    return observation
 
 
 def _rewards_are_finite(family: TaskFamily) -> str:
@@ -355,11 +360,11 @@ def _horizon_is_kept(family: TaskFamily) -> str:
     single.reset(seed=0)
     simulation.begin(_tasks(family, 1), np.zeros(1, np.int64))
 
-    def step_single(action: Any) -> tuple[bool, bool]:
+    def step_single(action: npt.ArrayLike) -> tuple[bool, bool]:
         _, _, terminated, truncated, _ = single.step(action)
         return terminated, truncated
 
-    def step_of_one(action: Any) -> tuple[bool, bool]:
+    def step_of_one(action: npt.ArrayLike) -> tuple[bool, bool]:
         step = simulation.step(torch.from_numpy(np.stack([action])))
         return bool(step.terminated), bool(step.truncated)
 
@@ -458,7 +463,7 @@ def _set_task(env: gymnasium.Env, task: Task) -> None:
     task_environment(env).task = task
 
 
-def _actions(family: TaskFamily, seed: int, number: int) -> list[Any]:
+def _actions(family: TaskFamily, seed: int, number: int) -> list[npt.ArrayLike]:
     space = family.prototype.action_space
     space.seed(seed)
     return [space.sample() for _ in range(number)]
@@ -469,8 +474,8 @@ def _episode(
     env: gymnasium.Env,
     task: Task,
     seed: int,
-    actions: list[Any] | None = None,
-) -> Iterator[tuple[Any, float, bool, bool]]:
+    actions: list[npt.ArrayLike] | None = None,
+) -> Iterator[Moment]:
     """(observation, reward, terminated, truncated) after reset and after each action, which are
     random if they are not given.
     """
@@ -485,11 +490,11 @@ def _episode(
             return
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: Moment, other: Moment) -> bool:
     """Observations bit for bit; rewards up to the order of a sum."""
     return (
         np.array_equal(one[0], other[0], equal_nan=True)
-        and np.isclose(one[1], other[1], rtol=1e-12, atol=0, equal_nan=True)
+        and bool(np.isclose(one[1], other[1], rtol=1e-12, atol=0, equal_nan=True))
         and bool(one[2]) == bool(other[2])
         and bool(one[3]) == bool(other[3])
     )

@@ -1,7 +1,6 @@
 """Declared families as simulations: their physics, and what all of them share around it."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -113,7 +112,7 @@ class DeclaredSimulation:
         """Frees the physics."""
         self._physics = None
 
-    def _one_each(self, function: str, *arguments: Any) -> Array | None:
+    def _one_each(self, function: str, *arguments: object) -> Array | None:
         """What a function of the family gives, one number for each environment: [num_envs]."""
         values = call(self.family, function, *arguments)
         if values is not None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
+from gymnasium import spaces
 
 from metarl.simulation.physics import call
 from metarl.simulation.single import DeclaredEnv
@@ -54,7 +55,7 @@ class DynamicsEnv(DeclaredEnv):
     """Entry point of a single environment; `options` are those of the family."""
 
     def __init__(
-        self, family: str | DynamicsFamily, render_mode: str | None = None, **options: Any
+        self, family: str | DynamicsFamily, render_mode: str | None = None, **options: object
     ):
         declaration = load_declaration(family, options)
         super().__init__(declaration, DynamicsPhysics(declaration, 1), render_mode)
@@ -84,7 +85,8 @@ class DynamicsEnv(DeclaredEnv):
         if np.shape(goal) == (2,):
             axes.plot(*goal, "*", markersize=12)
             # The same in all frames, so that the eye can follow and compare.
-            goals: Any = self.task_space["goal"]
+            goals = self.task_space["goal"]
+            assert isinstance(goals, spaces.Box)  # as every distribution's
             reach = 1.25 * float(np.abs(goals.high).max())
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
         axes.set_aspect("equal")

@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import gymnasium
 import mujoco
@@ -283,7 +282,9 @@ _FATAL = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWA
 class MujocoEnv(DeclaredEnv):
     """Entry point of a single environment; `options` are those of the family."""
 
-    def __init__(self, family: str | MujocoFamily, render_mode: str | None = None, **options: Any):
+    def __init__(
+        self, family: str | MujocoFamily, render_mode: str | None = None, **options: object
+    ):
         declaration = load_declaration(family, options)
         physics = LoopPhysics(declaration, 1)
         super().__init__(declaration, physics, render_mode)

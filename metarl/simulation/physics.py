@@ -3,18 +3,18 @@
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-import gymnasium
 import numpy as np
 
 from metarl.support.errors import UsageError
-from metarl.tasks.declaration import Array, DeclaredFamily
+from metarl.support.types import Space
+from metarl.tasks.declaration import Array, DeclaredFamily, States
 
 
 class Physics(Protocol):
     """Steps the states of several environments."""
 
     @property
-    def action_space(self) -> gymnasium.spaces.Space[Any]:
+    def action_space(self) -> Space:
         """Space of one environment's actions."""
 
     def begin(self, tasks: dict[str, Array], streams: Array) -> None:
@@ -29,14 +29,14 @@ class Physics(Protocol):
 
         """
 
-    def state(self) -> Any:
+    def state(self) -> States:
         """The states as the declared functions take them: arrays [n, ...].
 
         They hold until `step` is called twice, so that a reward sees the states before and after.
         """
 
 
-def call(family: DeclaredFamily, function: str, *arguments: Any) -> Any:
+def call(family: DeclaredFamily, function: str, *arguments: object) -> Any:
     """What a function of the family gives; whatever error is its own is raised as it is.
 
     Raises:

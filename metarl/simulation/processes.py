@@ -5,7 +5,9 @@ for a worker that died. Here every call ends: with all results, or with a `Worke
 """
 
 import contextlib
+import ctypes
 import itertools
+import math
 import multiprocessing
 import signal
 import time
@@ -14,18 +16,22 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from multiprocessing.process import BaseProcess
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 
 from metarl.simulation.serial import Results, SerialEnvironments, empty_results
 from metarl.support.errors import WorkerError
 from metarl.tasks.family import task_environment
 from metarl.tasks.task import Tasks, select_tasks, validate_tasks
 
-Layout = dict[str, tuple[tuple[int, ...], Any]]
+Layout = dict[str, tuple[tuple[int, ...], npt.DTypeLike]]
 """Shape and type of each array in shared memory."""
+
+Memory = dict[str, "ctypes.Array[ctypes.c_byte]"]
+"""Shared memory of each array."""
 
 PATIENCE = 2.0
 """Seconds that a worker has for its end before it is killed."""
@@ -35,7 +41,7 @@ START_TIMEOUT = 300.0
 
 @dataclass
 class _Worker:
-    process: Any
+    process: BaseProcess
     connection: Connection
     environments: slice
 
@@ -72,36 +78,22 @@ class ProcessEnvironments:
             for name in self._task_space
         }
         prototype.close()
-
-        spawn = multiprocessing.get_context("spawn")
-        processes = min(processes, num_envs)
-        layout = self._layout(processes)
-        memory = {
-            name: spawn.RawArray("b", int(np.prod(shape)) * np.dtype(dtype).itemsize)
-            for name, (shape, dtype) in layout.items()
-        }
-        self._shared = _arrays(memory, layout)
-        self._results = Results(*(self._shared[name] for name in Results._fields))
         self._workers: list[_Worker] = []
         # Also where nobody closes it.
         self._finalizer = weakref.finalize(self, _end, self._workers)
-        bounds = np.linspace(0, num_envs, processes + 1).astype(int)
+        processes = min(processes, num_envs)
+        layout = self._layout(processes)
+        memory = _allocated(layout)
+        self._shared = _arrays(memory, layout)
+        self._results = Results(*(self._shared[name] for name in Results._fields))
+        bounds = np.linspace(0, self.num_envs, processes + 1).astype(int)
         for i, (low, high) in enumerate(itertools.pairwise(bounds)):
-            ours, theirs = spawn.Pipe()
             part = slice(int(low), int(high))
-            process = spawn.Process(
-                target=_serve,
-                args=(theirs, make, part, i, memory, layout),
-                name=f"metarl worker {i}",
-                daemon=True,
-            )
             try:
-                process.start()
+                self._workers.append(_started(i, make, part, memory, layout))
             except Exception:  # as where `make` does not pickle
                 self._finalizer()
                 raise
-            theirs.close()  # so that its end shows here as the end of the file
-            self._workers.append(_Worker(process, ours, part))
         self._gather("start", START_TIMEOUT)
 
     def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
@@ -129,7 +121,7 @@ class ProcessEnvironments:
             "current": ((processes,), np.int64),
         }
 
-    def _call(self, name: str, argument: Callable[[slice], Any]) -> None:
+    def _call(self, name: str, argument: Callable[[slice], object]) -> None:
         if not self._finalizer.alive:
             raise WorkerError(f"{name}: the workers are closed")
         for i, worker in enumerate(self._workers):
@@ -165,11 +157,36 @@ class ProcessEnvironments:
         raise WorkerError(f"worker {i} of {len(self._workers)} {where} {what}")
 
 
-def _arrays(memory: Mapping[str, Any], layout: Layout) -> dict[str, np.ndarray]:
+def _allocated(layout: Layout) -> Memory:
+    spawn = multiprocessing.get_context("spawn")
     return {
-        name: np.frombuffer(memory[name], dtype).reshape(shape)
+        name: spawn.RawArray(ctypes.c_byte, math.prod(shape) * np.dtype(dtype).itemsize)
         for name, (shape, dtype) in layout.items()
     }
+
+
+def _arrays(memory: Memory, layout: Layout) -> dict[str, np.ndarray]:
+    return {
+        name: np.frombuffer(memoryview(memory[name]), dtype).reshape(shape)
+        for name, (shape, dtype) in layout.items()
+    }
+
+
+def _started(
+    number: int, make: Callable[[], gymnasium.Env], part: slice, memory: Memory, layout: Layout
+) -> _Worker:
+    """A worker process that makes the environments `part` of all."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(
+        target=_serve,
+        args=(theirs, make, part, number, memory, layout),
+        name=f"metarl worker {number}",
+        daemon=True,
+    )
+    process.start()
+    theirs.close()  # otherwise the end of the worker would not close the pipe
+    return _Worker(process, ours, part)
 
 
 def _end(workers: list[_Worker]) -> None:
@@ -188,7 +205,7 @@ def _serve(
     make: Callable[[], gymnasium.Env],
     part: slice,
     number: int,
-    memory: Mapping[str, Any],
+    memory: Memory,
     layout: Layout,
 ) -> None:
     """A worker: does what it is told until the connection closes."""

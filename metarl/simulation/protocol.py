@@ -1,12 +1,13 @@
 """What a simulation is: many environments of one family, stepped at once, in torch."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
+
+from metarl.support.types import Space
 
 
 class Step(NamedTuple):
@@ -40,11 +41,11 @@ class Simulation(Protocol):
         """Number of environments."""
 
     @property
-    def observation_space(self) -> gymnasium.spaces.Space[Any]:
+    def observation_space(self) -> Space:
         """Space of one environment's observations."""
 
     @property
-    def action_space(self) -> gymnasium.spaces.Space[Any]:
+    def action_space(self) -> Space:
         """Space of one environment's actions."""
 
     def begin(self, tasks: Mapping[str, np.ndarray], streams: np.ndarray) -> Tensor:

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import gymnasium
 import numpy as np
 
 from metarl.support.errors import UsageError
+from metarl.support.types import Space
 from metarl.tasks.family import task_environment
-from metarl.tasks.task import select_tasks, validate_tasks
+from metarl.tasks.task import Tasks, select_tasks, validate_tasks
 
 
 class Results(NamedTuple):
@@ -30,8 +31,8 @@ class Environments(Protocol):
     """
 
     num_envs: int
-    observation_space: gymnasium.spaces.Space[Any]
-    action_space: gymnasium.spaces.Space[Any]
+    observation_space: Space
+    action_space: Space
 
     def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
         """Starts an episode in each, under its task; first observations: [n, ...]."""
@@ -95,6 +96,24 @@ class SerialEnvironments:
             env.close()
 
 
+class TaskVector(Protocol):
+    """A vector environment with a task for each of its environments."""
+
+    task_space: gymnasium.spaces.Dict
+    task: Tasks
+
+    def reset(self, *, seed: list[int]) -> tuple[np.ndarray, dict[str, object]]:
+        """The first observations and the info."""
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, object]]:
+        """Observations, rewards, terminated, truncated and info."""
+
+    def close(self) -> None:
+        """Closes the environments."""
+
+
 class VectorEnvironments:
     """A vector environment of somebody's own, which steps all environments at once."""
 
@@ -112,7 +131,7 @@ class VectorEnvironments:
                 f"{name}: its vector environment {type(env).__name__} needs task_space, task, and "
                 "autoreset_mode DISABLED in its metadata; register the family without it otherwise"
             )
-        self.env: Any = env
+        self.env = cast(TaskVector, env)
         self.num_envs = env.num_envs
         self.observation_space = env.single_observation_space
         self.action_space = env.single_action_space
@@ -146,7 +165,7 @@ class VectorEnvironments:
         self.env.close()
 
 
-def empty_results(observation_space: gymnasium.spaces.Space[Any], number: int) -> Results:
+def empty_results(observation_space: Space, number: int) -> Results:
     """Arrays for what `number` environments give."""
     return Results(
         observations=np.zeros((number, *(observation_space.shape or ())), observation_space.dtype),
@@ -158,7 +177,7 @@ def empty_results(observation_space: gymnasium.spaces.Space[Any], number: int) -
     )
 
 
-def success_of(info: Mapping[str, Any]) -> float:
+def success_of(info: Mapping[str, object]) -> float:
     """Whether a step of one environment was a success: its `success` or `is_success`; NaN, if it
     has neither as a number or truth value.
     """

@@ -2,10 +2,11 @@
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 
 from metarl.simulation.physics import Physics
 from metarl.tasks.declaration import DeclaredFamily
@@ -50,7 +51,7 @@ class DeclaredEnv(gymnasium.Env):
         return {name: value.copy() for name, value in self._task.items()}
 
     @task.setter
-    def task(self, task: Mapping[str, Any]) -> None:
+    def task(self, task: Mapping[str, npt.ArrayLike]) -> None:
         self._task = validate_tasks(self.task_space, task, None)
 
     def sample_task(self, generator: np.random.Generator, split: str) -> Task:
@@ -58,8 +59,8 @@ class DeclaredEnv(gymnasium.Env):
         return self._distribution.sample(generator, split)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+        self, *, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> tuple[np.ndarray, dict[str, object]]:
         """Starts an episode of the task."""
         super().reset(seed=seed)
         stream = self.np_random.integers(2**63) if seed is None else seed
@@ -69,7 +70,9 @@ class DeclaredEnv(gymnasium.Env):
         )
         return observations[0].numpy().copy(), {}
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(
+        self, action: npt.ArrayLike
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, object]]:
         """Takes one step."""
         actions = self._simulation.tensor(np.asarray(action)[None])
         step = self._simulation.step(actions)

@@ -1,7 +1,7 @@
-"""Declaring a task family once, as data and pure functions over arrays of any batch shape.
+"""Task families declared once, as data and pure functions over arrays of any batch shape.
 
-The entry point makes the single environment; `metarl.simulation` makes batches of any size from the
-same declaration. This module and `metarl.tasks` beside it are all that a declared family imports:
+The entry point makes the single environment, and `metarl.simulation` makes batches of any size from
+the same declaration. A declared family imports only this module and others of `metarl.tasks`:
 
     gymnasium.register(
         "HalfCheetahDir-v0",
@@ -16,89 +16,117 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
+from metarl.support.types import Space
 from metarl.tasks.distributions import TaskDistribution
 from metarl.tasks.noise import Noise
 
-Array = Any
+Array: TypeAlias = Any
 """A NumPy or torch array; `array_api_compat.array_namespace` gives the functions for either."""
+
+
+class Fields(Protocol):
+    """Arrays by name: what the functions of a MuJoCo family see of a state, or of a model."""
+
+    def __getattr__(self, name: str, /) -> Array:
+        """The array of a field that the family declares, as in `state.qpos`: [..., *shape]."""
+
+
+States = Array | Fields
+"""Arrays [..., state] in families with dynamics of their own, fields in those on MuJoCo models."""
+
+F = TypeVar("F", bound="DeclaredFamily")
 
 
 @dataclass(frozen=True)
 class DeclaredFamily:
-    """A task family as data and pure functions; fields of a subclass are its options.
+    """A task family as data and pure functions. The fields of a subclass are its options.
 
-    Functions take arrays [..., n] of NumPy or torch and return arrays of the same kind [...].
-    They see states, never a simulator, so that the same lines serve one environment, a batch on
-    the CPU and a batch on a GPU.
+    The functions take arrays [..., n] of NumPy or torch and return arrays of the same kind [...].
+    They receive states and never a simulator, so that the same code serves one environment, a
+    batch on the CPU and a batch on a GPU.
     """
 
     source: ClassVar[str] = ""
-    """Who defined the family: papers and implementations."""
+    """The papers and implementations that define the family."""
 
     action_scale: float = 1.0
-    """Policy actions from -scale to scale cover the range of bounded actions: the published
-    implementations of the MuJoCo families use 10, so that an initial σ of 1 explores with a tenth
-    of the range."""
+    """Policy actions from -scale to scale cover the range of bounded actions. The published
+    implementations of the MuJoCo families use 10, so that a policy with an initial σ of 1 explores
+    a tenth of the range."""
 
     @property
     def tasks(self) -> TaskDistribution:
-        """The task parameters, how they are distributed, and in which splits."""
+        """The task parameters, their distributions, and the splits."""
         raise NotImplementedError
 
     @property
     def observation_space(self) -> spaces.Box:
-        """Space of `observe`."""
+        """Space of the observations that `observe` returns."""
         raise NotImplementedError
 
-    def observe(self, state: Any) -> Array:
-        """What the policy sees, [..., observation]: never the task."""
+    def observe(self, state: States) -> Array:
+        """The observation, which must not contain the task: [..., observation]."""
         raise NotImplementedError
 
-    def reward(self, before: Any, control: Array, after: Any, task: Mapping[str, Array]) -> Array:
-        """Reward of the step from state `before` under `control` to state `after`: [...]."""
+    def reward(
+        self, before: States, control: Array, after: States, task: Mapping[str, Array]
+    ) -> Array:
+        """Reward of the step from state `before` to state `after` under `control`: [...]."""
         raise NotImplementedError
 
-    def terminated(self, state: Any, task: Mapping[str, Array]) -> Array | None:
-        """Whether the episode ends in `state`: [...]; None where it never does."""
+    def terminated(self, state: States, task: Mapping[str, Array]) -> Array | None:
+        """Whether the episode terminates in `state`: [...]; None if episodes never terminate."""
         return None
 
 
 @dataclass(frozen=True)
 class MujocoFamily(DeclaredFamily):
-    """A family on a MuJoCo model. States have the model's fields: `state.qpos` [..., nq], ...
+    """A family on a MuJoCo model, whose states have fields of MjData: `state.qpos` [..., nq], ...
 
-    To be set: `xml`, `control_timestep`, `tasks`, `observation_space`, `observe`, `reward`; beside
-    these as needed: `fields` that the functions read, `initial`, `terminated`, and for tasks that
-    change the model `model_fields` and `configure`. A policy's actions in ±`action_scale` cover the
-    `ctrlrange` of the actuators, which each must have; the `control` that `reward` sees is the
-    actuators'.
+    A subclass must define `xml`, `control_timestep`, `tasks`, `observation_space`, `observe` and
+    `reward`. It may define `fields`, `initial`, `terminated` and, for tasks that change the model,
+    `model_fields` and `configure`. Policy actions in ±`action_scale` cover the `ctrlrange` of the
+    actuators, and every actuator must have one. The `control` that `reward` receives is in the
+    actuators' units.
     """
 
     xml: ClassVar[str]
-    """Path of the model, as `str(Path(__file__).with_name("my.xml"))`; a bare name is one of
-    Gymnasium's."""
+    """Path of the model, such as `str(Path(__file__).with_name("my.xml"))`. A bare file name refers
+    to a model of Gymnasium."""
     control_timestep: ClassVar[float]
-    """Seconds of one environment step; a multiple of the model's time step."""
+    """Duration of an environment step in seconds: a multiple of the model's time step."""
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel")
     """The MjData fields that the functions read, as `mj_step` leaves them: qpos and qvel are new,
-    what derives from them is not yet. `cfrc_ext` is of the last substep's begin."""
+    but what MuJoCo derives from them, such as `cfrc_ext`, dates from the start of the last
+    substep."""
     model_fields: ClassVar[tuple[str, ...]] = ()
-    """The MjModel fields that differ from task to task: those that `configure` gives."""
+    """The MjModel fields that differ from task to task: those that `configure` returns."""
 
     def initial(self, noise: Noise, qpos: Array, qvel: Array) -> tuple[Array, Array]:
-        """qpos [..., nq] and qvel [..., nv] at reset, from the model's; by default unchanged."""
+        """qpos [..., nq] and qvel [..., nv] at reset, given the model's own; by default these."""
         return qpos, qvel
 
-    def configure(self, model: Any, task: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Each of `model_fields` under the task, as NumPy arrays: [..., *shape].
+    def configure(self, model: Fields, task: Mapping[str, Array]) -> Mapping[str, Array]:
+        """The values of all `model_fields` under the task, as NumPy arrays: [..., *shape].
 
-        `model` has the model's own values of these fields, [*shape]. To change one body's mass
-        only, copy and write its column (its inertia is a field of its own):
+        `model` has the model's own values of these fields, [*shape]. To change the mass of one body
+        only, write its column of a copy (its inertia is a separate field):
 
             mass = np.repeat(model.body_mass[None], len(task["mass"]), axis=0)
             mass[:, 2] = task["mass"]
@@ -112,16 +140,18 @@ class DynamicsFamily(DeclaredFamily):
     """A family with dynamics of its own. States are arrays [..., state]."""
 
     noise_size: ClassVar[int] = 0
-    """Random numbers of a step, uniform over [0, 1)."""
+    """How many random numbers `transition` receives, uniform over [0, 1)."""
 
     @property
-    def action_space(self) -> spaces.Space[Any]:
+    def action_space(self) -> Space:
         """Space of the actions that `transition` takes."""
         raise NotImplementedError
 
     def initial(self, noise: Noise) -> Array:
-        """The first states of episodes, [..., state], with the batch shape and kind of the noise:
-        draws of `noise.uniform` and `noise.normal`, and `noise.zeros` for what is not random.
+        """The first states of episodes: [..., state].
+
+        They must have the batch shape and the array type of the noise: build them from
+        `noise.uniform` and `noise.normal`, and from `noise.zeros` where nothing is random.
         """
         raise NotImplementedError
 
@@ -132,11 +162,11 @@ class DynamicsFamily(DeclaredFamily):
         raise NotImplementedError
 
 
-def load_declaration(reference: str | DeclaredFamily, options: Mapping[str, Any]) -> Any:
-    """The declaration at `module:Class`, made with `options`.
+def load_declaration(reference: str | F, options: Mapping[str, Any]) -> F:
+    """Creates the declaration `module:Class` with `options`.
 
     Raises:
-        UsageError: an option that the class does not have, or a value that it does not take.
+        UsageError: the class has no such option, or the option does not accept the value.
 
     """
     if not isinstance(reference, str):
@@ -152,10 +182,11 @@ def load_declaration(reference: str | DeclaredFamily, options: Mapping[str, Any]
             raise UsageError(f"{name} has no option {option}; it has {', '.join(known) or 'none'}")
         if not _is_of(known[option], value):
             raise UsageError(f"{name}: {option} {value} must be {_described(known[option])}")
-    return family_class(**options)
+    family: F = family_class(**options)
+    return family
 
 
-def parse_value(value: Any) -> Any:
+def parse_value(value: object) -> object:
     """Converts the strings `true` and `false`, which a command line gives, to bool.
 
     Other values are returned as they are: the command line parses numbers itself.
@@ -164,7 +195,7 @@ def parse_value(value: Any) -> Any:
     return truth.get(value.lower(), value) if isinstance(value, str) else value
 
 
-def _is_of(kind: Any, value: Any) -> bool:
+def _is_of(kind: object, value: object) -> bool:
     """Whether the value has the annotated type; a bool does not count as a number."""
     origin = get_origin(kind)
     if origin is Literal:
@@ -174,13 +205,15 @@ def _is_of(kind: Any, value: Any) -> bool:
     if kind in (int, float) and isinstance(value, bool):
         return False
     expected = origin or kind
-    return isinstance(value, (int, float) if expected is float else expected)
+    if expected is float:
+        return isinstance(value, (int, float))
+    return not isinstance(expected, type) or isinstance(value, expected)
 
 
-def _described(kind: Any) -> str:
+def _described(kind: object) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(map(str, get_args(kind)))
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(map(_described, get_args(kind)))
-    names = {bool: "true or false", int: "an int", type(None): "None"}
+    names: dict[object, str] = {bool: "true or false", int: "an int", type(None): "None"}
     return names.get(kind) or f"a {getattr(kind, '__name__', kind)}"

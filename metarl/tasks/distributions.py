@@ -1,4 +1,4 @@
-"""Distributions over named task parameters, as data: drawn from a seed, written to JSON and back.
+"""Distributions over named task parameters, as data that can be written to JSON and read back.
 
     TaskDistribution(
         velocity=Uniform(0.0, 2.0, beyond=(0.0, 3.0), unit="m/s"),
@@ -6,104 +6,107 @@
         direction=Choice((-1.0, 1.0)),
     )
 
-The parameters are independent. Splits are `train` and `test`, and `beyond` where a parameter says
-how far that goes: a task beyond is drawn from the wider ranges, and lies outside those of training.
-Where the tasks are finite in number, and more than two, train and test have none in common.
+The parameters are independent. The splits are `train`, `test` and, if a parameter has a wider range
+`beyond`, a split of that name: its tasks are drawn from the wider ranges and lie outside the
+training ranges. If there are finitely many tasks, and more than two, train and test are disjoint.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
+from metarl.support.types import Json, Space
 
 Value = np.ndarray
 HELD_OUT = 5
-"""Of a finite set every fifth task is for the test, or the last if there are fewer."""
+"""Every fifth task of a finite set is held out for testing, or the last one if there are fewer."""
 
 
 class Distribution(Protocol):
-    """Of one task parameter."""
+    """The distribution of one task parameter: a dataclass, so that it can be written to JSON."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     @property
-    def space(self) -> spaces.Space[Any]:
-        """All its values, those beyond training included."""
+    def space(self) -> Space:
+        """Space of all values, including those beyond the training range."""
 
     def draw(self, generator: np.random.Generator) -> Value:
-        """A value of training."""
+        """Draws a value from the training range."""
 
     def draw_wider(self, generator: np.random.Generator) -> Value | None:
-        """A value of the range beyond, that of training included; None if there is no such."""
+        """Draws a value from the wider range, which contains training's; None without one."""
 
     def holds(self, value: Value) -> bool:
-        """Whether training draws this value."""
+        """Whether the training range contains the value."""
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Each element uniform over [low, high]."""
+    """Each element is uniform over [low, high]."""
 
     low: float
     high: float
     shape: tuple[int, ...] = ()
     beyond: tuple[float, float] | None = None
-    """The wider range that the split `beyond` is drawn from."""
+    """The wider range from which the split `beyond` is drawn."""
     unit: str = ""
 
     def __post_init__(self) -> None:
         """Checks the ranges.
 
         Raises:
-            UsageError: they are empty, infinite, or `beyond` is not the wider one.
+            UsageError: a range is empty or infinite, or `beyond` does not contain [low, high].
 
         """
         low, high = self.beyond or (self.low, self.high)
         if not (-math.inf < low <= self.low <= self.high <= high < math.inf):
             raise UsageError(
-                f"{self}: low and high must be finite and in order, and within beyond if there is "
-                "one"
+                f"{self}: low and high must be finite and in ascending order, and within beyond if "
+                "it is given"
             )
 
     @property
     def space(self) -> spaces.Box:
-        """The wider range."""
+        """Box of the wider range."""
         low, high = self.beyond or (self.low, self.high)
         return spaces.Box(low, high, self.shape, np.float64)
 
     def draw(self, generator: np.random.Generator) -> Value:
-        """Elements in [low, high]."""
+        """Draws elements in [low, high]."""
         return np.asarray(generator.uniform(self.low, self.high, self.shape))
 
     def draw_wider(self, generator: np.random.Generator) -> Value | None:
-        """Elements in `beyond`."""
+        """Draws elements in `beyond`."""
         return self.beyond and np.asarray(generator.uniform(*self.beyond, self.shape))
 
     def holds(self, value: Value) -> bool:
-        """All elements in [low, high]."""
+        """Whether all elements are in [low, high]."""
         return bool(np.all((self.low <= value) & (value <= self.high)))
 
 
 @dataclass(frozen=True)
 class LogUniform(Uniform):
-    """Each element's logarithm uniform: as likely in [1, 2] as in [2, 4]."""
+    """The logarithm of each element is uniform: [1, 2] is as likely as [2, 4]."""
 
     def __post_init__(self) -> None:
         """Checks the ranges, which must be above 0."""
         super().__post_init__()
         if (self.beyond or (self.low,))[0] <= 0:
-            raise UsageError(f"{self}: a logarithm needs ranges above 0")
+            raise UsageError(f"{self}: low, and the lower bound of beyond, must be above 0")
 
     def draw(self, generator: np.random.Generator) -> Value:
-        """Elements in [low, high]."""
+        """Draws elements in [low, high]."""
         return self._between(self.low, self.high, generator)
 
     def draw_wider(self, generator: np.random.Generator) -> Value | None:
-        """Elements in `beyond`."""
+        """Draws elements in `beyond`."""
         return self.beyond and self._between(*self.beyond, generator)
 
     def _between(self, low: float, high: float, generator: np.random.Generator) -> Value:
@@ -114,7 +117,7 @@ class LogUniform(Uniform):
 
 @dataclass(frozen=True)
 class Normal:
-    """Each element normal."""
+    """Each element is normally distributed."""
 
     mean: float
     std: float
@@ -125,67 +128,69 @@ class Normal:
         """Checks the numbers.
 
         Raises:
-            UsageError: they are infinite, or the deviation is not above 0.
+            UsageError: the mean or std is infinite, or std is not above 0.
 
         """
         if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
-            raise UsageError(f"{self}: mean must be finite, and std above 0")
+            raise UsageError(f"{self}: mean must be finite, and std must be finite and above 0")
 
     @property
     def space(self) -> spaces.Box:
-        """All numbers."""
+        """Unbounded box."""
         return spaces.Box(-np.inf, np.inf, self.shape, np.float64)
 
     def draw(self, generator: np.random.Generator) -> Value:
-        """Any numbers."""
+        """Draws normal elements."""
         return np.asarray(generator.normal(self.mean, self.std, self.shape))
 
     def draw_wider(self, generator: np.random.Generator) -> Value | None:
-        """Nothing lies beyond."""
+        """None: there is no wider range."""
         return None
 
     def holds(self, value: Value) -> bool:
-        """Training draws everything."""
+        """True: training draws from the whole space."""
         return True
 
 
 @dataclass(frozen=True)
 class Ball:
-    """A point uniform in the ball around 0; `Ball(3.0, 2)` is a disc."""
+    """A point uniform in the ball around the origin; `Ball(3.0, 2)` is a disc."""
 
     radius: float
     dimensions: int
     beyond: float | None = None
-    """The wider radius that the split `beyond` is drawn from."""
+    """The wider radius from which the split `beyond` is drawn."""
     unit: str = ""
 
     def __post_init__(self) -> None:
         """Checks the radii.
 
         Raises:
-            UsageError: they are not in order, or there is no dimension.
+            UsageError: a radius or the dimension is not above 0, or `beyond` is below `radius`.
 
         """
         widest = self.radius if self.beyond is None else self.beyond
         if not (0 < self.radius <= widest < math.inf and self.dimensions > 0):
-            raise UsageError(f"{self}: needs dimensions, a radius above 0, and beyond no smaller")
+            raise UsageError(
+                f"{self}: dimensions and radius must be above 0, and beyond at least radius"
+            )
 
     @property
     def space(self) -> spaces.Box:
-        """The box around it."""
+        """The box around the ball."""
         radius = self.beyond or self.radius
         return spaces.Box(-radius, radius, (self.dimensions,), np.float64)
 
     def draw(self, generator: np.random.Generator) -> Value:
-        """A point within `radius`."""
+        """Draws a point within `radius`."""
         return self._within(self.radius, generator)
 
     def draw_wider(self, generator: np.random.Generator) -> Value | None:
-        """A point within `beyond`."""
+        """Draws a point within `beyond`."""
         return None if self.beyond is None else self._within(self.beyond, generator)
 
     def holds(self, value: Value) -> bool:
-        """Within `radius`."""
+        """Whether the point is within `radius`."""
         return bool(np.linalg.norm(value) <= self.radius)
 
     def _within(self, radius: float, generator: np.random.Generator) -> Value:
@@ -206,65 +211,67 @@ class Dirichlet:
         """Checks the numbers.
 
         Raises:
-            UsageError: the concentration is not above 0, or there are no groups.
+            UsageError: the concentration is not above 0, or `shape` is empty.
 
         """
         if not (0 < self.concentration < math.inf and self.shape):
-            raise UsageError(f"{self}: concentration must be above 0, and shape have an axis")
+            raise UsageError(f"{self}: concentration must be above 0, and shape must have an axis")
 
     @property
     def space(self) -> spaces.Box:
-        """Numbers from 0 to 1."""
+        """Box of numbers from 0 to 1."""
         return spaces.Box(0.0, 1.0, self.shape, np.float64)
 
     def draw(self, generator: np.random.Generator) -> Value:
-        """Probabilities that sum to 1 along the last axis."""
+        """Draws probabilities that sum to 1 along the last axis."""
         *groups, size = self.shape
         return np.asarray(generator.dirichlet(np.full(size, self.concentration), groups))
 
     def draw_wider(self, generator: np.random.Generator) -> Value | None:
-        """Nothing lies beyond."""
+        """None: there is no wider range."""
         return None
 
     def holds(self, value: Value) -> bool:
-        """Training draws everything."""
+        """True: training draws from the whole space."""
         return True
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values, each as likely: numbers, or tuples of numbers."""
+    """One of several equally likely values: numbers, or tuples of numbers."""
 
-    values: tuple[Any, ...]
+    values: tuple[float | tuple[float, ...], ...]
     unit: str = ""
 
     def __post_init__(self) -> None:
         """Checks the values.
 
         Raises:
-            UsageError: there are none, two are equal, or they differ in shape.
+            UsageError: there are no values, two are equal, or their shapes differ.
 
         """
         shapes = {np.shape(value) for value in self.values}
         if len(shapes) != 1 or len(set(self.values)) != len(self.values):
-            raise UsageError(f"{self}: values must be some, of one shape, and each there once")
+            raise UsageError(
+                f"{self}: values must not be empty, must differ, and must have the same shape"
+            )
 
     @property
     def space(self) -> spaces.Box:
-        """The box around them."""
+        """The box around the values."""
         values = np.asarray(self.values, np.float64)
         return spaces.Box(values.min(0), values.max(0), values.shape[1:], np.float64)
 
     def draw(self, generator: np.random.Generator) -> Value:
-        """One of them."""
+        """Draws one of the values."""
         return np.asarray(self.values[generator.integers(len(self.values))], np.float64)
 
     def draw_wider(self, generator: np.random.Generator) -> Value | None:
-        """Nothing lies beyond."""
+        """None: there is no wider range."""
         return None
 
     def holds(self, value: Value) -> bool:
-        """Whether it is one of them."""
+        """Whether the value is one of `values`."""
         return any(np.array_equal(value, one) for one in self.values)
 
 
@@ -279,13 +286,11 @@ class TaskDistribution:
         self.splits = ("train", "test", "beyond") if has_beyond else ("train", "test")
 
     def __eq__(self, other: object) -> bool:
-        """The same parameters, distributed alike."""
+        """Whether the parameters and their distributions are equal."""
         return isinstance(other, TaskDistribution) and self.parameters == other.parameters
 
-    __hash__ = None  # type: ignore[assignment]
-
     def sample(self, generator: np.random.Generator, split: str) -> dict[str, Value]:
-        """One task of a split."""
+        """Draws a task of a split."""
         if split == "beyond":
             return self._sample_beyond(generator)
         finite = [d.values for d in self.parameters.values() if isinstance(d, Choice)]
@@ -298,19 +303,19 @@ class TaskDistribution:
             }
         return {name: d.draw(generator) for name, d in self.parameters.items()}
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain types; `from_json` is the way back."""
+    def to_json(self) -> Json:
+        """The distributions in plain types, from which `from_json` restores them."""
         return {
-            name: {"kind": type(d).__name__, **dataclasses.asdict(d)}  # type: ignore[call-overload]
+            name: {"kind": type(d).__name__, **dataclasses.asdict(d)}
             for name, d in self.parameters.items()
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Mapping[str, Any]]) -> Self:
-        """What `to_json` gave, lists for tuples allowed.
+    def from_json(cls, data: Mapping[str, Mapping[str, object]]) -> Self:
+        """The distribution that `to_json` wrote; lists may take the place of tuples.
 
         Raises:
-            UsageError: names the parameter and what is wrong with it.
+            UsageError: a distribution is malformed; the message names the parameter.
 
         """
         return cls(**{name: distribution_from_json(name, fields) for name, fields in data.items()})
@@ -327,7 +332,7 @@ class TaskDistribution:
 
 
 def finite_split(number: int, split: str) -> np.ndarray:
-    """Indices of the tasks of a split: disjoint where there are over two tasks."""
+    """Indices of the tasks of a split; splits of more than two tasks are disjoint."""
     indices = np.arange(number)
     if number <= 2:
         return indices
@@ -337,26 +342,26 @@ def finite_split(number: int, split: str) -> np.ndarray:
     return chosen
 
 
-def distribution_from_json(name: str, fields: Mapping[str, Any]) -> Distribution:
-    """One parameter's distribution from its kind and fields.
+def distribution_from_json(name: str, fields: Mapping[str, object]) -> Distribution:
+    """The distribution of one parameter, from its kind and fields.
 
     Raises:
-        UsageError: names the parameter and what is wrong with it.
+        UsageError: a distribution is malformed; the message names the parameter.
 
     """
-    kinds: dict[str, Any] = {
+    kinds: dict[str, Callable[..., Distribution]] = {
         kind.__name__: kind for kind in (Uniform, LogUniform, Normal, Ball, Dirichlet, Choice)
     }
     options = {key: _tuples(value) for key, value in fields.items() if key != "kind"}
     kind = fields.get("kind")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise UsageError(f"task parameter {name}: kind {kind} must be one of {', '.join(kinds)}")
     try:
-        distribution: Distribution = kinds[kind](**options)
+        distribution = kinds[kind](**options)
     except TypeError as error:
         raise UsageError(f"task parameter {name}: {error}") from None
     return distribution
 
 
-def _tuples(value: Any) -> Any:
+def _tuples(value: object) -> object:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,11 +1,11 @@
-"""What a task family is: a Gymnasium environment with a task, and a distribution over tasks.
+"""Task families: Gymnasium environments with a task, and a distribution over tasks.
 
 An environment is a family when it, or one of its wrappers, is a `TaskEnv`. It may have the
-attributes below. Each counts only if it has the type named here, so that an environment may use
+attributes below. Each is used only if it has the type named here, so that an environment may use
 these names for its own purposes:
 
-- `sample_task(generator, split)`: draws a task of a split;
-- `tasks`, a `TaskDistribution`: draws the tasks where there is no `sample_task`;
+- `sample_task(generator, split)`, a method that draws a task of a split;
+- `tasks`, a `TaskDistribution` that draws the tasks if there is no `sample_task`;
 - `splits`, a tuple or list of names with at least train and test;
 - `visible`, a collection of the names of parameters that observations may show (otherwise none);
 - `family`, a `DeclaredFamily`: the declaration that the environment was made from.
@@ -26,20 +26,17 @@ import traceback
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
+from metarl.support.modules import import_module_here
 from metarl.support.randomness import RandomKey, Use
-from metarl.tasks.declaration import (
-    DeclaredFamily,
-    DynamicsFamily,
-    load_declaration,
-    parse_value,
-)
+from metarl.support.types import Json
+from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, load_declaration, parse_value
 from metarl.tasks.distributions import TaskDistribution
 from metarl.tasks.task import (
     Task,
@@ -67,20 +64,20 @@ class TaskEnv(Protocol):
     task_space: spaces.Dict
     """Space of the named, physical parameters; each is a Box or Discrete."""
     task: Task
-    """A value in the space. It can be set, takes effect at the next `reset`, and stays."""
+    """A value in the space. A new value takes effect at the next `reset` and persists."""
 
 
-def task_environment(env: gymnasium.Env[Any, Any]) -> TaskEnv:
-    """The environment or wrapper that has the task: the outermost one.
+def task_environment(env: gymnasium.Env) -> TaskEnv:
+    """The outermost environment or wrapper that has a task.
 
     Raises:
         UsageError: none of them has `task_space` and `task`.
 
     """
     names = ("task_space", "task")
-    layer: gymnasium.Env[Any, Any] = env
+    layer: gymnasium.Env = env
     while isinstance(layer, gymnasium.Wrapper):
-        # A wrapper may forward what it does not have to its environment: reading it, not writing.
+        # A wrapper may forward reading, but not writing, of attributes to its environment.
         if all(name in vars(layer) or hasattr(type(layer), name) for name in names):
             return cast(TaskEnv, layer)
         layer = layer.env
@@ -96,13 +93,13 @@ def task_environment(env: gymnasium.Env[Any, Any]) -> TaskEnv:
 
 @dataclass(frozen=True)
 class TaskFamily:
-    """A registered family: makes its environments and draws its tasks. `make_family` makes one."""
+    """A registered family, which makes its environments and draws its tasks; see `make_family`."""
 
     id: str
     """Gymnasium id; `module:Id` imports the module first."""
     horizon: int
     """Steps after which an episode is truncated."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Json = field(default_factory=dict)
     """Keyword arguments of the environment: the family's variant."""
 
     @functools.cached_property
@@ -112,10 +109,11 @@ class TaskFamily:
 
     @functools.cached_property
     def prototype(self) -> gymnasium.Env:
-        """One environment of the family, to ask for its spaces and tasks.
+        """One environment of the family, from which spaces and tasks are read.
 
         Raises:
-            UsageError: it cannot be made, with the place of the error, or it has no task.
+            UsageError: the environment cannot be made (the message says where its code fails), or
+                it has no task.
 
         """
         with self._explained():
@@ -150,12 +148,12 @@ class TaskFamily:
 
     @property
     def declaration(self) -> DeclaredFamily | None:
-        """What the environment was made from, where it is a declared family."""
-        return self._registered or _of_type(self.task_env, "family", DeclaredFamily)
+        """The declaration behind the environment; None if the family is not a declared one."""
+        return _of_type(self.task_env, "family", DeclaredFamily)
 
     @property
     def distribution(self) -> TaskDistribution:
-        """How the parameters are distributed; without parameters where the family declares none."""
+        """The distribution of the task parameters; empty if the environment declares none."""
         if self.declaration is not None:
             return self.declaration.tasks
         return _of_type(self.task_env, "tasks", TaskDistribution) or TaskDistribution()
@@ -170,7 +168,8 @@ class TaskFamily:
         """Names of the splits.
 
         Raises:
-            UsageError: `splits` of the environment has one of train and test without the other.
+            UsageError: `splits` of the environment lacks one of train and test, or names a split
+                twice.
 
         """
         own = () if self._registered else _names(self.task_env, "splits", (tuple, list))
@@ -188,7 +187,8 @@ class TaskFamily:
         """Names of the parameters that observations may show.
 
         Raises:
-            UsageError: `visible` of the environment names parameters and something else.
+            UsageError: `visible` of the environment names both parameters and something that is
+                not a parameter.
 
         """
         named = _names(self.task_env, "visible", (tuple, list, set, frozenset))
@@ -200,20 +200,20 @@ class TaskFamily:
 
     @property
     def planar(self) -> bool:
-        """Whether observations are places in the plane: of a declared point with dynamics."""
+        """Whether observations are points in the plane, in a family with dynamics of its own."""
         shape = self.prototype.observation_space.shape
         return isinstance(self.declaration, DynamicsFamily) and shape == (2,)
 
-    def make(self, **options: Any) -> gymnasium.Env:
-        """A single environment."""
-        options = {**self.options, **options}
-        # The checks and the order-enforcing wrapper of make() would cost more than many a step.
+    def make(self, **options: object) -> gymnasium.Env:
+        """Makes a single environment."""
+        given: Json = {**self.options, **options}
+        # The environment checker would often take longer than the step itself.
         return gymnasium.make(
-            self.spec, max_episode_steps=self.horizon, disable_env_checker=True, **options
+            self.spec, max_episode_steps=self.horizon, disable_env_checker=True, **given
         )
 
-    def describe(self) -> dict[str, Any]:
-        """What config.json of a run holds of the family and its variant."""
+    def describe(self) -> Json:
+        """The family and its variant as the config.json of a run describes them."""
         declaration = self.declaration
         return {
             "id": self.id,
@@ -225,19 +225,19 @@ class TaskFamily:
         }
 
     def check_split(self, split: str) -> None:
-        """Whether the family has the split.
+        """Checks that the family has the split.
 
         Raises:
-            UsageError: it does not; names those that it has.
+            UsageError: it does not; the message names the splits that it has.
 
         """
         if split not in self.splits:
             raise UsageError(f"{self.id} has no split {split}; it has {', '.join(self.splits)}")
 
     def sample_tasks(self, number: int, key: RandomKey, split: str = "train") -> Tasks:
-        """`number` tasks of a split, checked against the space: arrays [number, ...]."""
+        """Draws `number` tasks of a split, checked against the space: arrays [number, ...]."""
         self.check_split(split)
-        # A stream for each split, so that the tasks of one are never those of another.
+        # Each split has its own stream, so that no two splits draw the same tasks.
         stream, sample = self.splits.index(split), self._sampler()
         tasks = [sample(key.generator(Use.TASK, i, stream), split) for i in range(number)]
         return validate_tasks(self.task_space, stack_tasks(tasks), number)
@@ -263,7 +263,7 @@ class TaskFamily:
 
     def _why_not_made(self, error: Exception) -> str:
         """One line on an error of the environment's own code, or of the call with its options."""
-        # Gymnasium raises a TypeError anew, from where it calls the class.
+        # Gymnasium re-raises a TypeError where it calls the class.
         while _raised_by_gymnasium(error) and isinstance(error.__cause__, TypeError):
             error = error.__cause__
         if _raised_by_gymnasium(error) and isinstance(error, TypeError):  # the call itself fails
@@ -273,14 +273,14 @@ class TaskFamily:
         return f"{self.id} cannot be made: {raised}"
 
 
-def make_family(id: str, horizon: int | None = None, **options: Any) -> TaskFamily:
-    """The family registered under `id`, with its own horizon unless one is given.
+def make_family(id: str, horizon: int | None = None, **options: object) -> TaskFamily:
+    """The family that is registered under `id`, with its own horizon unless one is given.
 
     The strings true and false, which a command line gives, are converted to bool.
 
     Raises:
-        UsageError: an unknown id (with the closest one), an environment without a task or whose
-            own code fails, an option that it does not take, or no horizon anywhere.
+        UsageError: the id is unknown (the message suggests the closest one), the environment has no
+            task, does not accept an option or fails in its own code, or there is no horizon.
 
     """
     spec = find_spec(id)
@@ -298,8 +298,8 @@ def _raised_by_gymnasium(error: BaseException) -> bool:
 
 
 def place_of(error: BaseException) -> str:
-    """FILE:LINE of the error: the innermost line outside metarl, Python and installed packages, or
-    the innermost line of all.
+    """FILE:LINE at which the error arose: the innermost line outside metarl, Python and installed
+    packages, or the innermost line if there is no such line.
     """
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
@@ -308,7 +308,7 @@ def place_of(error: BaseException) -> str:
 
 
 def import_family_module(module: str) -> None:
-    """Imports a module of families, from the working folder too, as `python -m` would."""
+    """Imports a module of families; like `python -m`, looks in the working folder as well."""
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -324,11 +324,12 @@ def import_family_module(module: str) -> None:
 def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
     """Gymnasium's entry for `Id` or `module:Id`; the module is imported first.
 
-    Where a project has a package `envs` of its own, `envs:Id` is that package's family, or else the
-    one that comes with metarl.
+    If a project has its own package `envs`, `envs:Id` is a family of that package if it has one of
+    this name, and otherwise the one that comes with metarl.
 
     Raises:
-        UsageError: an unknown module or id, with the closest family, or what is neither form.
+        UsageError: the module or id is unknown (the message suggests the closest family), or `id`
+            has neither form.
 
     """
     naming = f"task families are named MODULE:ID, as in envs:HalfCheetahDir-v0, not {id!r}"
@@ -350,7 +351,7 @@ def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
 
 
 def registered_families() -> list[str]:
-    """Ids of all families: of announced modules, and those that use the adapters of metarl."""
+    """Ids of all families: those of announced modules, and those with an entry point of metarl."""
     packages = {"metarl", *import_announced_modules()}
     return sorted(
         name
@@ -365,7 +366,7 @@ def import_announced_modules() -> list[str]:
     announced = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
     modules = [SHIPPED, *(entry_point.value for entry_point in announced)]
     for module in modules:
-        import_family_module(module)
+        import_module_here(module)
     return modules
 
 
@@ -374,31 +375,32 @@ def _origin(module: str) -> str:
 
 
 def _import_or_shipped(module: str, name: str) -> None:
-    """Imports `module`, and for `envs` metarl's own if it is another package without the family."""
+    """Imports `module`, and metarl's `envs` if `module` is another `envs` without the family."""
     parent, *rest = module.split(".")
     try:
-        import_family_module(module)
+        import_module_here(module)
     except UsageError:
         if parent != "envs":
             raise
     if parent == "envs" and name not in gymnasium.registry:
         try:
-            import_family_module(".".join((SHIPPED, *rest)))
+            import_module_here(".".join((SHIPPED, *rest)))
         except UsageError:
-            import_family_module(module)  # its error, or its lack of the family, is what counts
+            import_family_module(module)  # report its error, or that it lacks the family
 
 
 def _of_type(env: TaskEnv, name: str, kind: type[T]) -> T | None:
-    """The attribute if it has metarl's type; anything else is the environment's own business."""
+    """The attribute if it has the type; the environment may use the name for something else."""
     value = getattr(env, name, None)
     return value if isinstance(value, kind) else None
 
 
 def _names(
-    env: TaskEnv, attribute: str, kinds: tuple[type[Collection[Any]], ...]
+    env: TaskEnv, attribute: str, kinds: tuple[type[Collection[object]], ...]
 ) -> tuple[str, ...]:
     """The strings in a collection of strings; none if the attribute is anything else."""
-    value: Any = getattr(env, attribute, ())
-    if not isinstance(value, kinds) or not all(isinstance(name, str) for name in value):
+    value = getattr(env, attribute, ())
+    if not isinstance(value, kinds):
         return ()
-    return tuple(value)
+    names = tuple(name for name in value if isinstance(name, str))
+    return names if len(names) == len(value) else ()

@@ -1,4 +1,4 @@
-"""Random numbers for declared families: functions of a stream and a counter, for many at once."""
+"""Random numbers for declared families, as functions of streams and counters."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -9,7 +9,7 @@ from metarl.support.randomness import GAMMA, Array, mixed, random_words
 
 
 class Purpose(IntEnum):
-    """What numbers of a stream are for; two purposes never share numbers."""
+    """What random numbers are used for; two purposes never share numbers."""
 
     RESET = 1
     TRANSITION = 2
@@ -18,14 +18,14 @@ class Purpose(IntEnum):
 class Noise:
     """Random numbers of a batch of streams [...], as NumPy arrays or torch tensors.
 
-    They are a pure function of the streams, the purpose and how many numbers were drawn before, so
-    an episode depends on its own stream alone. Both kinds of arrays give the same bits: only
+    They are a pure function of the streams, the purpose and the number of earlier draws, so an
+    episode depends on its own stream only. NumPy and torch give the same bits, because only
     operations with exactly rounded results are used.
     """
 
     def __init__(self, streams: Array, purpose: Purpose):
         """`streams` [...] int64: any integers, consecutive ones too, because they are hashed."""
-        # With a dimension more, because NumPy warns where a scalar overflows.
+        # The extra dimension is needed because NumPy warns if a scalar overflows.
         self._starts = mixed(mixed(streams[..., None] + GAMMA) + int(purpose))[..., 0]
         self._drawn = 0
 
@@ -35,12 +35,12 @@ class Noise:
 
     def normal(self, n: int) -> Array:
         """Standard normal: [..., n] float64."""
-        # The middle of each of 2^52 intervals, which is never 0 or 1.
+        # The midpoint of one of 2^52 intervals is never 0 or 1.
         words = self._words(n) >> 1
         return normal_quantile((_as_float(words) + 0.5) * 2.0**-52)
 
     def zeros(self, n: int) -> Array:
-        """Zeros of the same kind and on the same device: [..., n] float64."""
+        """Zeros of the same array type and on the same device: [..., n] float64."""
         xp, shape = array_namespace(self._starts), (*self._starts.shape, n)
         return xp.zeros(shape, dtype=xp.float64, device=device(self._starts))
 
@@ -92,8 +92,8 @@ _TAIL = (
 def normal_quantile(p: Array) -> Array:
     """Φ⁻¹(p) for 0 < p < 1, to 16 digits: [...] -> [...].
 
-    Algorithm AS 241, PPND16 (Wichura 1988), with a root and a logarithm of its own: NumPy's and
-    torch's differ in the last bit, the root too on some processors.
+    It is algorithm AS 241, PPND16 (Wichura 1988), with its own square root and logarithm, because
+    those of NumPy and torch differ in the last bit (the square root on some processors only).
     """
     xp = array_namespace(p)
     q = p - 0.5
@@ -117,7 +117,7 @@ def _polynomial(coefficients: Sequence[float], x: Array) -> Array:
 
 
 def _root(x: Array) -> Array:
-    """√x for .6 < x < 40, by Newton's iteration from a line: [...] -> [...]."""
+    """√x for .6 < x < 40, by Newton's method from a linear first guess: [...] -> [...]."""
     y = 0.15 * x + 1.3
     for _ in range(5):
         y = 0.5 * (y + x / y)

@@ -4,12 +4,13 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, SupportsFloat
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 
 from metarl.support.errors import UsageError
 from metarl.tasks.distributions import (
@@ -22,20 +23,26 @@ from metarl.tasks.distributions import (
 from metarl.tasks.family import TaskFamily, find_spec, make_family
 from metarl.tasks.task import Task, validate_tasks
 
+if TYPE_CHECKING:
+    from gymnasium.envs.classic_control import CartPoleEnv
+
+Derivation = Callable[[Any], None]
+"""Updates an unwrapped environment of some class after the task's values are written into it."""
+
 
 class ParameterisedEnv(gymnasium.Env):
-    """An existing Gymnasium environment whose task is the value of some of its attributes.
+    """An existing Gymnasium environment whose task sets some of its attributes.
 
-    `parameters` maps a task parameter to [attribute, low, high], or to [attribute, distribution],
-    the distribution of a number as data (`metarl.tasks.distributions`); without parameters it is a
-    family of one task. Attributes are those of the unwrapped environment, with dots and indices:
-    `"m"`, `"model.body_mass[1]"`. Values are written before each reset, in the attribute's own
-    type: 2.0 is written as 2 where the attribute is an int.
+    `parameters` maps each task parameter to [attribute, low, high] or to [attribute, distribution],
+    where the distribution of a number is given as data (`metarl.tasks.distributions`). Without
+    parameters the family has a single task. Attributes are those of the unwrapped environment, with
+    dots and indices: `"m"`, `"model.body_mass[1]"`. Values are written before each reset, in the
+    type of the attribute: 2.0 is written as 2 if the attribute is an int.
 
-    What the environment computed from an attribute when it was made must follow. The derived
-    constants of a MuJoCo model and of Gymnasium's CartPole do; for others `derive` names a function
-    as `"module:function"`, which is called with the unwrapped environment after the values are
-    written. `metarl check` finds attributes that do not follow.
+    Values that the environment derives from an attribute in its `__init__` must be updated with it.
+    For MuJoCo models and for Gymnasium's CartPole this happens automatically. For others `derive`
+    names a function as `"module:function"`, which is called with the unwrapped environment after
+    the values are written. `metarl check` finds derived attributes that are not updated.
 
         gymnasium.register(
             "PendulumParams-v0",
@@ -53,9 +60,13 @@ class ParameterisedEnv(gymnasium.Env):
     """
 
     def __init__(
-        self, env_id: str, parameters: Mapping[str, Any], derive: str = "", **options: Any
+        self,
+        env_id: str,
+        parameters: Mapping[str, Sequence[Any]],
+        derive: str = "",
+        **options: Any,
     ):
-        """`env_id` is made with `options`; its own time limit gives way to the family's.
+        """Makes `env_id` with `options`; the family's time limit replaces its own.
 
         Raises:
             UsageError: an attribute or `derive` does not exist, or a distribution is malformed.
@@ -79,21 +90,21 @@ class ParameterisedEnv(gymnasium.Env):
         self.task = self.sample_task(np.random.default_rng(0), "train")
 
     def sample_task(self, generator: np.random.Generator, split: str) -> Task:
-        """One task of a split."""
+        """Draws a task of a split."""
         return self.tasks.sample(generator, split)
 
     @property
     def task(self) -> Task:
-        """The task that the next reset puts into effect."""
+        """The task that takes effect at the next reset."""
         return dict(self._task)
 
     @task.setter
-    def task(self, task: Mapping[str, Any]) -> None:
+    def task(self, task: Mapping[str, npt.ArrayLike]) -> None:
         self._task = validate_tasks(self.task_space, task, None)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+        self, *, seed: int | None = None, options: dict[str, object] | None = None
+    ) -> tuple[object, dict[str, object]]:
         """Writes the task into the environment and resets it."""
         for name, attribute in self._attributes.items():
             attribute.write(self._env.unwrapped, float(self._task[name]))
@@ -101,7 +112,7 @@ class ParameterisedEnv(gymnasium.Env):
         self._derive(self._env.unwrapped)
         return self._env.reset(seed=seed, options=options)
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: object) -> tuple[object, SupportsFloat, bool, bool, dict[str, object]]:
         """Steps the environment."""
         observation, reward, terminated, truncated, info = self._env.step(action)
         return observation, reward, terminated, truncated, info
@@ -120,8 +131,8 @@ class ParameterisedEnv(gymnasium.Env):
 
         They are found by comparison with a second environment, in which the task's values replace
         the original ones while `__init__` runs; both are reset with the same seed. Only numbers
-        that a method other than `__init__` uses are compared. Attributes of nested objects, such as
-        a MuJoCo model, are not.
+        that a method other than `__init__` uses are compared, and not those of nested objects such
+        as a MuJoCo model.
         """
         values = {
             attribute.name: attribute.typed(float(self._task[name]))
@@ -138,8 +149,8 @@ class ParameterisedEnv(gymnasium.Env):
         action = self.action_space.sample()
         self.step(action)
         made.step(action)
-        # An attribute that is updated in the first step is right in time, and a state that differs
-        # after it is only a consequence.
+        # An attribute that the first step updates is updated in time, and a state that differs
+        # only after that step is a consequence.
         differ &= _different(self._env.unwrapped, made)
         made.close()
         return sorted(differ & _names_read(type(self._env.unwrapped)) - values.keys())
@@ -150,26 +161,26 @@ class Attribute:
     """A number somewhere in an environment."""
 
     path: str
-    """As in `"m"` and `"model.body_mass[1]"`."""
+    """For example `"m"` or `"model.body_mass[1]"`."""
     holders: tuple[str, ...]
-    """Names on the way from the environment to the object that has the attribute."""
+    """Names on the path from the environment to the object that has the attribute."""
     name: str
     index: tuple[int, ...] | None
-    """In the array that the attribute is; None where it is the number itself."""
+    """Index into the attribute if it is an array; None if it is a number."""
     kind: type
-    """Of the number that was there first."""
+    """Type of the original number."""
 
     @classmethod
-    def find(cls, env: Any, path: str) -> Self:
+    def find(cls, env: object, path: str) -> Self:
         """The attribute of an environment at `path`.
 
         Raises:
-            UsageError: there is none.
+            UsageError: there is no such attribute.
 
         """
         *holders, last = path.split(".")
         match = re.fullmatch(r"(\w+)(?:\[([\d, ]+)\])?", last)
-        owner = env
+        owner: object = env
         for name in holders:
             owner = getattr(owner, name, None)
         if match is None or not hasattr(owner, match[1]):
@@ -181,25 +192,25 @@ class Attribute:
 
     @property
     def whole(self) -> bool:
-        """Whether the number that was there first is a whole number or a truth value."""
+        """Whether the original number is an integer or a bool."""
         return issubclass(self.kind, (int, np.integer, np.bool_))
 
-    def typed(self, value: float) -> Any:
+    def typed(self, value: float) -> object:
         """The value in the attribute's own type.
 
-        A whole number may stand for a real one, as in `self.mass = 1`: there a value that is not
-        whole stays a float.
+        An attribute such as `self.mass = 1` may be an integer and still mean a real number, so a
+        value that is not whole stays a float.
         """
         if not issubclass(self.kind, (int, float, np.generic)):
             return value
-        typed: Any = self.kind(value)
+        typed = self.kind(value)
         return typed if typed == value or not self.whole else value
 
-    def write(self, env: Any, value: float) -> None:
+    def write(self, env: object, value: float) -> None:
         """Sets the attribute.
 
         Raises:
-            UsageError: it is an element of an array of whole numbers, and the value is not whole.
+            UsageError: it is an element of an integer array, and the value is not whole.
 
         """
         owner, typed = self.owners(env)[-1], self.typed(value)
@@ -210,8 +221,8 @@ class Attribute:
         else:
             getattr(owner, self.name)[self.index] = typed
 
-    def owners(self, env: Any) -> list[Any]:
-        """The objects on the way, from the environment to the one that has the attribute."""
+    def owners(self, env: object) -> list[object]:
+        """The objects on the path from the environment to the one that has the attribute."""
         owners = [env]
         for name in self.holders:
             owners.append(getattr(owners[-1], name))
@@ -222,7 +233,7 @@ def single_task_family(env_id: str, horizon: int | None = None) -> TaskFamily:
     """A registered environment without a task as a family whose only task is the environment.
 
     Raises:
-        UsageError: there is no such environment, or no horizon anywhere.
+        UsageError: there is no such environment, or it has no horizon and none is given.
 
     """
     spec = find_spec(env_id)
@@ -238,7 +249,7 @@ def single_task_family(env_id: str, horizon: int | None = None) -> TaskFamily:
 
 
 def _distribution(name: str, *given: Any) -> Distribution:
-    """Of a number: from low and high, or from a distribution's data."""
+    """The distribution of a number, from low and high or from data."""
     if len(given) == 1 and isinstance(given[0], Mapping):
         distribution = distribution_from_json(name, given[0])
     elif len(given) == 2:
@@ -246,13 +257,15 @@ def _distribution(name: str, *given: Any) -> Distribution:
     else:
         raise UsageError(f"task parameter {name}: needs low and high, or a distribution")
     if distribution.space.shape != ():
-        raise UsageError(f"task parameter {name}: {distribution} is not of a number")
+        raise UsageError(
+            f"task parameter {name}: {distribution} must be a distribution of single numbers"
+        )
     return distribution
 
 
-def _refresh_models(env: Any, attributes: Iterable[Attribute]) -> None:
-    """Recomputes what the MuJoCo models that hold the attributes derive from their fields."""
-    mujoco: Any = sys.modules.get("mujoco")
+def _refresh_models(env: object, attributes: Iterable[Attribute]) -> None:
+    """Recomputes the derived constants of the MuJoCo models that contain the attributes."""
+    mujoco = sys.modules.get("mujoco")
     if mujoco is None:
         return
     owners = {id(owner): owner for attribute in attributes for owner in attribute.owners(env)}
@@ -261,7 +274,7 @@ def _refresh_models(env: Any, attributes: Iterable[Attribute]) -> None:
             mujoco.mj_setConst(owner, mujoco.MjData(owner))
 
 
-def _derivation(env: Any, reference: str) -> Callable[[Any], None]:
+def _derivation(env: object, reference: str) -> Derivation:
     """The function to call after values are written: the known derivation, then `reference`."""
     known = KNOWN_DERIVATIONS.items()
     names = {f"{kind.__module__}:{kind.__qualname__}" for kind in type(env).__mro__}
@@ -270,30 +283,32 @@ def _derivation(env: Any, reference: str) -> Callable[[Any], None]:
         module, _, name = reference.partition(":")
         given = getattr(importlib.import_module(module), name, None) if name else None
         if not callable(given):
-            raise UsageError(f"derive {reference} must be MODULE:FUNCTION of a function")
+            raise UsageError(
+                f"derive {reference} must be MODULE:FUNCTION, and the function must exist"
+            )
         functions.append(given)
 
-    def derive(unwrapped: Any) -> None:
+    def derive(unwrapped: object) -> None:
         for function in functions:
             function(unwrapped)
 
     return derive
 
 
-def _derive_cart_pole(env: Any) -> None:
+def _derive_cart_pole(env: "CartPoleEnv") -> None:
     env.total_mass = env.masspole + env.masscart
     env.polemass_length = env.masspole * env.length
 
 
-KNOWN_DERIVATIONS: dict[str, Callable[[Any], None]] = {
+KNOWN_DERIVATIONS: dict[str, Derivation] = {
     "gymnasium.envs.classic_control.cartpole:CartPoleEnv": _derive_cart_pole,
 }
-"""For a class, the function that updates what its `__init__` computes from other attributes.
+"""Functions by class, each of which updates what `__init__` computes from other attributes.
 Gymnasium's other classic control environments compute only the bounds of their spaces."""
 
 
-def _different(one: Any, other: Any) -> set[str]:
-    """Names of attributes of both whose numbers differ."""
+def _different(one: object, other: object) -> set[str]:
+    """Names of the attributes of both environments whose numbers differ."""
     mine, theirs = vars(one), vars(other)
     return {
         name
@@ -303,15 +318,15 @@ def _different(one: Any, other: Any) -> set[str]:
     }
 
 
-def _made_with(env: Any, values: Mapping[str, Any]) -> Any:
-    """An environment of the same class whose `__init__` sees `values` for these attributes.
+def _made_with(env: gymnasium.Env, values: Mapping[str, object]) -> gymnasium.Env | None:
+    """An environment of the same class whose `__init__` finds `values` in these attributes.
 
-    None if its `__init__` fails with them.
+    Returns None if `__init__` fails with them.
     """
-    kind: Any = type(env)
+    kind = type(env)
     replaced = dict(values)
 
-    def set_attribute(self: Any, name: str, value: Any) -> None:
+    def set_attribute(self: gymnasium.Env, name: str, value: object) -> None:
         kind.__setattr__(self, name, replaced.get(name, value))
 
     of_class = {name: value for name, value in values.items() if hasattr(kind, name)}
@@ -322,7 +337,7 @@ def _made_with(env: Any, values: Mapping[str, Any]) -> Any:
     arguments = inspect.signature(kind).parameters
     options |= {name: value for name, value in values.items() if name in arguments}
     try:
-        made = altered(**options)
+        made: gymnasium.Env = altered(**options)
     except Exception:  # from the environment's own code, which may reject these values
         return None
     replaced.clear()
@@ -330,7 +345,7 @@ def _made_with(env: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _names_read(kind: type) -> set[str]:
-    """Names that the methods of a class use, without those in `__init__` alone."""
+    """Names that the methods of a class other than `__init__` use."""
     functions = [
         function
         for base in kind.__mro__

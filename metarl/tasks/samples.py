@@ -18,7 +18,7 @@ class Samples:
         return Samples(self.inputs[tasks], self.targets[tasks])
 
     def to(self, device: torch.device) -> "Samples":
-        """The samples there."""
+        """The samples on the device."""
         return Samples(self.inputs.to(device), self.targets.to(device))
 
     @property
@@ -28,10 +28,10 @@ class Samples:
 
     @property
     def rows(self) -> int:
-        """Samples of a task."""
+        """Number of samples of each task."""
         return self.inputs.shape[1]
 
     @property
     def device(self) -> torch.device:
-        """Where they lie."""
+        """Device of the samples."""
         return self.inputs.device

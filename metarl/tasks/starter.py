@@ -1,4 +1,4 @@
-"""Starter files for a task family of one's own, and its test."""
+"""Starter files for a new task family and its test."""
 
 import keyword
 import re
@@ -53,7 +53,7 @@ from metarl.tasks.distributions import TaskDistribution, Uniform
 class $name(MujocoFamily):
     """A block on a rail of unknown friction goes to a place that it does not see.
 
-    The functions see arrays [..., n], of one environment or of thousands at once.
+    The functions take arrays [..., n], of one environment or of thousands at once.
     """
 
     xml = str(Path(__file__).with_name("$module.xml"))
@@ -129,20 +129,20 @@ def test_it_trains():
 
 
 def write_family(name: str, folder: Path, mujoco: bool = False) -> list[Path]:
-    """Writes `name` as a module in snake case, and its test, into the folder.
+    """Writes the family `name` and its test into the folder, as modules in snake case.
 
     Returns:
-        The files: the family, with `mujoco` its model, and the test.
+        The paths of the family, of its model if `mujoco`, and of the test.
 
     Raises:
-        UsageError: the name is not one of a class, or a file is there already; nothing is written.
+        UsageError: the name is not a class name, or a file already exists; nothing is written.
 
     """
     if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", name):
-        raise UsageError(f"family name {name} must be that of a class, as in PushToGoal")
+        raise UsageError(f"family name {name} must be a class name, such as PushToGoal")
     module = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()
     if keyword.iskeyword(module):
-        raise UsageError(f"family name {name}: {module} is a word of Python's, choose another")
+        raise UsageError(f"family name {name}: {module} is a Python keyword; choose another name")
     templates = {f"{module}.py": MUJOCO_FAMILY if mujoco else FAMILY}
     if mujoco:
         templates[f"{module}.xml"] = MODEL
@@ -150,7 +150,7 @@ def write_family(name: str, folder: Path, mujoco: bool = False) -> list[Path]:
     paths = [folder / file for file in templates]
     for path in paths:
         if path.exists():
-            raise UsageError(f"{path} is there already: nothing was written")
+            raise UsageError(f"{path} already exists; nothing was written")
     for path, template in zip(paths, templates.values(), strict=True):
         path.write_text(template.substitute(name=name, module=module))
     return paths

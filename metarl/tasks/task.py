@@ -1,17 +1,18 @@
-"""Tasks: values of named parameters, one or many, checked against a task space."""
+"""Tasks, as values of named parameters that are checked against a task space."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
 from metarl.tasks.distributions import finite_split
 
 Task = dict[str, Any]
-"""One task: a value in the task space by parameter name."""
+"""One task: values by parameter name."""
 
 Tasks = dict[str, np.ndarray]
 """Many tasks: arrays [tasks, ...] by parameter name."""
@@ -27,21 +28,25 @@ def stack_tasks(tasks: list[Task]) -> Tasks:
     return {name: np.stack([np.asarray(task[name]) for task in tasks]) for name in tasks[0]}
 
 
-def select_tasks(tasks: Tasks, index: Any) -> Tasks:
+def select_tasks(tasks: Tasks, index: int | slice | Sequence[int] | np.ndarray) -> Tasks:
     """The tasks at `index` (an int gives one task, an array or a slice several)."""
     return {name: np.asarray(values[index]) for name, values in tasks.items()}
 
 
-def validate_tasks(task_space: spaces.Dict, tasks: Mapping[str, Any], number: int | None) -> Tasks:
+def validate_tasks(
+    task_space: spaces.Dict, tasks: Mapping[str, npt.ArrayLike], number: int | None
+) -> Tasks:
     """`tasks` as arrays, checked against the space: [number, ...], or one task if None.
 
     Raises:
-        UsageError: names the first parameter that is missing, unknown, of another shape or
-            outside its range, with the value and the range.
+        UsageError: a parameter is missing, unknown, of another shape or outside its range; the
+            message names the first one, with its value and range.
 
     """
     if set(tasks) != set(task_space):
-        raise UsageError(f"task has parameters {sorted(tasks)}, the space {sorted(task_space)}")
+        raise UsageError(
+            f"task has parameters {sorted(tasks)}, but its space has {sorted(task_space)}"
+        )
     batch = () if number is None else (number,)
     checked = {}
     for name, space in task_space.items():
@@ -67,10 +72,12 @@ def validate_tasks(task_space: spaces.Dict, tasks: Mapping[str, Any], number: in
 
 
 def parse_task(task_space: spaces.Dict, assignments: Sequence[str], rest: Task) -> Task:
-    """`velocity=1.5`, `goal=0.3,-0.2`: a task of the space; `rest` has what is not assigned.
+    """The task that assignments such as `velocity=1.5` and `goal=0.3,-0.2` describe.
+
+    Parameters that are not assigned have their values in `rest`.
 
     Raises:
-        UsageError: what is not an assignment of numbers, an unknown parameter, or a value outside
+        UsageError: an assignment is malformed, or names an unknown parameter or a value outside
             the space.
 
     """
@@ -85,18 +92,20 @@ def parse_task(task_space: spaces.Dict, assignments: Sequence[str], rest: Task) 
         try:
             numbers = [float(number) for number in text.split(",")]
         except ValueError:
-            raise UsageError(f"--task {assignment}: {text} must be numbers with commas") from None
+            raise UsageError(
+                f"--task {assignment}: {text} must be numbers separated by commas"
+            ) from None
         shape = task_space[name].shape or ()
         if len(numbers) != math.prod(shape):
             raise UsageError(
-                f"--task {assignment}: {name} has {math.prod(shape)} numbers, with commas between"
+                f"--task {assignment}: {name} needs {math.prod(shape)} numbers, separated by commas"
             )
         task[name] = np.reshape(numbers, shape)
     return validate_tasks(task_space, task, None)
 
 
 def uniform_task(task_space: spaces.Dict, generator: np.random.Generator, split: str) -> Task:
-    """A task uniform over the space; of a finite one with over two tasks, a fifth is for test."""
+    """Draws a task uniformly from the space; a fifth of more than two finite tasks is held out."""
     finite = {n: space for n, space in task_space.items() if isinstance(space, spaces.Discrete)}
     if len(finite) == len(task_space):
         sizes = [int(space.n) for space in finite.values()]

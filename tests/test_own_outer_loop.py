@@ -1,0 +1,125 @@
+"""Outer loops and their options: declared in one file, by metarl or by another package."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+
+from metarl import Config, UsageError
+from metarl.outer.registry import OUTER_LOOPS, OuterOptions, composed
+
+SOURCE = '''
+"""A step of fixed length along the sign of the gradient."""
+
+from dataclasses import dataclass
+
+from metarl.outer.loop import OuterLoop, expect
+from metarl.support.options import Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignOptions:
+    """Options of the sign step."""
+
+    sign_step: Positive = 0.25
+    """Length of the step of each parameter."""
+
+
+class SignStep(OuterLoop):
+    """θ ← θ + step · sign ∇ surrogate."""
+
+    Options = SignOptions
+
+    def __init__(self, options):
+        self.size = options.sign_step
+
+    @classmethod
+    def check(cls, options):
+        expect(options.inner_steps < 3, f"--inner-steps {options.inner_steps} must be below 3")
+
+    def step(self, objective, parameters):
+        before, gradient = objective.gradient(parameters)
+        theta = {n: p + self.size * gradient[n].sign() for n, p in parameters.items()}
+        surrogate, kl = objective.value(theta)
+        return theta, {"outer/kl": kl, "outer/surrogate": surrogate - before}
+'''
+
+TRAIN = """
+import torch
+from metarl import Config, Learner, UsageError
+config = Config(family="envs:Navigation2D-v0", outer="sign", sign_step=0.5, meta_batch_size=2,
+                episodes=2, horizon=3, device="cpu")
+learner = Learner(config)
+before = learner.parameters
+learner.iterate()
+print(sorted({round(float(x), 4) for n, p in learner.parameters.items()
+              for x in (p - before[n]).abs().flatten()}))
+for wrong in ({"inner_steps": 3}, {"sign_step": 0.0}):
+    try:
+        Config(**{"family": "x", "outer": "sign", **wrong})
+    except UsageError as error:
+        print(error)
+"""
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Where an installed package announces the outer loop `sign`."""
+    (tmp_path / "sign_step.py").write_text(SOURCE)
+    info = tmp_path / "sign_step-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sign-step\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[metarl.outer_loops]\nsign = sign_step:SignStep\n")
+    return tmp_path
+
+
+def run(site, *arguments):
+    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path}
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment
+    )
+
+
+def test_another_packages_outer_loop_trains_with_an_option_of_its_own(site):
+    result = run(site, "-c", TRAIN)
+    assert result.returncode == 0, result.stderr
+    steps, contradiction, range_error = result.stdout.splitlines()
+    assert steps in ("[0.5]", "[0.0, 0.5]")  # 0 where a unit has no gradient
+    assert contradiction == "--inner-steps 3 must be below 3"
+    assert range_error == "--sign-step 0.0 must be a number above 0"
+
+
+def test_its_option_is_on_the_command_line(site):
+    result = run(site, "-m", "metarl", "train", "--help")
+    assert "--sign-step" in result.stdout
+    assert "Length of the step of each parameter" in result.stdout
+
+
+def test_an_entry_point_that_is_no_outer_loop_is_one_line(site):
+    entry = "[metarl.outer_loops]\nsign = sign_step:SignOptions\n"
+    (site / "sign_step-1.0.dist-info" / "entry_points.txt").write_text(entry)
+    result = run(site, "-m", "metarl", "train", "--help")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: outer loop sign = sign_step:SignOptions must be")
+
+
+def test_the_options_of_every_loop_are_options_of_a_run():
+    config = Config(family="x")
+    assert isinstance(config, OuterOptions)
+    for loop in OUTER_LOOPS.values():
+        assert isinstance(config, loop.Options)
+        for field in dataclasses.fields(loop.Options):
+            assert getattr(config, field.name) == field.default
+
+
+def test_two_loops_cannot_declare_the_same_option():
+    first, second = (
+        dataclasses.make_dataclass(name, [("size", float, 1.0)], frozen=True, kw_only=True)
+        for name in ("First", "Second")
+    )
+    with pytest.raises(UsageError, match="option size is declared by First and by Second"):
+        composed([first, second])
+    assert [f.name for f in dataclasses.fields(composed([first, first]))] == ["size"]
