@@ -72,7 +72,8 @@ def run(arguments: Sequence[str]) -> None:
         _print_summary(evaluation)
         print()
     if "train_test_gap" in data:
-        print(f"train less test after {steps} steps: {data['train_test_gap'][-1]:.3g}")
+        gap = data["train_test_gap"][-1]
+        print(f"mean return on train tasks minus that on test tasks after {steps} steps: {gap:.3g}")
     learner.close()
     print(f"wrote {options.run / EVALUATION}; figures are in TensorBoard")
 

@@ -85,7 +85,7 @@ class RunFolder:
             UsageError: a sink cannot begin the run; the folder is not changed.
 
         """
-        # The sinks come first, because W&B copies only from a writer that is made later.
+        # The sinks come first, because W&B copies only from writers that are created later.
         self._sinks.open(config["config"].get("sinks", ()), self.path, config["config"])
         replace_durably(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
         kept = [m for m in self.read_metrics() if m["iteration"] <= iteration]

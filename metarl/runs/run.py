@@ -248,7 +248,7 @@ def _git_commit() -> str | None:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != package.parent:
             return None
-        git("ls-files", "--error-unmatch", "__init__.py")  # fails if it is not tracked there
+        git("ls-files", "--error-unmatch", "__init__.py")  # fails if it is not tracked
         return git("describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.CalledProcessError):
         return None

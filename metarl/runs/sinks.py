@@ -34,7 +34,7 @@ class WandbSink:
     def __init__(
         self, wandb: ModuleType, run_id: str | None, folder: Path, options: Mapping[str, object]
     ):
-        """Begins a run, or continues `run_id`; it must precede the TensorBoard writer."""
+        """Begins a run, or continues `run_id`; call it before the TensorBoard writer is created."""
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "metarl"),
             name=str(folder),
@@ -79,7 +79,7 @@ SINKS: dict[str, Callable[[ModuleType, str | None, Path, Mapping[str, object]], 
     "wandb": WandbSink,
     "mlflow": MLflowSink,
 }
-"""The sinks by name, which is also that of the package and of the extra that installs it."""
+"""The sinks by name; their packages, and the extras that install these, have the same names."""
 
 
 def check_sinks(names: Iterable[str]) -> None:

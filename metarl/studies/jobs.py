@@ -61,9 +61,8 @@ def run_jobs(
                 process.join()
                 codes[job] = process.exitcode or 0
                 _say(job, ("stopped" if received else "failed") if codes[job] else "finished")
-            while forwarded < len(
-                received
-            ):  # not in the handler, which may interrupt the start of a job
+            # Forwarded here, not in the handler, which may interrupt the start of a job.
+            while forwarded < len(received):
                 forwarded += 1
                 for process, _ in running.values():
                     process.terminate()  # the run then ends with a checkpoint
