@@ -24,7 +24,7 @@ GOOD = {"goal": [0.5, -0.5], "arm": 2}
         ({"goal": [0.5, np.nan]}, r"task parameter goal = nan is outside \[-1, 1\]"),
         ({"arm": 0}, "task parameter arm = 0 is outside 1 to 3"),
         ({"goal": 0.5}, r"task parameter goal has shape \(\), not \(2,\)"),
-        ({"mass": 1.0}, r"task has parameters \['arm', 'goal', 'mass'\], the space"),
+        ({"mass": 1.0}, r"task has parameters \['arm', 'goal', 'mass'\], but its space"),
     ],
 )
 def test_a_task_outside_its_space_is_an_error(change, message):

@@ -84,7 +84,8 @@ class ProcessEnvironments:
         self._start(make, min(processes, num_envs))
         self._gather("start", START_TIMEOUT)
 
-        processes = min(processes, num_envs)
+    def _start(self, make: Callable[[], gymnasium.Env], processes: int) -> None:
+        """Starts the workers, each with its part of the environments and the shared memory."""
         layout = self._layout(processes)
         memory = _allocated(layout)
         self._shared = _arrays(memory, layout)
@@ -97,7 +98,6 @@ class ProcessEnvironments:
             except Exception:  # as where `make` does not pickle
                 self._finalizer()
                 raise
-        self._gather("start", START_TIMEOUT)
 
     def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
         """Starts an episode in each, under its task; first observations: [n, ...]."""

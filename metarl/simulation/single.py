@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl.simulation.physics import Physics
-from metarl.support.types import Json
 from metarl.tasks.declaration import DeclaredFamily
 from metarl.tasks.task import Task, stack_tasks, validate_tasks
 

@@ -21,6 +21,7 @@ from typing import (
     ClassVar,
     Literal,
     Protocol,
+    TypeAlias,
     TypeVar,
     Union,
     get_args,
@@ -46,7 +47,7 @@ class Fields(Protocol):
         """The array of a field that the family declares, as in `state.qpos`: [..., *shape]."""
 
 
-States = Array | Fields
+States: TypeAlias = Array | Fields
 """Arrays [..., state] in families with dynamics of their own, fields in those on MuJoCo models."""
 
 F = TypeVar("F", bound="DeclaredFamily")

@@ -36,7 +36,12 @@ from metarl.support.errors import UsageError
 from metarl.support.modules import import_module_here
 from metarl.support.randomness import RandomKey, Use
 from metarl.support.types import Json
-from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, parse_value
+from metarl.tasks.declaration import (
+    DeclaredFamily,
+    DynamicsFamily,
+    load_declaration,
+    parse_value,
+)
 from metarl.tasks.distributions import TaskDistribution
 from metarl.tasks.task import (
     Task,
@@ -149,7 +154,7 @@ class TaskFamily:
     @property
     def declaration(self) -> DeclaredFamily | None:
         """The declaration behind the environment; None if the family is not a declared one."""
-        return _of_type(self.task_env, "family", DeclaredFamily)
+        return self._registered or _of_type(self.task_env, "family", DeclaredFamily)
 
     @property
     def distribution(self) -> TaskDistribution:
@@ -307,20 +312,6 @@ def place_of(error: BaseException) -> str:
     return f"{place.filename}:{place.lineno}"
 
 
-def import_family_module(module: str) -> None:
-    """Imports a module of families; like `python -m`, looks in the working folder as well."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if not f"{module}.".startswith(f"{error.name}."):
-            raise  # one of its own imports
-        raise UsageError(
-            f"there is no module {module} here or among the installed packages"
-        ) from None
-
-
 def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
     """Gymnasium's entry for `Id` or `module:Id`; the module is imported first.
 
@@ -386,7 +377,7 @@ def _import_or_shipped(module: str, name: str) -> None:
         try:
             import_module_here(".".join((SHIPPED, *rest)))
         except UsageError:
-            import_family_module(module)  # report its error, or that it lacks the family
+            import_module_here(module)  # report its error, or that it lacks the family
 
 
 def _of_type(env: TaskEnv, name: str, kind: type[T]) -> T | None:

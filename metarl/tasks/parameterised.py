@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl.support.errors import UsageError
-from metarl.support.types import Env, Json
 from metarl.tasks.distributions import (
     Choice,
     Distribution,
