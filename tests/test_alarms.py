@@ -81,6 +81,6 @@ def test_an_alarm_is_told_once_and_not_again_by_a_resumed_run(tmp_path, capsys, 
         run_dir=tmp_path,
     )
     train(config)
-    assert capsys.readouterr().out.count("all but stopped exploring") == 1
+    assert capsys.readouterr().out.count("hardly explores any more") == 1
     train(dataclasses.replace(config, iterations=14, resume=True))
-    assert "all but stopped exploring" not in capsys.readouterr().out
+    assert "hardly explores any more" not in capsys.readouterr().out

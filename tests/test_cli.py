@@ -73,6 +73,7 @@ def failure(capsys, *arguments):
             ["--family", DIR, "--algorithm", "reptile", "--step-sizes", "per_layer"],
             ["no gradient for --step-sizes per_layer"],
         ),
+        (["--learner", "few_shot"], ["--learner few_shot does not train on task families"]),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(capsys, arguments, parts):
@@ -214,7 +215,9 @@ def test_metarl_train_is_the_same_thing(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["trian"])
     error = capsys.readouterr().err
-    assert error.startswith("error: metarl has no command trian; it has train, evaluate, adapt")
+    assert error.startswith(
+        "error: metarl has no command trian; the commands are train, evaluate, adapt"
+    )
 
 
 OWN_FAMILY = '''

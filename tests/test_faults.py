@@ -163,7 +163,9 @@ def test_the_traceback_is_shown_if_it_is_asked_for(capsys, monkeypatch):
 
 def test_a_run_without_a_learner_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text('{"config": {"family": "envs:Navigation2D-v0"}}')
-    with pytest.raises(UsageError, match="names no learner, as an earlier version wrote it: add"):
+    with pytest.raises(
+        UsageError, match="names no learner, because an earlier version wrote it: add"
+    ):
         load(tmp_path)
 
 

@@ -64,9 +64,18 @@ def test_the_command_writes_a_mujoco_family_that_trains_as_it_says(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["Reach", "--warp"], "metarl new-family has no option --warp; it has --mujoco"),
-        (["--mujoco"], "metarl new-family NAME [--mujoco]: give one name, as in PushToGoal"),
-        (["Reach", "Push"], "metarl new-family NAME [--mujoco]: give one name, as in PushToGoal"),
+        (
+            ["Reach", "--warp"],
+            "metarl new-family has no option --warp; its only option is --mujoco",
+        ),
+        (
+            ["--mujoco"],
+            "metarl new-family NAME [--mujoco] needs exactly one name, as in PushToGoal",
+        ),
+        (
+            ["Reach", "Push"],
+            "metarl new-family NAME [--mujoco] needs exactly one name, as in PushToGoal",
+        ),
     ],
 )
 def test_a_wrong_command_is_one_line(arguments, message, tmp_path):

@@ -215,8 +215,8 @@ def without_test_split(tmp_path):
     ("make", "message"),
     [
         (lambda _: [], "metarl plot RUN"),
-        (lambda path: [path / "none"], "/none is no run folder: it has no config.json"),
-        (few_shot, "/digits is not the run of a policy: it has no returns to draw"),
+        (lambda path: [path / "none"], "/none is not a run folder: it has no config.json"),
+        (few_shot, "/digits is not a run on a task family: it has no returns to draw"),
         (
             unequal,
             "evaluations of promp, Hill-v0 differ in [steps + 1, tasks]: {0}/one (2, 2), "

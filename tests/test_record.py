@@ -46,7 +46,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, dam
     assert checkpoint.load_newest(tmp_path)["iteration"] == 7
     assert "000008" in caplog.text
     shutil.rmtree(tmp_path / "000007")
-    with pytest.raises(UsageError, match=r"no checkpoint in .* is whole"):
+    with pytest.raises(UsageError, match=r"no checkpoint in .* is intact"):
         checkpoint.load_newest(tmp_path)
 
 

@@ -162,8 +162,8 @@ def test_adaptation_outside_the_training_range_with_a_video(run, tmp_path, capsy
     out = ["--out", str(tmp_path / "p")]
     main(["adapt", str(run), "--task", "goal=.7,.7", "--steps", "1", "--video", str(video), *out])
     output = capsys.readouterr().out
-    assert "left before, right after" in output
-    assert "beyond the range of training: goal" in output
+    assert "left before adaptation, right after" in output
+    assert "outside the training range: goal" in output
     if suffix == "mp4":
         assert imageio_ffmpeg.count_frames_and_secs(str(video))[0] == 7
         return
@@ -180,10 +180,10 @@ def test_a_better_earlier_step_is_told(run, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(metarl.Learner, "adapt", given)
     main(["adapt", str(run), "--steps", "3", "--out", str(tmp_path)])
-    assert "step 1 was better than the last: --steps 1 writes" in capsys.readouterr().out
+    assert "step 1 has a higher return than the last: --steps 1 exports" in capsys.readouterr().out
     episode_returns[1] = [-9.0, 3.1]  # as good on average, but who knows
     main(["adapt", str(run), "--steps", "3", "--out", str(tmp_path)])
-    assert "was better" not in capsys.readouterr().out
+    assert "higher return" not in capsys.readouterr().out
 
 
 def test_the_video_shows_the_policy_that_is_written(run, tmp_path, monkeypatch):
@@ -231,7 +231,7 @@ def test_adapting_to_an_environment_without_a_task(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "nowhere"], "nowhere is no run folder: it has no config.json"),
+        (["evaluate", "nowhere"], "nowhere is not a run folder: it has no config.json"),
         (["evaluate", "RUN", "--splits", "far"], "has no split far; it has train, test, beyond"),
         (["evaluate", "RUN", "--tasks", "0"], "--tasks 0 must be at least 1"),
         (["evaluate", "RUN", "--clips", "-1"], "--clips -1 must be at least 0"),

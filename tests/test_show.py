@@ -73,7 +73,7 @@ def test_a_mujoco_family_is_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("envs:TabularMDP-v0", "envs:TabularMDP-v0 has no picture to show"),
+        ("envs:TabularMDP-v0", "envs:TabularMDP-v0 cannot be shown"),
         ("envs:Navigation2D-v0 --out clip.avi", "--out clip.avi must end in .mp4, .gif or .png"),
         ("faulty_families:Line-v0", "has no render mode rgb_array"),
     ],

@@ -180,7 +180,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number):
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "--resume goes on from there" in output
+    assert "--resume continues from there" in output
     done = len(metrics_of(tmp_path))
     assert load_newest(tmp_path / "checkpoints")["iteration"] == done
 

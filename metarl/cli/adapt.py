@@ -24,29 +24,29 @@ from metarl.tasks.task import Task, parse_task, select_tasks
 
 @dataclass(frozen=True)
 class _Adapt:
-    """Adapt a run's policy to one task, and write it in forms that run without metarl."""
+    """Adapt a run's policy to one task and export it in formats that run without metarl."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
     task: tuple[str, ...] = ()
-    """The task's parameters, as in velocity=1.5 or goal=0.3,-0.2; those not given are drawn."""
+    """Parameters of the task, as in velocity=1.5 or goal=0.3,-0.2; the others are random."""
     env: str | None = None
-    """A Gymnasium environment id in place of the family: adapts to it, which has no task."""
+    """Id of a Gymnasium environment without a task: the policy adapts to it, not to the family."""
     steps: int = 1
-    """Inner steps; episodes of experience, for rl2."""
+    """Inner steps; for rl2, episodes of experience."""
     test_later_lr: float | None = None
-    """Steps after the first have this times the step size; that of the run if not given."""
+    """Factor on the step size of all inner steps after the first; by default that of the run."""
     out: Path | None = None
-    """Folder of the adapted policy; one that the task, steps and seed name, in `adapted` of the run
-    folder, if not given."""
+    """Folder for the adapted policy; by default a folder in RUN/adapted named after the task, the
+    steps and the seed."""
     video: Path | None = None
-    """An episode before and after, side by side: .mp4, .gif, or frames as .png."""
+    """Clip of an episode before and after adaptation: .mp4, .gif, or some frames as .png."""
     seed: int = 1
-    """Determines the random numbers."""
+    """Seed of the random numbers."""
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Adapts to a task."""
+    """Adapts a run's policy to a task and exports it."""
     options = parse(_Adapt, arguments, _Adapt.__doc__, command="adapt")
     at_least("--steps", options.steps, 0)
     at_least("--seed", options.seed, 0)
@@ -56,11 +56,11 @@ def run(arguments: Sequence[str]) -> None:
     learner = load_meta_learner(options.run, options.test_later_lr)
     if not learner.adapts:
         raise UsageError(
-            f"{options.run} is the run of an oracle, which sees its task: nothing to adapt"
+            f"{options.run} is the run of an oracle, which sees the task: it has nothing to adapt"
         )
     if options.env is not None:
         if options.task:
-            raise UsageError(f"--env {options.env} has no task: leave --task out")
+            raise UsageError(f"--env {options.env} has no task: omit --task")
         learner = learner.on(single_task_family(options.env, learner.config.horizon))
     task = _task(learner, options)
     adapted = learner.adapt(task, options.steps, options.seed)
@@ -79,24 +79,24 @@ def run(arguments: Sequence[str]) -> None:
     if options.video is not None:
         clip = clip_before_and_after(learner, task, options.steps, options.seed)
         write_clip(clip, options.video)
-        print(f"wrote {options.video}: left before, right after adaptation")
+        print(f"wrote {options.video}: left before adaptation, right after")
     learner.close()
 
 
 def _task(learner: MetaLearner, options: _Adapt) -> Task:
-    """The task that is given; parameters that are not given are drawn."""
+    """The task of --task; parameters that it does not set are drawn from the test split."""
     family = learner.family
     key = RandomKey(options.seed, Phase.ADAPTATION)
     drawn = select_tasks(family.sample_tasks(1, key, "test"), 0)
     task = parse_task(family.task_space, options.task, drawn)
     distributions = family.distribution.parameters
     if beyond := [name for name, d in distributions.items() if not d.holds(task[name])]:
-        print(f"beyond the range of training: {', '.join(beyond)}")
+        print(f"outside the training range: {', '.join(beyond)}")
     return task
 
 
 def _print_returns(adapted: Adapted, title: str) -> None:
-    """A table of the returns after each inner step, and a word where a step was better."""
+    """Prints the return after each inner step, and a hint if an earlier step has a higher one."""
     table = Table("step", "episodes", "return", box=None, title=title, title_justify="left")
     returns, number = np.array(adapted.returns), adapted.episode_returns.shape[1]
     errors = np.zeros(len(returns))
@@ -108,9 +108,9 @@ def _print_returns(adapted: Adapted, title: str) -> None:
     Console().print(table)
     best = int(np.argmax(returns))
     if number > 1 and returns[best] - errors[best] > returns[-1] + errors[-1]:
-        print(f"step {best} was better than the last: --steps {best} writes its policy")
+        print(f"step {best} has a higher return than the last: --steps {best} exports its policy")
     print(
         f"adapted with {adapted.env_steps:,} environment steps"
-        + ("; ± is the 95 % interval over this adaptation's episodes" if number > 1 else "")
-        + "; another --seed adapts again"
+        + ("; ± gives the 95 % interval over the episodes of this adaptation" if number > 1 else "")
+        + "; another --seed repeats the adaptation with other random numbers"
     )

@@ -1,4 +1,4 @@
-"""`metarl algorithms`."""
+"""`metarl algorithms`: lists the named algorithms."""
 
 from collections.abc import Sequence
 
@@ -14,6 +14,8 @@ def run(_: Sequence[str]) -> None:
     for name, algorithm in (ALGORITHMS | CONTROLS).items():
         table.add_row(name, algorithm.summary, algorithm.source)
     table.add_row(
-        RL2, "a recurrent policy, of metarl compare", "Duan et al. 2016, arXiv 1611.02779"
+        RL2,
+        "a recurrent policy (--learner rl2), a control of metarl compare",
+        "Duan et al. 2016, arXiv 1611.02779",
     )
     Console().print(table)

@@ -1,4 +1,4 @@
-"""`metarl check`."""
+"""`metarl check`: checks families for what training relies on."""
 
 import sys
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from metarl.tasks.family import make_family
 
 
 def run(names: Sequence[str]) -> None:
-    """Checks families, each in a table; exits with status 1 if one has a fault."""
+    """Checks families and prints a table for each; exits with status 1 if one has a fault."""
     if not names:
-        raise UsageError("metarl check FAMILY ...: name a family, as in envs:Navigation2D-v0")
+        raise UsageError("metarl check needs a family, as in metarl check envs:Navigation2D-v0")
     faults = 0
     for name in names:
         table = Table("", "check", "found", box=None, title=name, title_justify="left")

@@ -1,4 +1,4 @@
-"""`metarl compare`."""
+"""`metarl compare`: compares algorithms and controls on one family."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from metarl.studies.comparison import Comparison, compare, table_rows
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Compares algorithms and controls."""
+    """Compares algorithms and controls, and prints a table of their returns."""
     options = parse(Comparison, arguments, Comparison.__doc__, command="compare")
     lines = compare(options)
     rows = table_rows(lines)
@@ -24,6 +24,6 @@ def run(arguments: Sequence[str]) -> None:
     )
     Console(width=max(Console().width, 140)).print(table)
     print(
-        f"wrote {options.folder}/comparison.png, .pdf and .csv; tensorboard --logdir "
+        f"wrote {options.folder}/comparison.png, .pdf and .csv; next: tensorboard --logdir "
         f"{options.folder}"
     )

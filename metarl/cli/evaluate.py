@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tyro
@@ -28,34 +27,34 @@ from metarl.support.options import at_least
 from metarl.tasks.task import select_tasks
 
 WORST = 3
-"""Tasks that are named for their low returns, and for their small gains."""
+"""Number of tasks that are listed for their low returns, and for their small gains."""
 
 
 @dataclass(frozen=True)
 class _Evaluate:
-    """A run's policy on held-out tasks, in a table, in TensorBoard and in evaluation.json."""
+    """Evaluate a run's policy on held-out tasks: a table, TensorBoard and evaluation.json."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
     splits: tuple[str, ...] = ()
-    """Splits to look at; test, train and beyond if none is named."""
+    """Splits to evaluate; by default test, train and beyond, where the family has them."""
     tasks: int = 40
     """Tasks of each split."""
     steps: int | None = None
-    """Inner steps; those of training if not given."""
+    """Inner steps; by default as many as in training."""
     adaptations: int = 3
-    """Adaptations to each task, each from its own rollouts: a single one may have been lucky."""
+    """Independent adaptations to each task, whose returns are averaged."""
     test_later_lr: float | None = None
-    """Steps after the first have this times the step size; that of the run if not given."""
+    """Factor on the step size of all inner steps after the first; by default that of the run."""
     clips: int = 0
-    """Tasks of the first split, those with the lowest returns, that are shown in moving pictures,
-    before and after."""
+    """Number of clips in TensorBoard: each shows a task of the first split before and after
+    adaptation, beginning with the task of the lowest return."""
     threads: int = 0
-    """Threads; 0 is one for each core."""
+    """Threads; 0 uses one per core."""
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Evaluates a run."""
+    """Evaluates a run and prints a table for each split."""
     options = parse(_Evaluate, arguments, _Evaluate.__doc__, command="evaluate")
     at_least("--tasks", options.tasks, 1)
     at_least("--adaptations", options.adaptations, 1)
@@ -73,16 +72,17 @@ def run(arguments: Sequence[str]) -> None:
         _print_summary(evaluation)
         print()
     if "train_test_gap" in data:
-        print(f"train less test after {steps} steps: {data['train_test_gap'][-1]:.3g}")
+        gap = data["train_test_gap"][-1]
+        print(f"mean return on train tasks minus that on test tasks after {steps} steps: {gap:.3g}")
     learner.close()
     print(f"wrote {options.run / EVALUATION}; figures are in TensorBoard")
 
 
-def load_meta_learner(run: Path, test_later_lr: float | None, **changes: Any) -> MetaLearner:
-    """The learner of the run of a task family, with the step sizes that are asked for.
+def load_meta_learner(run: Path, test_later_lr: float | None, **changes: object) -> MetaLearner:
+    """Loads the learner of a run on a task family, with another `test_later_lr` if one is given.
 
     Raises:
-        UsageError: the run has no inner step size, or is not of a task family.
+        UsageError: the run has no inner step size, or it is not on a task family.
 
     """
     if test_later_lr is not None:
@@ -91,16 +91,16 @@ def load_meta_learner(run: Path, test_later_lr: float | None, **changes: Any) ->
         changes["test_later_lr"] = test_later_lr
     learner = load(run, **changes)
     if not isinstance(learner, MetaLearner):
-        raise UsageError(f"{run} is not the run of a policy on a task family")
+        raise UsageError(f"{run} is not a run on a task family")
     return learner
 
 
 def _print_summary(evaluation: Evaluation) -> None:
-    """A table of one split: what each step costs, aggregates with intervals, and who is hurt."""
+    """Prints a table of one split: cost, aggregate returns and share of worse tasks by step."""
     data = evaluation.summary()
     title = (
-        f"{evaluation.split}: {len(data['tasks'])} tasks, 95 % intervals over tasks; gain is over "
-        "step 0, hurt the share that ends below it"
+        f"{evaluation.split}: {len(data['tasks'])} tasks, 95 % intervals over tasks; gain is the "
+        "change since step 0, hurt the share of tasks with a lower return than at step 0"
     )
     success = evaluation.success is not None
     columns = ("step", "episodes", "env steps", "mean", "median", "IQM", "gain", "hurt")
@@ -116,7 +116,7 @@ def _print_summary(evaluation: Evaluation) -> None:
 
 
 def _print_worst(evaluation: Evaluation) -> None:
-    """The tasks with the lowest returns in the end, and those that gain least."""
+    """Prints the tasks with the lowest final returns, and those with the smallest gains."""
     steps, after = len(evaluation.returns) - 1, evaluation.returns[-1]
     gain = after - evaluation.returns[0]
     table = Table("", "task", "before", f"after {steps}", box=None)
@@ -135,7 +135,7 @@ def _print_worst(evaluation: Evaluation) -> None:
 
 
 def print_evaluation(evaluation: Evaluation, title: str = "") -> None:
-    """A table of means and intervals after each inner step, for each group of tasks."""
+    """Prints the mean and its interval after each inner step, for each group of tasks."""
     metrics = evaluation.metrics()
     names = [name.removesuffix("/step_0/mean") for name in metrics if name.endswith("step_0/mean")]
     table = Table("step", *names, box=None, title=title, title_justify="left")

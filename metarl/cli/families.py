@@ -1,4 +1,4 @@
-"""`metarl families`."""
+"""`metarl families`: lists the task families."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from metarl.tasks.distributions import Ball, Distribution, Uniform
 from metarl.tasks.family import TaskFamily, registered_families
 
 WIDE = 120
-"""Columns of the table at least: a narrower terminal wraps its lines."""
+"""Smallest width of the table, in columns."""
 
 
 def run(modules: Sequence[str]) -> None:

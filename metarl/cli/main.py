@@ -1,4 +1,4 @@
-"""The `metarl` command: finds the file of a subcommand, which is imported when it is called."""
+"""The `metarl` command, which imports the file of a subcommand only to run it."""
 
 import importlib
 import sys
@@ -13,33 +13,39 @@ HELP = {"-h", "--help"}
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: its file in `metarl.cli`, and what --help says of it."""
+    """A subcommand: its file in `metarl.cli`, and its line in --help."""
 
     module: str
     arguments: str
     summary: str
     has_options: bool = True
-    """Whether its own --help lists options; else that is its line in the list."""
+    """Whether it parses its own --help; otherwise --help prints its line of the list."""
 
 
 COMMANDS = {
-    "train": Command("train", "--family FAMILY", "train a policy that adapts, in a run folder"),
-    "evaluate": Command("evaluate", "RUN", "returns on held-out tasks after each inner step"),
+    "train": Command(
+        "train", "--family FAMILY", "train a policy that adapts, and record it in a run folder"
+    ),
+    "evaluate": Command(
+        "evaluate", "RUN", "measure returns on held-out tasks after each inner step"
+    ),
     "adapt": Command("adapt", "RUN", "adapt the policy to one task and export it"),
     "compare": Command(
         "compare",
         "--family FAMILY",
         "compare algorithms and controls at equal environment steps",
     ),
-    "plot": Command("plot", "RUN ...", "draw figures of runs, and write their numbers"),
+    "plot": Command("plot", "RUN ...", "draw figures of runs, and write their numbers to a .csv"),
     "families": Command("families", "[MODULE ...]", "list the task families", False),
     "algorithms": Command("algorithms", "", "list the named algorithms with their papers", False),
-    "show": Command("show", "FAMILY", "draw a clip of a family under random actions"),
-    "check": Command("check", "FAMILY ...", "check what training relies on in a family", False),
+    "show": Command("show", "FAMILY", "record a clip of a family under random actions"),
+    "check": Command(
+        "check", "FAMILY ...", "check that a family meets the requirements of training", False
+    ),
     "new-family": Command(
         "new_family",
         "NAME [--mujoco]",
-        "write a starter family and its test; with --mujoco on a MuJoCo model",
+        "write a new family and its test to start from; --mujoco: on a MuJoCo model",
         False,
     ),
 }
@@ -50,13 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ("--help",)
     with one_line_errors():
         if name in HELP:
-            print("usage: metarl COMMAND ...; its --help has its options, FAMILY is MODULE:ID\n")
+            print(
+                "usage: metarl COMMAND ...   (FAMILY is MODULE:ID; COMMAND --help lists options)\n"
+            )
             print("\n".join(map(_usage, COMMANDS)))
             return
         if name not in COMMANDS:
             known = ", ".join(COMMANDS)
             raise UsageError(
-                f"metarl has no command {name}; it has {known}{nearest(name, COMMANDS)}"
+                f"metarl has no command {name}; the commands are {known}{nearest(name, COMMANDS)}"
             )
         command = COMMANDS[name]
         if not command.has_options and HELP & set(rest):

@@ -1,4 +1,4 @@
-"""`metarl new-family`."""
+"""`metarl new-family`: writes a new family to start from."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,15 +8,19 @@ from metarl.tasks.starter import write_family
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Writes starter files and their test into the working folder."""
+    """Writes the files of a new family and its test to the working folder."""
     names = [argument for argument in arguments if not argument.startswith("-")]
     for option in arguments:
         if option.startswith("-") and option != "--mujoco":
-            raise UsageError(f"metarl new-family has no option {option}; it has --mujoco")
+            raise UsageError(
+                f"metarl new-family has no option {option}; its only option is --mujoco"
+            )
     if len(names) != 1:
-        raise UsageError("metarl new-family NAME [--mujoco]: give one name, as in PushToGoal")
+        raise UsageError(
+            "metarl new-family NAME [--mujoco] needs exactly one name, as in PushToGoal"
+        )
     *files, test = write_family(names[0], Path(), mujoco="--mujoco" in arguments)
     family = f"{files[0].stem}:{names[0]}-v0"
-    print(f"wrote {', '.join(map(str, files))} and {test}; next, make them yours, and")
+    print(f"wrote {', '.join(map(str, files))} and {test}; edit them, then run")
     print(f"  metarl check {family}")
     print(f"  metarl train --family {family}")

@@ -1,4 +1,4 @@
-"""`metarl plot`."""
+"""`metarl plot`: draws figures of runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from metarl.support.errors import UsageError
 
 @dataclass(frozen=True)
 class _Plot:
-    """Figures of runs, those that differ in their seeds together: .png, .pdf, and a .csv."""
+    """Draw figures of runs, with one line for all runs that differ only in their seeds."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders; `metarl evaluate` gives them the curve over inner steps."""
+    """Run folders; the curve over inner steps needs a `metarl evaluate` of each run."""
     out: Path = Path("curves")
-    """The files' name without an ending."""
+    """Name of the files without the suffix."""
     title: str = ""
-    """Above the figure."""
+    """Title of the figure."""
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Draws runs."""
+    """Draws figures of runs."""
     options = parse(_Plot, arguments, _Plot.__doc__, command="plot")
     if not options.runs:
-        raise UsageError("metarl plot RUN ...: name a run folder")
+        raise UsageError("metarl plot needs a run folder: metarl plot RUN ...")
     lines = group([read_run(path) for path in options.runs])
     paths = write_figures(lines, options.out, options.title)
     print(f"wrote {', '.join(map(str, paths))}")

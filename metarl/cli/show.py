@@ -1,4 +1,4 @@
-"""`metarl show`."""
+"""`metarl show`: records a clip of a family."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from metarl.tasks.task import parse_task, select_tasks
 
 @dataclass(frozen=True)
 class Show:
-    """A short clip of a family under random actions, for a look."""
+    """Record a short clip of a family under random actions."""
 
     family: tyro.conf.Positional[str]
     """Task family, MODULE:ID."""
     task: tuple[str, ...] = ()
-    """Parameters of the task, as in velocity=1.5 or goal=0.3,-0.2; others are drawn."""
+    """Parameters of the task, as in velocity=1.5 or goal=0.3,-0.2; the others are random."""
     out: Path | None = None
-    """A moving .gif, or a strip of frames as .png; <family>.gif if not given."""
+    """The file: .mp4, .gif, or some of the frames side by side as .png; by default FAMILY.gif."""
     steps: int = 100
-    """Steps of the clip, if the episode lasts."""
+    """Largest number of steps; the clip ends with the episode."""
     seed: int = 0
-    """Names the random numbers."""
+    """Seed of the random numbers."""
 
 
 def run(arguments: Sequence[str]) -> None:

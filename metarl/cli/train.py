@@ -22,7 +22,7 @@ from metarl.support.errors import UsageError
 
 @dataclass(frozen=True)
 class _Choices:
-    """The options on which the defaults of the others depend."""
+    """The options that determine the defaults of the others."""
 
     learner: str | None = None
     algorithm: str | None = None
@@ -41,10 +41,10 @@ def run_experiment(
     arguments: Sequence[str] | None = None,
     command: str | None = None,
 ) -> BaseLearner:
-    """The main function of an experiment: options over `default`, then training.
+    """The main function of an experiment: parses the command line over `default` and trains.
 
-    Exits with status 2 and one line where the command line is at fault; its usage names the
-    `command` of metarl, or the script.
+    A wrong command line ends the program with one line and exit status 2. The usage names
+    `command`, a subcommand of metarl, or the script if it is not given.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     with one_line_errors():
@@ -63,15 +63,18 @@ def _parse(
 ) -> RunConfig:
     choices = peek(_Choices, arguments)
     if choices.resume and choices.run_dir and (choices.run_dir / CONFIG).exists():
-        # The options that are not given are those of the run.
+        # Options that are not given keep the values of the run.
         resumed = read_config(choices.run_dir)
         return parse(type(resumed), arguments, description, resumed, command)
     if default is None:
         learner = choices.learner or "maml"
         config_class = find_learner(learner).Config
         if not issubclass(config_class, FamilyRunConfig):
-            raise UsageError(f"--learner {learner} does not learn task families: run it in Python")
-        default = config_class(tyro.MISSING, learner=learner)
+            raise UsageError(
+                f"--learner {learner} does not train on task families: train it from a script, "
+                "as experiments/few_shot.py does"
+            )
+        default = config_class(family=tyro.MISSING, learner=learner)
     if choices.algorithm is not None and isinstance(default, MAMLConfig):
         preset = find_algorithm(choices.algorithm)
         default = dataclasses.replace(default, algorithm=choices.algorithm, **preset.options)

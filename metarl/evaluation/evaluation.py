@@ -14,30 +14,30 @@ from metarl.evaluation.statistics import (
 from metarl.support.types import Json
 
 EVALUATED_SPLITS = ("test", "train", "beyond")
-"""That `metarl evaluate` looks at, where the family has them."""
+"""Splits that `metarl evaluate` evaluates by default, where the family has them."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean returns of an evaluation's tasks."""
+    """Mean returns on tasks of a split, by inner step."""
 
     split: str
     tasks: dict[str, np.ndarray]  # [tasks, ...]
     returns: np.ndarray  # [steps + 1, tasks], means over episodes
-    seed: int = 0  # of the bootstrap
-    groups: tuple[str, ...] = ()  # task i belongs to group i modulo their number
-    success: np.ndarray | None = None  # [steps + 1, tasks], shares of episodes, if it is told
-    runs: int = 1  # the tasks are those of so many runs, as many each, one run after the other
-    episodes: int = 0  # of a task, that each step learns from
-    env_steps: np.ndarray | None = None  # [steps + 1], of a task, taken before step k is done
-    paths: Sequence[np.ndarray] | None = None  # [tasks, time, 2] in the plane, NaN after the end
-    adaptations: np.ndarray | None = None  # [steps + 1, tasks, n]: `returns` are means over n
+    seed: int = 0  # seed of the bootstrap
+    groups: tuple[str, ...] = ()  # task i belongs to group i mod len(groups)
+    success: np.ndarray | None = None  # [steps + 1, tasks], share of the episodes; None if unknown
+    runs: int = 1  # number of runs that `tasks` come from, equally many each, run by run
+    episodes: int = 0  # episodes per task that each step learns from
+    env_steps: np.ndarray | None = None  # [steps + 1], per task: those before step k is done
+    paths: Sequence[np.ndarray] | None = None  # each [tasks, time, 2]; NaN after the end
+    adaptations: np.ndarray | None = None  # [steps + 1, tasks, n]; `returns` are means over n
 
     def metrics(self) -> dict[str, float]:
-        """`<split>/step_k/mean`, `iqm`, and `low`, `high`: the 95 % interval of the mean.
+        """`<split>/step_k/mean`, `iqm`, and `low` and `high`, the 95 % interval of the mean.
 
-        With several groups also `<split>/<group>/step_k/mean` and the interval of each; where
-        success is told, `<split>/step_k/success`, its rate.
+        Several groups add the same for each, as `<split>/<group>/step_k/mean`. Where the success of
+        episodes is known, `<split>/step_k/success` is its rate.
         """
         metrics = _tagged(self.split, self.returns, self._resampled(self.returns.shape[1]))
         if self.success is not None:
@@ -51,9 +51,9 @@ class Evaluation:
         return metrics
 
     def summary(self) -> Json:
-        """What evaluation.json holds of a split: aggregates of each step, and every task.
+        """The entry of a split in evaluation.json: aggregates of each step, and every task.
 
-        The gain over step 0 has an interval of its own: it is that of the same tasks.
+        The interval of the gain over step 0 is that of differences between the same tasks.
         """
         resampled = self._resampled(self.returns.shape[1])
         steps = []
@@ -82,7 +82,7 @@ class Evaluation:
         return {"steps": steps, "tasks": tasks}
 
     def hurt(self, step: int) -> float:
-        """Share of the tasks whose mean return after `step` inner steps is below that before."""
+        """Share of the tasks whose mean return after `step` inner steps is below that at step 0."""
         return float((self.returns[step] < self.returns[0]).mean())
 
     def _resampled(self, tasks: int) -> np.ndarray:

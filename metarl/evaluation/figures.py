@@ -1,4 +1,4 @@
-"""Figures of an evaluation: adaptation curve, return against the task, ways in the plane."""
+"""Figures of an evaluation: the adaptation curve, returns by task, and trajectories."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from metarl.evaluation.evaluation import Evaluation
 
 MOST_PARAMETERS, MOST_PATHS = 4, 6
-"""Shown of a task's parameters, and of the tasks."""
+"""Largest numbers of task parameters and of trajectories that are shown."""
 COLOURS = {"test": "C0", "train": "C1", "beyond": "C2"}
 
 
 def evaluation_figures(evaluations: Sequence[Evaluation], measure: str) -> dict[str, Figure]:
-    """The figures by their TensorBoard tags; those of one split are of test, if it is there."""
+    """The figures by their TensorBoard tags; those of a single split show test if it is present."""
     first = next((e for e in evaluations if e.split == "test"), evaluations[0])
     figures = {"adaptation/curve": adaptation_figure(evaluations, measure)}
     if (by_task := task_figure(first, measure)) is not None:
@@ -24,7 +24,7 @@ def evaluation_figures(evaluations: Sequence[Evaluation], measure: str) -> dict[
 
 
 def adaptation_figure(evaluations: Sequence[Evaluation], measure: str) -> Figure:
-    """Mean over tasks after each inner step, with its 95 % interval, a line for each split."""
+    """The mean over tasks after each inner step with its 95 % interval; one line per split."""
     figure = Figure((6, 4), layout="constrained")
     axes = figure.subplots()
     for evaluation in evaluations:
@@ -49,10 +49,10 @@ def adaptation_figure(evaluations: Sequence[Evaluation], measure: str) -> Figure
 
 
 def task_figure(evaluation: Evaluation, measure: str) -> Figure | None:
-    """Before and after adaptation against each task parameter; None if none can be drawn.
+    """Returns before and after adaptation over each task parameter; None if none can be drawn.
 
-    A number is an axis. A place in the plane is a point, once coloured by the return after
-    adaptation and once by the gain.
+    A scalar parameter is the x axis. A parameter of two numbers is a point in the plane, in one
+    panel coloured by the return after adaptation and in another by the gain.
     """
     before, after = evaluation.returns[0], evaluation.returns[-1]
     last = f"after {len(evaluation.returns) - 1} steps"
@@ -86,15 +86,15 @@ def task_figure(evaluation: Evaluation, measure: str) -> Figure | None:
 
 
 def path_figure(evaluation: Evaluation) -> Figure:
-    """One episode of some tasks before and after adaptation, with the goal where there is one."""
+    """Trajectories of some tasks before and after adaptation, with the goal if there is one."""
     assert evaluation.paths is not None
     number = min(MOST_PATHS, evaluation.returns.shape[1])
     columns = min(number, 3)
     figure = Figure((3 * columns, 3 * -(-number // columns)), layout="constrained")
-    figure.suptitle(f"{evaluation.split} tasks, and their mean returns")
+    figure.suptitle(f"{evaluation.split} tasks and their mean returns")
     goals: Mapping[str, np.ndarray] = evaluation.tasks
     rows = -(-number // columns)
-    # On one scale, so that the eye can compare.
+    # All panels have the same scale, so that they can be compared.
     every = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
     for axes in every[number:]:
         axes.remove()

@@ -6,6 +6,7 @@ outer loops improve.
 """
 
 import copy
+import threading
 from collections.abc import Callable, Mapping
 
 import torch
@@ -34,10 +35,11 @@ def module_outputs(module: nn.Module, parameters: Mapping[str, Tensor], inputs: 
     the other.
     """
     own = {name: parameters[name] for name, _ in module.named_parameters()}
-    # `functional_call` puts the parameters into the module for the time of the call, so that
-    # threads cannot share it: each call has a copy, which shares the tensors.
-    tensors = [*module.parameters(), *module.buffers()]
-    module = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+    if threading.current_thread() is not threading.main_thread():
+        # `functional_call` puts the parameters into the module for the time of the call, so that
+        # threads cannot share it: each call has a copy, which shares the tensors.
+        tensors = [*module.parameters(), *module.buffers()]
+        module = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
     def of_task(of_own: Parameters, of_inputs: Tensor) -> Tensor:
         outputs: Tensor = functional_call(module, of_own, (of_inputs,))

@@ -43,7 +43,7 @@ class Categorical(NamedTuple):
     log_probs: Tensor  # [tasks, ..., actions], normalised
 
     def log_prob(self, actions: Tensor) -> Tensor:
-        """Log p(a): [tasks, ...]."""
+        """log p(a): [tasks, ...]."""
         return self.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
     def kl(self, other: "Distribution") -> Tensor:
@@ -52,7 +52,7 @@ class Categorical(NamedTuple):
         return (self.log_probs.exp() * (self.log_probs - other.log_probs)).sum(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Argmax (log p + g) for standard Gumbel noise g is distributed as p: [tasks, ...]."""
+        """argmax(log p + g), distributed as p for standard Gumbel noise g: [tasks, ...]."""
         return (self.log_probs + noise).argmax(-1)
 
     def mode(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""From a policy's actions to an environment's: units of the action range, and its bounds."""
+"""Conversion of a policy's actions to those of an environment."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -13,10 +13,10 @@ from metarl.support.types import Space
 
 @dataclass(frozen=True)
 class ActionUnits:
-    """a_env = clip(centre + factor · a, low, high), elementwise; None leaves actions as they are.
+    """a_env = clip(centre + factor · a, low, high), elementwise; None leaves actions unchanged.
 
-    ±`scale` of the policy covers a bounded range, so that a policy whose σ is 1 at first explores
-    with 1 / `scale` of half the range. A dimension without bounds has factor 1 and centre 0.
+    Policy actions from −scale to scale cover a bounded range, so that an initial σ of 1 explores
+    with 1 / scale of half the range. A dimension without bounds has factor 1 and centre 0.
     """
 
     bounds: tuple[Tensor, Tensor] | None  # low and high, [action]
@@ -25,7 +25,7 @@ class ActionUnits:
 
     @classmethod
     def of(cls, space: Space, scale: float) -> Self:
-        """The units of a space of actions; numbered actions have none."""
+        """The units of an action space; a discrete one leaves actions unchanged."""
         if not isinstance(space, gymnasium.spaces.Box):
             return cls(None)
         bounds = torch.from_numpy(space.low), torch.from_numpy(space.high)
@@ -35,7 +35,7 @@ class ActionUnits:
             factor = np.where(bounded, (high - low) / 2 / scale, 1.0).astype(np.float32)
             centre = np.where(bounded, (high + low) / 2, 0.0).astype(np.float32)
         if (factor == 1).all() and not centre.any():
-            return cls(bounds)  # the published families: the policy's units are the environment's
+            return cls(bounds)  # spares the published families two operations per step
         return cls(bounds, torch.from_numpy(factor), torch.from_numpy(centre))
 
     def to(self, device: torch.device) -> "ActionUnits":
@@ -46,7 +46,7 @@ class ActionUnits:
         return ActionUnits(bounds, self.factor.to(device), self.centre.to(device))
 
     def to_environment(self, actions: Tensor) -> Tensor:
-        """The environment's actions for those of the policy: [..., action] or numbers [...]."""
+        """Converts policy actions, [..., action] or discrete [...], to those of the environment."""
         if self.bounds is None:
             return actions
         if self.factor is not None and self.centre is not None:

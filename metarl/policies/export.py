@@ -1,4 +1,4 @@
-"""A policy to take away: plain weights, a description, and a program that runs without metarl."""
+"""Export of a policy: weights, a description, and a program that runs without metarl."""
 
 import json
 from abc import abstractmethod
@@ -20,34 +20,32 @@ from metarl.support.types import Space
 WEIGHTS, DESCRIPTION, PROGRAM = "policy.safetensors", "policy.json", "policy.pt2"
 LAYERS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
-Json = Mapping[str, object]
-
 
 class DeployedPolicy(nn.Module):
-    """The most likely action of an adapted policy, as a torch module that needs no metarl."""
+    """An adapted policy that takes its most likely action, as a torch module."""
 
     @abstractmethod
     def act(self, observation: np.ndarray, reward: float) -> int | np.ndarray:
-        """The action for one environment's observation; `reward` is that of the step before."""
+        """The action for an observation of one environment and the reward of the previous step."""
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
-        """What policy.safetensors holds."""
+        """The tensors of policy.safetensors."""
 
     @abstractmethod
     def description(self) -> dict[str, object]:
-        """What policy.json says of the weights, the observations and the actions."""
+        """The entries of policy.json on the weights, the observations and the actions."""
 
     @abstractmethod
     def example(self, rows: int) -> tuple[Tensor, ...]:
-        """Arguments of `forward` for `rows` environments, each with the rows first."""
+        """Arguments of `forward` for `rows` environments, each with a leading [rows] dimension."""
 
 
 class FeedforwardPolicy(DeployedPolicy):
     """A multilayer perceptron: `network` is a `Sequential` of `Linear` layers and activations.
 
-    A context (CAVIA) and normalised observations are part of the first layer, and the units of the
-    actions of the last one: observations and actions are the environment's own.
+    The first layer includes a context (CAVIA) and the normalisation of observations, and the last
+    layer includes the units of the actions: observations and actions are those of the environment.
     """
 
     low: Tensor
@@ -60,7 +58,7 @@ class FeedforwardPolicy(DeployedPolicy):
         action_space: Space,
         units: ActionUnits,
     ):
-        """`parameters`: of one task, without a task dimension."""
+        """`parameters` are those of one task, without a task dimension."""
         super().__init__()
         layers: list[nn.Module] = []
         last = len(policy.hidden_sizes)
@@ -88,7 +86,7 @@ class FeedforwardPolicy(DeployedPolicy):
             self.register_buffer("high", torch.from_numpy(action_space.high), persistent=False)
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Observations [n, observation] -> actions [n, action], or [n] where they are numbered."""
+        """Observations [n, observation] -> actions [n, action], or [n] if they are discrete."""
         outputs: Tensor = self.network(observations)
         return outputs.argmax(-1) if self.discrete else outputs.clamp(self.low, self.high)
 
@@ -99,11 +97,11 @@ class FeedforwardPolicy(DeployedPolicy):
             return one_action(self(row)[0], self.discrete)
 
     def weights(self) -> dict[str, Tensor]:
-        """Those of the `Sequential` of the layers that the description lists."""
+        """The weights of the `Sequential` whose layers the description lists."""
         return self.network.state_dict()
 
     def description(self) -> dict[str, object]:
-        """Layers, sizes, bounds of the actions and σ of the exploration."""
+        """Layers, sizes, bounds of the actions, and σ of the policy in training."""
         linear = [layer for layer in self.network if isinstance(layer, nn.Linear)]
         about: dict[str, object] = {
             "layers": [_described(layer) for layer in self.network],
@@ -122,7 +120,7 @@ class FeedforwardPolicy(DeployedPolicy):
 
 
 class RecurrentDeployedPolicy(DeployedPolicy):
-    """One step of a recurrent policy: what it remembers of the task goes in and comes out."""
+    """One step of a recurrent policy, whose memory of the task is an input and an output."""
 
     low: Tensor
     high: Tensor
@@ -138,7 +136,7 @@ class RecurrentDeployedPolicy(DeployedPolicy):
         action_space: Space,
         units: ActionUnits,
     ):
-        """`hidden` [hidden], `action` [action] and `reward`: what is remembered of the task."""
+        """`hidden` [hidden], `action` [action] and `reward` are the memory of the task."""
         super().__init__()
         # A cell, because exporting a layer that runs over sequences copies its weights.
         self.cell = nn.GRUCell(network.gru.input_size, network.gru.hidden_size)
@@ -159,12 +157,13 @@ class RecurrentDeployedPolicy(DeployedPolicy):
     def forward(
         self, observations: Tensor, rewards: Tensor, actions: Tensor, began: Tensor, hidden: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The most likely actions, the same as the next input has them, and the hidden state.
+        """The most likely actions, the actions in the form of the next input, and the hidden state.
 
         Args:
             observations: [n, observation].
-            rewards, began: [n, 1]: of the step before; 1 where an episode has just begun, else 0.
-            actions: [n, action], of the step before as it came out, or one-hot.
+            rewards: [n, 1], of the previous step.
+            began: [n, 1], 1 at the first step of an episode, otherwise 0.
+            actions: [n, action], of the previous step, as `forward` returned them second.
             hidden: [n, hidden].
 
         """
@@ -177,7 +176,7 @@ class RecurrentDeployedPolicy(DeployedPolicy):
         return self._units.to_environment(output), output, later
 
     def act(self, observation: np.ndarray, reward: float) -> int | np.ndarray:
-        """The most likely action, remembered for the next call."""
+        """The most likely action; the next call continues from the memory after it."""
         hidden, action, last = self._remembered
         if not self._began:
             last = torch.tensor([[reward]], dtype=torch.float32)
@@ -189,13 +188,13 @@ class RecurrentDeployedPolicy(DeployedPolicy):
         return one_action(mode[0], self.discrete)
 
     def weights(self) -> dict[str, Tensor]:
-        """The cell's, the heads', moments of the inputs, and what is remembered: `memory.*`."""
+        """Weights of the cell and the head, moments of the inputs, and the memory as `memory.*`."""
         hidden, action, reward = self._remembered
         memory = {"memory.hidden": hidden, "memory.action": action, "memory.reward": reward[0]}
         return {**self.state_dict(), **memory}
 
     def description(self) -> dict[str, object]:
-        """Kind and sizes, and bounds of the actions."""
+        """The kind of the cell, sizes, and bounds of the actions."""
         about: dict[str, object] = {
             "recurrent": ["GRUCell", self.cell.input_size, self.cell.hidden_size],
             "observation_size": self.observation_size,
@@ -206,29 +205,29 @@ class RecurrentDeployedPolicy(DeployedPolicy):
         return about | {"low": self.low.tolist(), "high": self.high.tolist()}
 
     def example(self, rows: int) -> tuple[Tensor, ...]:
-        """Of the five arguments of `forward`."""
+        """Zeros for the five arguments of `forward`."""
         sizes = (self.observation_size, 1, self.actor.out_features, 1, self.cell.hidden_size)
         return tuple(torch.zeros(rows, size) for size in sizes)
 
     @property
     def observation_size(self) -> int:
-        """Numbers of an observation."""
+        """Size of an observation."""
         return self.cell.input_size - 2 - self.actor.out_features
 
 
 def one_action(action: Tensor, discrete: bool) -> int | np.ndarray:
-    """One action [action] as an environment takes it."""
+    """One action [action] in the form that an environment expects."""
     if discrete:
         return int(action)
     array: np.ndarray = action.numpy()
     return array
 
 
-def export_policy(policy: DeployedPolicy, folder: Path, about: Json) -> list[Path]:
+def export_policy(policy: DeployedPolicy, folder: Path, about: Mapping[str, object]) -> list[Path]:
     """Writes the weights, the description and the program into the folder.
 
-    - `policy.safetensors`: the weights, as the description names them.
-    - `policy.json`: layers, bounds of the actions, σ of the exploration, and `about`.
+    - `policy.safetensors`: the weights, under the names of the description.
+    - `policy.json`: the description (layers, bounds and σ of the actions), and `about`.
     - `policy.pt2`: `torch.export.load(path).module()` is `policy.forward`; with a multilayer
       perceptron it maps observations [n, observation], float32, to actions.
 
@@ -256,7 +255,7 @@ def export_policy(policy: DeployedPolicy, folder: Path, about: Json) -> list[Pat
 
 
 def _described(layer: nn.Module) -> list[object]:
-    """The layer's class in torch.nn and its arguments."""
+    """The class of the layer in torch.nn and its arguments."""
     if isinstance(layer, nn.Linear):
         return ["Linear", layer.in_features, layer.out_features]
     return [type(layer).__name__]

@@ -1,7 +1,7 @@
 """Multilayer-perceptron policies as pure functions of a parameter dict.
 
-Every parameter has a leading [tasks] dimension: one set of weights per task (`expand` gives all
-tasks the same one). Observations are [tasks, ..., observation]; what comes out is [tasks, ...].
+Every parameter has a leading [tasks] dimension, one set of weights per task; `expand` gives all
+tasks the same set. Observations are [tasks, ..., observation], and outputs are [tasks, ...].
 """
 
 import math
@@ -24,7 +24,7 @@ from metarl.policies.action_distributions import (
 from metarl.policies.normalisation import ObservationNormaliser
 from metarl.policies.parameters import Parameters
 from metarl.support.errors import UsageError
-from metarl.support.types import Json, Space
+from metarl.support.types import Space
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 Activation = Literal["tanh", "relu"]
@@ -32,16 +32,16 @@ CONTEXT = "context"
 
 
 class Policy(Protocol):
-    """What rollouts, adaptation and objectives ask of a policy."""
+    """The interface through which rollouts, adaptation and objectives use a policy."""
 
     def initial_parameters(self, generator: np.random.Generator) -> Parameters:
-        """Fresh parameters, without a task dimension."""
+        """New parameters without a task dimension."""
 
     def distribution(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Distribution:
         """π(· | s) under parameters [tasks, ...] at observations [tasks, ..., observation]."""
 
     def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
-        """What `Distribution.sample` takes: [*shape, action]."""
+        """Noise for `Distribution.sample`: [*shape, action]."""
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,18 @@ class Network:
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: Activation = "tanh"
     context_size: int = 0
-    """Inputs beside the observation: the parameter `context`, by which CAVIA adapts."""
+    """Number of inputs besides the observation: the parameter `context`, which CAVIA adapts."""
     normaliser: ObservationNormaliser | None = None
     """Normalises the observations before the first layer."""
 
     @property
     def head(self) -> tuple[str, ...]:
-        """Names of the parameters behind the last hidden layer."""
+        """Names of the parameters after the last hidden layer."""
         last = f"layer_{len(self.hidden_sizes)}"
         return (f"{last}.weight", f"{last}.bias")
 
     def initial_parameters(self, generator: np.random.Generator) -> Parameters:
-        """Glorot-uniform weights [in, out] and zero biases [out], float32; no context."""
+        """Glorot-uniform weights [in, out] and zero biases [out], float32, without the context."""
         inputs = self.observation_size + self.context_size
         sizes = (inputs, *self.hidden_sizes, self.action_size)
         parameters = {}
@@ -94,10 +94,10 @@ class Network:
 
 @dataclass(frozen=True)
 class GaussianPolicy(Network):
-    """A network for the mean and a state-independent log σ, both adapted by the inner loop."""
+    """A network for the mean, and a log σ that does not depend on the state."""
 
     def initial_parameters(self, generator: np.random.Generator) -> Parameters:
-        """The network's parameters and `log_std` [action], 0 at first."""
+        """The network's parameters, and `log_std` [action] with initial value 0."""
         network = super().initial_parameters(generator)
         return {**network, "log_std": torch.zeros(self.action_size)}
 
@@ -107,7 +107,7 @@ class GaussianPolicy(Network):
         return (*super().head, "log_std")
 
     def distribution(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Gaussian:
-        """The normal distribution of actions; log σ is kept above log 1e-6."""
+        """The normal distribution over actions, with log σ ≥ log 1e-6."""
         mean = self.output(parameters, observations)
         log_std = parameters["log_std"].clamp(min=MINIMUM_LOG_STD)
         ones = (1,) * (mean.dim() - 2)
@@ -120,7 +120,7 @@ class GaussianPolicy(Network):
 
 @dataclass(frozen=True)
 class CategoricalPolicy(Network):
-    """A network whose output are the logits of a finite number of actions."""
+    """A network whose outputs are the logits of a finite number of actions."""
 
     def distribution(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Categorical:
         """The distribution over actions."""
@@ -140,26 +140,29 @@ def make_policy(
     task_size: int = 0,
     normalise: bool = False,
 ) -> GaussianPolicy | CategoricalPolicy:
-    """The policy that fits the spaces: Gaussian for a Box of actions, categorical for Discrete.
+    """The policy for the spaces: Gaussian for a Box of actions, categorical for Discrete.
 
-    `task_size` more numbers follow the observation; `normalise` normalises all of these inputs.
+    Args:
+        task_size: number of inputs that follow the observation.
+        normalise: whether to normalise the observation and these inputs.
+
+    Raises:
+        UsageError: a space is not supported; the message names those that are.
+
     """
     if not isinstance(observation_space, gymnasium.spaces.Box):
         raise UsageError(
-            f"observation space {observation_space} is not supported; a Box is "
+            f"observation space {observation_space} is not supported: it must be a Box "
             "(gymnasium.wrappers.FlattenObservation makes one)"
         )
     observation_size = math.prod(observation_space.shape) + task_size
-    network: Json = {
-        "hidden_sizes": hidden_sizes,
-        "activation": activation,
-        "context_size": context_size,
-        "normaliser": ObservationNormaliser(observation_size) if normalise else None,
-    }
+    normaliser = ObservationNormaliser(observation_size) if normalise else None
+    network = (hidden_sizes, activation, context_size, normaliser)
     if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1:
-        return GaussianPolicy(observation_size, action_space.shape[0], **network)
+        return GaussianPolicy(observation_size, action_space.shape[0], *network)
     if isinstance(action_space, gymnasium.spaces.Discrete) and action_space.start == 0:
-        return CategoricalPolicy(observation_size, int(action_space.n), **network)
+        return CategoricalPolicy(observation_size, int(action_space.n), *network)
     raise UsageError(
-        f"action space {action_space} is not supported; a Box of one dimension and Discrete are"
+        f"action space {action_space} is not supported: it must be a Box of one dimension, or "
+        "Discrete with start 0"
     )

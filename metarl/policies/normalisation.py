@@ -1,17 +1,17 @@
-"""Running statistics by which observations and returns are normalised."""
+"""Running statistics that normalise observations and returns."""
 
 import torch
 from torch import Tensor, nn
 
 SMALLEST_STD = 1e-4
-"""A quantity that varies less is not scaled up further."""
+"""Smallest standard deviation by which a quantity is divided."""
 
 
 class Statistics(nn.Module):
-    """Mean and deviation of all rows seen so far, in float64; part of a checkpoint."""
+    """Mean and standard deviation of all rows so far, in float64; part of a checkpoint."""
 
     count: Tensor
-    sums: Tensor  # [2, size], of the rows and of their squares
+    sums: Tensor  # [2, size]: sums of the rows and of their squares
 
     def __init__(self, size: int):
         super().__init__()
@@ -19,24 +19,24 @@ class Statistics(nn.Module):
         self.register_buffer("sums", torch.zeros(2, size, dtype=torch.float64))
 
     def add(self, rows: Tensor) -> None:
-        """Counts rows [n, size] in."""
+        """Adds rows [n, size] to the statistics."""
         rows = rows.to(self.sums)
         self.count += len(rows)
         self.sums += torch.stack([rows.sum(0), rows.square().sum(0)])
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation: [size]; 0 and 1 as long as nothing was seen."""
+        """Mean and standard deviation: [size]; 0 and 1 before the first row."""
         mean, square = self.sums / self.count.clamp(min=1)
         std = (square - mean.square()).clamp(min=0).sqrt().clamp(min=SMALLEST_STD)
         return mean, torch.where(self.count > 0, std, 1.0)
 
 
 class ObservationNormaliser:
-    """(observation − mean) / deviation of all observations of earlier iterations.
+    """(observation − mean) / standard deviation, over all observations of earlier iterations.
 
-    The moments are those of the last `add`, so that all policies of an iteration see the same. They
-    change no shape and clip nothing: an exported policy has them in its first layer.
+    The moments change only with `add`, so that all policies of an iteration use the same ones.
+    Nothing is clipped: an exported policy can include the normalisation in its first layer.
     """
 
     def __init__(self, size: int):
@@ -44,12 +44,12 @@ class ObservationNormaliser:
         self._moments: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, observations: Tensor) -> Tensor:
-        """Normalised observations [..., size], of the same type."""
+        """Normalised observations [..., size] of the same dtype."""
         mean, std = self.moments(observations.device)
         return (observations - mean.to(observations)) / std.to(observations)
 
     def moments(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Mean and deviation, float32: [size]."""
+        """Mean and standard deviation, float32: [size]."""
         if device not in self._moments:
             mean, std = self._statistics.moments
             self._moments[device] = mean.float().to(device), std.float().to(device)
@@ -61,7 +61,7 @@ class ObservationNormaliser:
         self._moments = {}
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds; a copy, as `add` changes it in place."""
+        """A copy of the statistics for a checkpoint; a copy because `add` works in place."""
         return {name: value.clone() for name, value in self._statistics.state_dict().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:

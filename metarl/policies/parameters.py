@@ -9,17 +9,17 @@ Parameters = dict[str, Tensor]
 
 
 def expand(parameters: Mapping[str, Tensor], tasks: int) -> Parameters:
-    """The same parameters for every task: a leading [tasks] dimension, without copying."""
+    """Gives every task the same parameters: adds a leading [tasks] dimension without copying."""
     return {name: value.expand(tasks, *value.shape) for name, value in parameters.items()}
 
 
 def flatten(parameters: Mapping[str, Tensor]) -> Tensor:
-    """All parameters in one vector."""
+    """Concatenates all parameters into one vector."""
     return torch.cat([value.reshape(-1) for value in parameters.values()])
 
 
 def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Parameters:
-    """The vector's parts, named and shaped as in `like`."""
+    """Splits the vector into parameters with the names and shapes of `like`."""
     parts = torch.split(vector, [value.numel() for value in like.values()])
     return {
         name: part.reshape(value.shape)

@@ -1,4 +1,4 @@
-"""A recurrent policy, which keeps its hidden state through the episodes of a trial."""
+"""A recurrent policy, which keeps its hidden state across the episodes of a trial."""
 
 import torch
 from torch import Tensor, nn
@@ -13,19 +13,19 @@ from metarl.policies.mlp import CategoricalPolicy, GaussianPolicy
 from metarl.policies.normalisation import Statistics
 
 LARGEST_INPUT = 10.0
-"""Normalised inputs are clipped to ± this."""
+"""Normalised inputs are clipped to this magnitude."""
 
 
 class RecurrentPolicy(nn.Module):
     """A GRU over a trial with two linear heads: the distribution of actions, and the value.
 
-    An input is (observation, previous reward, previous action, has an episode just begun); the
-    first two are normalised by what was seen in earlier iterations, values are in units of the
-    deviation of discounted returns.
+    An input consists of the observation, the previous reward, the previous action, and 1 at the
+    first step of an episode (otherwise 0). Observation and reward are normalised by the statistics
+    of earlier iterations. Values are in units of the standard deviation of discounted returns.
     """
 
     def __init__(self, spaces: GaussianPolicy | CategoricalPolicy, hidden_size: int, seed: int):
-        """`spaces` knows the sizes, and whether actions are discrete."""
+        """`spaces` gives the sizes, and whether actions are discrete."""
         super().__init__()
         self.is_discrete = isinstance(spaces, CategoricalPolicy)
         self.action_size = spaces.action_size
@@ -40,12 +40,12 @@ class RecurrentPolicy(nn.Module):
         self._initialise(torch.Generator().manual_seed(seed))
 
     def _initialise(self, generator: torch.Generator) -> None:
-        """Orthogonal matrices and zero biases; the policy begins nearly without preferences."""
+        """Orthogonal matrices and zero biases; the actor is small, so that inputs matter little."""
         for name, parameter in self.named_parameters():
             if parameter.dim() == 1:
                 nn.init.zeros_(parameter)
                 continue
-            # The GRU's matrices are those of its three gates, one below the other.
+            # A matrix of the GRU is a stack of the matrices of its three gates.
             for matrix in parameter.chunk(3 if name.startswith("gru") else 1):
                 gain = 0.01 if name.startswith("actor") else 1.0
                 nn.init.orthogonal_(matrix, gain, generator=generator)
@@ -53,7 +53,7 @@ class RecurrentPolicy(nn.Module):
     def forward(
         self, inputs: Tensor, hidden: Tensor | None = None
     ) -> tuple[Distribution, Tensor, Tensor]:
-        """Reads [trials, steps, input], from a zero state if none is given.
+        """Reads inputs [trials, steps, input]; the hidden state is 0 if it is not given.
 
         Returns:
             π(· | history) [trials, steps, ...], values [trials, steps] and the hidden state after
@@ -70,7 +70,7 @@ class RecurrentPolicy(nn.Module):
         return Gaussian(output, log_std), values, hidden
 
     def shown(self, actions: Tensor) -> Tensor:
-        """Actions as the next input has them, one-hot if discrete: [..., action]."""
+        """Actions in the form of the next input, one-hot if discrete: [..., action]."""
         if self.is_discrete:
             return nn.functional.one_hot(actions, self.action_size).float()
         return actions

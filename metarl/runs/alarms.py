@@ -1,4 +1,4 @@
-"""What a practitioner wants to be told once: that a run does not learn, and the usual causes."""
+"""Alarms: signs that a run does not learn, each reported once with its usual causes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,38 +6,39 @@ from dataclasses import dataclass
 import numpy as np
 
 from metarl.learners.config import RunConfig
+from metarl.learners.maml_config import MAMLConfig
 
 History = Sequence[dict[str, float]]
-"""Metrics of iterations, the newest last."""
+"""Metrics of successive iterations; the newest come last."""
 
 WINDOW = 50
-"""Iterations that a judgement needs."""
+"""Number of iterations over which noisy metrics are judged."""
 RECENT = 10
-"""Iterations of what should show at once."""
+"""Number of iterations over which metrics with little noise are judged."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A condition on the history, and what usually causes it."""
+    """A condition on the history, and its usual causes."""
 
     sounds: Callable[[History, RunConfig], bool]
-    """(history, options of the run) -> whether it does."""
+    """(history, options of the run) -> whether the condition holds."""
     message: str
 
 
 def raised(history: History, config: RunConfig) -> dict[str, str]:
-    """The alarms that sound now: messages by name."""
+    """The alarms whose condition holds at the end of the history: messages by name."""
     return {name: a.message for name, a in ALARMS.items() if a.sounds(history, config)}
 
 
 def already_raised(history: History, config: RunConfig) -> set[str]:
-    """Names of the alarms that sounded at some time of the history."""
+    """Names of the alarms whose condition held at the end of some part of the history."""
     windows = (history[max(0, end - WINDOW) : end] for end in range(1, len(history) + 1))
     return {name for window in windows for name in raised(window, config)}
 
 
 def _recent(history: History, name: str, number: int) -> np.ndarray | None:
-    """The last `number` values of a metric, None if there are not so many yet."""
+    """The last `number` values of a metric; None if there are fewer."""
     values = [metrics[name] for metrics in history[-number:] if name in metrics]
     return np.array(values) if len(values) == number else None
 
@@ -62,9 +63,11 @@ def _certain(history: History, _: RunConfig) -> bool:
 
 def _wrong_kl(history: History, config: RunConfig) -> bool:
     kl, taken = (_recent(history, f"outer/{name}", RECENT) for name in ("kl", "accepted"))
-    if kl is None or taken is None or getattr(config, "outer", "") not in ("trpo", "natural"):
+    if kl is None or taken is None or not isinstance(config, MAMLConfig):
         return False
-    share = np.median(kl[taken > 0]) / getattr(config, "max_kl", 1.0) if taken.any() else 1.0
+    if config.outer not in ("trpo", "natural"):
+        return False
+    share = np.median(kl[taken > 0]) / config.max_kl if taken.any() else 1.0
     return bool(share < 0.2 or share > 2)
 
 
@@ -78,33 +81,34 @@ def _hurts(history: History, config: RunConfig) -> bool:
 ALARMS = {
     "no gain": Alarm(
         _no_gain,
-        f"the gain of adaptation cannot be told from 0 over {WINDOW} iterations. Usual causes: "
+        f"the gain of adaptation does not differ from 0 over {WINDOW} iterations. Usual causes: "
         "an inner step size that is too small (try 3 times --inner-lr) or so large that it "
-        "destroys the policy; too few --episodes for a gradient; tasks that one policy solves "
-        "all; a reward that does not depend on the task: `metarl check`.",
+        "destroys the policy; too few --episodes for a gradient; one policy solves all tasks; "
+        "the reward does not depend on the task (see `metarl check`).",
     ),
     "no step": Alarm(
         _no_step,
         f"the line search failed in half of the last {RECENT} iterations or more. Usual causes: "
-        "a gradient that is mostly noise (larger --meta-batch-size or --episodes), curvature "
-        "seen too coarsely (--fisher-fraction 1), rewards of very different size among tasks.",
+        "a gradient that is mostly noise (try a larger --meta-batch-size or --episodes); "
+        "curvature from too few steps (try --fisher-fraction 1); rewards whose scale differs "
+        "greatly between tasks.",
     ),
     "certain": Alarm(
         _certain,
-        "the policy has all but stopped exploring (σ below .02, or entropy below .02 nats). Usual "
-        "causes: an outer step size that is too large, a reward that punishes exploration before "
-        "adaptation; a smaller --inner-lr or --max-kl, or another seed, helps.",
+        "the policy hardly explores any more (σ below .02, or entropy below .02 nats). Usual "
+        "causes: an outer step size that is too large; a reward that penalises exploration before "
+        "adaptation. Try a smaller --inner-lr or --max-kl, or another seed.",
     ),
     "wrong KL": Alarm(
         _wrong_kl,
         "the size of the meta-update is far from --max-kl. Usual causes: a line search that "
-        "shrinks every step (noise, see the surrogate), or a step without one that trusts its "
-        "quadratic model too far (a smaller --max-kl).",
+        "shortens every step because the surrogate is noisy; with --outer natural, a quadratic "
+        "model that does not hold over the whole step (try a smaller --max-kl).",
     ),
     "hurts": Alarm(
         _hurts,
         f"adaptation makes most tasks worse, over {WINDOW} iterations. Usual causes: an inner "
-        "step size that is too large, a first-order or naive gradient at a large --inner-lr, "
-        "advantages of too few episodes.",
+        "step size that is too large; a first-order or naive gradient with a large --inner-lr; "
+        "advantages from too few episodes.",
     ),
 }

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside, synced, then renamed."""
+"""Atomic checkpoints: each is written to a temporary folder, synced, then renamed."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.files import sync_folder, write_durably
-from metarl.support.types import Json
+from metarl.support.types import State
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +22,11 @@ STATE = "state.pt"
 MANIFEST = "manifest.json"
 
 
-def save_checkpoint(folder: Path, iteration: int, state: Json) -> Path:
+def save_checkpoint(folder: Path, iteration: int, state: State) -> Path:
     """Writes `state` (tensors and plain types) to `folder/000120` for iteration 120.
 
     Raises:
-        NonFiniteError: a number of the state is infinite or not a number; nothing is written.
+        NonFiniteError: the state holds an infinite number or NaN; nothing is written.
 
     """
     for name, value in _tensors(state):
@@ -47,7 +47,7 @@ def save_checkpoint(folder: Path, iteration: int, state: Json) -> Path:
     aside.mkdir(parents=True)
     write_durably(aside / STATE, data)
     write_durably(aside / MANIFEST, json.dumps(manifest, indent=2).encode())
-    if final.exists():  # from before a crash, of the same iteration: the new one is equal
+    if final.exists():  # a run resumed from an earlier one has reached the same state again
         shutil.rmtree(final)
     os.rename(aside, final)
     sync_folder(folder)
@@ -66,7 +66,7 @@ def prune_checkpoints(folder: Path, keep: int, best: int | None) -> None:
 
 
 def _tensors(state: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Every floating-point tensor in nested dicts and lists, with its path."""
+    """All floating-point tensors in nested dicts and lists, each with its path."""
     if isinstance(state, Tensor):
         if state.is_floating_point():
             yield name, state
@@ -76,11 +76,11 @@ def _tensors(state: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _tensors(value, f"{name}.{key}" if name else str(key))
 
 
-def load_checkpoint(checkpoint: Path) -> Json:
-    """The state of a checkpoint, its files compared with the manifest.
+def load_checkpoint(checkpoint: Path) -> State:
+    """Loads the state of a checkpoint and compares its hash with the manifest.
 
     Raises:
-        UsageError: a file is missing or not the one that was written.
+        UsageError: a file is missing, or it has changed since it was written.
 
     """
     try:
@@ -88,21 +88,23 @@ def load_checkpoint(checkpoint: Path) -> Json:
         data = (checkpoint / STATE).read_bytes()
         expected = manifest["files"][STATE]["sha256"]
     except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"checkpoint {checkpoint} is not whole: {error}") from error
+        raise UsageError(f"checkpoint {checkpoint} is incomplete: {error}") from error
     if hashlib.sha256(data).hexdigest() != expected:
-        raise UsageError(f"checkpoint {checkpoint} is damaged: {STATE} has another SHA-256")
-    state: Json = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        raise UsageError(
+            f"checkpoint {checkpoint} is damaged: the SHA-256 of {STATE} is not that of {MANIFEST}"
+        )
+    state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     return state
 
 
-def load_newest(folder: Path) -> Json | None:
-    """The newest whole checkpoint's state; damaged ones are named and passed over.
+def load_newest(folder: Path) -> State | None:
+    """Loads the newest intact checkpoint; damaged ones are skipped with a warning.
 
     Returns:
         None if there is no checkpoint.
 
     Raises:
-        UsageError: there are checkpoints, and none is whole.
+        UsageError: there are checkpoints, but none is intact.
 
     """
     checkpoints = sorted((path for path in folder.glob("[0-9]*")), reverse=True)
@@ -110,7 +112,7 @@ def load_newest(folder: Path) -> Json | None:
         try:
             return load_checkpoint(checkpoint)
         except UsageError as error:
-            logger.warning("%s; trying the one before it", error)
+            logger.warning("%s; trying the checkpoint before it", error)
     if checkpoints:
-        raise UsageError(f"no checkpoint in {folder} is whole")
+        raise UsageError(f"no checkpoint in {folder} is intact")
     return None

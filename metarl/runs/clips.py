@@ -1,11 +1,10 @@
-"""Short clips of a family, under random actions or those of a policy."""
+"""Short clips of a family under random actions or a policy."""
 
 import io
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gymnasium
 import imageio_ffmpeg
@@ -13,19 +12,20 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from metarl.support.errors import UsageError
+from metarl.support.types import Env
 from metarl.tasks.family import TaskFamily, task_environment
 from metarl.tasks.task import Task
 
 Act = Callable[[np.ndarray, float], int | np.ndarray]
-"""(observation of one environment, reward of the step before) -> action."""
+"""(observation of one environment, reward of the previous step) -> action."""
 
 HELD = 10
-"""Steps that each random action is held for, so that something moves."""
+"""Steps for which a random action is repeated, so that the movement is visible."""
 FRAMES_OF_A_STRIP = 6
 
 
 def prefer_offscreen() -> None:
-    """Lets MuJoCo draw without a display; before it is imported, for it asks but then."""
+    """Lets MuJoCo render without a display. Call it before MuJoCo is imported."""
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
 
@@ -33,43 +33,50 @@ def prefer_offscreen() -> None:
 def record_clip(
     family: TaskFamily, task: Task, steps: int, seed: int = 0, act: Act | None = None
 ) -> list[np.ndarray]:
-    """Frames [height, width, 3] of an episode, one for each step and one before.
+    """Frames [height, width, 3] of an episode: one before the first step, and one after each step.
 
     Args:
-        act: chooses the actions; random ones, each held for some steps, if it is not given.
+        act: chooses the actions; if it is not given, they are random.
 
     Raises:
-        UsageError: the family shows nothing, or there is no way to draw on this machine.
+        UsageError: the family has no pictures, or this machine cannot render them.
 
     """
     if "rgb_array" not in family.prototype.metadata.get("render_modes", []):
-        raise UsageError(f"{family.id} has no picture to show: it has no render mode rgb_array")
-    env: Any = family.make(render_mode="rgb_array")
+        raise UsageError(f"{family.id} cannot be shown: it has no render mode rgb_array")
+    env = family.make(render_mode="rgb_array")
     task_environment(env).task = task
     observation, _ = env.reset(seed=seed)
     env.action_space.seed(seed)
     try:
-        frames = [env.render()]
+        frames = [_picture(env, family.id)]
     except gymnasium.error.DependencyNotInstalled as error:
-        raise UsageError(f"{family.id} cannot be drawn: {error}") from error
-    if frames[0] is None:
-        raise UsageError(f"{family.id} has no picture to show")
+        raise UsageError(f"{family.id} cannot be rendered: {error}") from error
     reward = 0.0
     for t in range(steps):
         if act is not None:
-            action = act(observation, float(reward))
+            action = act(observation, reward)
         elif t % HELD == 0:
             action = env.action_space.sample()
-        observation, reward, terminated, truncated, _ = env.step(action)
-        frames.append(env.render())
+        observation, last, terminated, truncated, _ = env.step(action)
+        reward = float(last)
+        frames.append(_picture(env, family.id))
         if terminated or truncated:
             break
     env.close()
     return frames
 
 
+def _picture(env: Env, name: str) -> np.ndarray:
+    """The environment as it is now: [height, width, 3]."""
+    picture = env.render()
+    if not isinstance(picture, np.ndarray):
+        raise UsageError(f"{name} cannot be shown: render() returns {type(picture).__name__}")
+    return picture
+
+
 def labelled(frames: list[np.ndarray], text: str) -> list[np.ndarray]:
-    """The frames with a text in the corner."""
+    """The frames with a text in the upper left corner."""
     written = []
     for frame in frames:
         image = Image.fromarray(frame)
@@ -79,17 +86,17 @@ def labelled(frames: list[np.ndarray], text: str) -> list[np.ndarray]:
 
 
 def side_by_side(*clips: list[np.ndarray]) -> list[np.ndarray]:
-    """Clips of one size beside each other; one that ends before the longest rests."""
+    """Clips of one frame size beside each other; a shorter clip keeps its last frame."""
     longest = max(map(len, clips))
     rested = [clip + [clip[-1]] * (longest - len(clip)) for clip in clips]
     return [np.concatenate(frames, axis=1) for frames in zip(*rested, strict=True)]
 
 
 def check_clip_name(path: Path, option: str = "--out") -> None:
-    """Whether `write_clip` can write it.
+    """Checks that `write_clip` can write the file; `option` is the one that names it.
 
     Raises:
-        UsageError: it ends otherwise than in .mp4, .gif or .png.
+        UsageError: the suffix is not .mp4, .gif or .png.
 
     """
     if path.suffix not in (".mp4", ".gif", ".png"):
@@ -97,7 +104,7 @@ def check_clip_name(path: Path, option: str = "--out") -> None:
 
 
 def write_clip(frames: list[np.ndarray], path: Path, seconds_per_frame: float = 0.05) -> None:
-    """Writes a moving .mp4 or .gif, or some of the frames side by side as a .png."""
+    """Writes a video as .mp4 or .gif, or some of the frames side by side as .png."""
     check_clip_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".mp4":
@@ -118,7 +125,7 @@ def write_clip(frames: list[np.ndarray], path: Path, seconds_per_frame: float = 
 
 
 def gif(frames: list[np.ndarray], seconds_per_frame: float = 0.05) -> bytes:
-    """The frames as a moving picture."""
+    """The frames as an animated GIF."""
     buffer = io.BytesIO()
     first, *others = map(Image.fromarray, frames)
     milliseconds = round(1000 * seconds_per_frame)

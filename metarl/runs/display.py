@@ -1,4 +1,4 @@
-"""Progress of a run in the terminal."""
+"""Progress of a run on standard output."""
 
 import sys
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Display:
-    """Progress in the terminal: one live line, or one plain line an iteration elsewhere."""
+    """Progress of a run: one live line in a terminal; elsewhere, one line per iteration."""
 
     def __init__(self, iterations: int, start: int = 0, measure: str = "return"):
         self._iterations = iterations

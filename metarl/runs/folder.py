@@ -6,18 +6,16 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from metarl.runs.checkpoint import load_newest, prune_checkpoints, save_checkpoint
 from metarl.runs.sinks import Sinks
-from metarl.runs.tensorboard import NO_HYPERPARAMETERS, layout
+from metarl.runs.tensorboard import NO_HYPERPARAMETERS, add_summary, hyperparameters, layout
 from metarl.support.errors import UsageError
 from metarl.support.files import replace_durably
-from metarl.support.types import Json
+from metarl.support.types import Json, State
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +31,10 @@ class RunFolder:
     """
 
     def __init__(self, path: Path):
-        """Locks the folder, making it if need be.
+        """Locks the folder, and creates it if it does not exist.
 
         Raises:
-            UsageError: it cannot be written, or another process uses it.
+            UsageError: the folder cannot be written, or another process uses it.
 
         """
         self.path = path
@@ -60,41 +58,41 @@ class RunFolder:
 
     @property
     def has_run(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether the folder holds a run."""
         return (self.path / CONFIG).exists()
 
     def read_config(self) -> Json:
-        """The configuration of the run that is here."""
+        """Reads config.json."""
         config: Json = json.loads((self.path / CONFIG).read_text())
         return config
 
     def open(
         self,
-        config: Mapping[str, Any],
+        config: Json,
         iteration: int,
         measure: str,
         inner_steps: int,
         splits: Sequence[str] = ("test",),
     ) -> None:
-        """Writes the configuration and opens the metrics for what comes after `iteration`.
+        """Writes the configuration, and opens the metrics for the iterations after `iteration`.
 
-        The page of custom scalars shows `measure` before and after adaptation, and after each of
-        `inner_steps` steps on held-out tasks of each split; the table of hyperparameters has the
-        options beside the newest values. Metrics and events of later iterations, which a crash left
-        behind, are dropped.
+        TensorBoard's page of custom scalars shows `measure` before and after adaptation, and after
+        each of `inner_steps` steps on held-out tasks of each split. Its table of hyperparameters
+        shows the options and the newest values. Metrics and events of later iterations, which a
+        crash left behind, are deleted.
 
         Raises:
-            UsageError: a sink does not begin; the folder's run is as it was.
+            UsageError: a sink cannot begin the run; the folder is not changed.
 
         """
-        # First, for W&B watches the writer that is made after it has begun.
+        # The sinks come first, because W&B copies only from writers that are created later.
         self._sinks.open(config["config"].get("sinks", ()), self.path, config["config"])
         replace_durably(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
         kept = [m for m in self.read_metrics() if m["iteration"] <= iteration]
         text = "".join(json.dumps(metrics) + "\n" for metrics in kept)
         replace_durably(self.path / METRICS, text.encode())
         self._metrics = open(self.path / METRICS, "a")  # noqa: SIM115 (held until close)
-        if not iteration:  # a run that died before its first checkpoint left events behind
+        if not iteration:  # a run that died before its first checkpoint may have left events
             for events in self.path.glob("events.out.tfevents.*"):
                 events.unlink()
         self._writer = SummaryWriter(
@@ -107,14 +105,15 @@ class RunFolder:
 
     def _write_hyperparameters(
         self,
-        options: Mapping[str, Any],
+        options: Mapping[str, object],
         measure: str,
         inner_steps: int,
         splits: Sequence[str],
     ) -> None:
-        """The run's row in the table of hyperparameters, which reads its metrics from the run.
+        """Writes the run's row in the table of hyperparameters.
 
-        `SummaryWriter.add_hparams` would write its own values of them, and into a run below.
+        The table reads the metrics of the row from the run's scalars. `SummaryWriter.add_hparams`
+        would write values of its own, and in a subfolder.
         """
         assert self._writer is not None
         values = {
@@ -124,11 +123,11 @@ class RunFolder:
         }
         tags = [f"{measure}/after", f"{measure}/before", f"{measure}/gain"]
         tags += [f"{split}/step_{inner_steps}/mean" for split in splits]
-        for summary in hparams(values, dict.fromkeys(tags, 0.0)):  # type: ignore[no-untyped-call]
-            self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+        for summary in hyperparameters(values, dict.fromkeys(tags, 0.0)):
+            add_summary(self._writer, summary)
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """The metrics so far; a last line that a crash cut off is left out."""
+        """Reads the metrics so far, without a last line that a crash cut off."""
         path = self.path / METRICS
         lines = path.read_text().split("\n")[:-1] if path.exists() else []
         return [json.loads(line) for line in lines]
@@ -144,7 +143,7 @@ class RunFolder:
         self._sinks.write(metrics)
 
     def show(self, figures: Mapping[str, Figure], iteration: int) -> None:
-        """Adds figures to TensorBoard, by their tags."""
+        """Adds figures to TensorBoard under their tags."""
         assert self._writer is not None, "open() comes first"
         for tag, figure in figures.items():
             self._writer.add_figure(tag, figure, iteration, close=False)
@@ -154,23 +153,23 @@ class RunFolder:
         assert self._writer is not None, "open() comes first"
         self._writer.add_text(name, text, iteration)
 
-    def save(self, iteration: int, state: Json) -> None:
-        """Writes a checkpoint, the metrics up to it first."""
+    def save(self, iteration: int, state: State) -> None:
+        """Writes a checkpoint; the metrics before it reach the disk first."""
         assert self._writer is not None, "open() comes first"
         os.fsync(self._metrics.fileno())
         self._writer.flush()
         save_checkpoint(self.path / "checkpoints", iteration, state)
 
     def prune(self, keep: int, best: int | None) -> None:
-        """Keeps the newest `keep` checkpoints and that of iteration `best`."""
+        """Removes all but the newest `keep` checkpoints and that of iteration `best`."""
         prune_checkpoints(self.path / "checkpoints", keep, best)
 
-    def load(self) -> Json | None:
-        """The newest whole checkpoint's state, or None."""
+    def load(self) -> State | None:
+        """Loads the newest intact checkpoint; None if there is no checkpoint."""
         return load_newest(self.path / "checkpoints")
 
     def close(self, failed: bool = False) -> None:
-        """Closes the files and lets go of the folder; the sinks hear whether the run failed."""
+        """Closes the files, ends the run at the sinks (finished or failed), unlocks the folder."""
         if self._writer is not None:
             self._writer.close()
             self._metrics.close()

@@ -1,9 +1,8 @@
-"""What a trained run's policy does on held-out tasks: evaluation.json, TensorBoard, clips."""
+"""The report of an evaluation: evaluation.json, TensorBoard and clips."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -14,12 +13,13 @@ from metarl.evaluation.figures import evaluation_figures
 from metarl.learners.learner import BaseLearner, MetaLearner
 from metarl.runs.clips import gif, labelled, record_clip, side_by_side
 from metarl.runs.folder import EVALUATION
+from metarl.runs.tensorboard import add_summary
 from metarl.support.files import replace_durably
 from metarl.support.types import Json
 from metarl.tasks.task import Task, select_tasks
 
 EVENTS = ".evaluation"
-"""How the names of this report's event files end, so that a new report can replace them."""
+"""Suffix of this report's event files, by which a new report finds and replaces them."""
 
 
 def evaluate_splits(
@@ -29,7 +29,7 @@ def evaluate_splits(
     steps: int | None = None,
     adaptations: int = 1,
 ) -> list[Evaluation]:
-    """Each split after 0..`steps` inner steps: test, train and beyond if none is named."""
+    """Evaluates each split after 0..`steps` inner steps; by default test, train and beyond."""
     named = splits or [split for split in EVALUATED_SPLITS if split in learner.family.splits]
     for split in named:
         learner.family.check_split(split)
@@ -41,18 +41,19 @@ def write_report(
     learner: BaseLearner,
     evaluations: Sequence[Evaluation],
     clips: Sequence[tuple[str, list[np.ndarray]]] = (),
-    about: Mapping[str, Any] | None = None,
+    about: Mapping[str, object] | None = None,
 ) -> Json:
-    """Writes evaluation.json into the run folder, and what TensorBoard shows of the same.
+    """Writes evaluation.json and TensorBoard events, in place of those of an earlier report.
 
-    There `evaluation/<split>/mean` and its interval are curves over the inner steps; figures and
-    clips (each with its name) stand beside them. What an earlier report left is replaced.
+    In TensorBoard, `evaluation/<split>/mean` and its interval are curves over the inner steps.
+    Figures and clips are images.
 
     Args:
-        about: what the file says of the evaluation besides.
+        clips: the name and the frames of each.
+        about: further entries of evaluation.json.
 
     Returns:
-        What evaluation.json holds.
+        The content of evaluation.json.
 
     """
     data = {**(about or {}), **_as_data(learner, evaluations)}
@@ -77,14 +78,13 @@ def write_report(
     for tag, figure in evaluation_figures(evaluations, learner.measure).items():
         writer.add_figure(f"evaluation/{tag}", figure, learner.iteration, close=False)
     for name, frames in clips:
-        clip = _moving(f"evaluation/clips/{name}", frames)
-        writer._get_file_writer().add_summary(clip)  # type: ignore[no-untyped-call]
+        add_summary(writer, _moving(f"evaluation/clips/{name}", frames))
     writer.close()
     return data
 
 
 def _as_data(learner: BaseLearner, evaluations: Sequence[Evaluation]) -> Json:
-    """What evaluation.json holds."""
+    """The content of evaluation.json."""
     data: Json = {
         "learner": learner.config.learner,
         "family": getattr(learner.config, "family", learner.name),
@@ -103,10 +103,10 @@ def _as_data(learner: BaseLearner, evaluations: Sequence[Evaluation]) -> Json:
 def clips_before_and_after(
     learner: MetaLearner, evaluation: Evaluation, number: int, steps: int
 ) -> list[tuple[str, list[np.ndarray]]]:
-    """Clips of the tasks with the lowest returns: before and after adaptation side by side.
+    """Clips of the tasks with the lowest returns, before and after adaptation side by side.
 
     Raises:
-        UsageError: the family or this machine cannot draw.
+        UsageError: the family has no pictures, or this machine cannot render them.
 
     """
     chosen = np.argsort(evaluation.returns[-1])[:number]
@@ -119,7 +119,7 @@ def clips_before_and_after(
 def clip_before_and_after(
     learner: MetaLearner, task: Task, steps: int, seed: int | None = None
 ) -> list[np.ndarray]:
-    """Frames of an episode before adaptation, and beside it after `steps` inner steps.
+    """Frames of an episode before adaptation, beside one after `steps` inner steps.
 
     The adapted policy is that of `learner.adapt(task, steps, seed)`.
     """
@@ -132,14 +132,14 @@ def clip_before_and_after(
 
 
 def task_name(task: Task) -> str:
-    """A task as `--task` takes it: `goal=0.3,-0.2 mass=2`; long parameters are left out."""
+    """A task in the form of `--task`: `goal=0.3,-0.2 mass=2`; long parameters are omitted."""
     small = {name: np.ravel(value) for name, value in task.items() if np.size(value) <= 3}
     numbers = {name: ",".join(f"{x:.4g}" for x in value) for name, value in small.items()}
     return " ".join(f"{name}={text}" for name, text in numbers.items()) or "task"
 
 
 def _moving(tag: str, frames: list[np.ndarray]) -> Summary:
-    """An image summary that moves: TensorBoard shows the bytes as the browser does."""
+    """A summary of an animated image: TensorBoard passes the bytes of the GIF to the browser."""
     height, width, _ = frames[0].shape
     image = Summary.Image(
         height=height, width=width, colorspace=3, encoded_image_string=gif(frames)

@@ -1,4 +1,4 @@
-"""A run: a learner trained in a folder, resumed from it, ended in order by a signal."""
+"""A run: trains a learner in a folder, resumes it from there, and stops cleanly at a signal."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 from metarl.evaluation.figures import evaluation_figures
 from metarl.learners.config import RunConfig
@@ -29,22 +29,22 @@ from metarl.support.types import Json
 logger = logging.getLogger(__name__)
 
 SAME_REQUEST_SECONDS = 1.0
-"""Signals within this time after the first are the same request to stop."""
+"""Signals within this time after the first count as the same request to stop."""
 
 
 def train(config: RunConfig) -> BaseLearner:
-    """Runs the configuration to its last iteration, in its run folder: see `run`."""
+    """Trains the learner of a configuration in its run folder; see `run`."""
     check_sinks(config.sinks)
     learner = make_learner(config)
     run(learner)
     return learner
 
 
-def load(run_folder: str | Path, **changes: Any) -> BaseLearner:
-    """The learner of a run as its newest checkpoint has it.
+def load(run_folder: str | Path, **changes: object) -> BaseLearner:
+    """Loads the learner of a run from its newest checkpoint.
 
     Args:
-        run_folder: as `train` left it, or still writes it.
+        run_folder: of a run that has ended or is still in progress.
         changes: options that a resumed run may change, such as `threads` and `test_later_lr`.
 
     Raises:
@@ -59,28 +59,28 @@ def load(run_folder: str | Path, **changes: Any) -> BaseLearner:
     # The run may have been trained on another machine.
     portable = {"device": "auto", "sampling_device": "cpu"}
     known = {field.name for field in dataclasses.fields(config)}
-    changes = {name: value for name, value in portable.items() if name in known} | changes
-    learner = make_learner(dataclasses.replace(config, **changes))
+    options: Json = {name: value for name, value in portable.items() if name in known}
+    learner = make_learner(dataclasses.replace(config, **(options | changes)))
     learner.load_state(state)
     return learner
 
 
 def read_config(folder: Path) -> RunConfig:
-    """The options of a run, as its config.json has them; the learner's class has their types.
+    """Reads the options of a run from its config.json, as the configuration of its learner.
 
     Raises:
-        UsageError: there is no such run, or its learner is not known here.
+        UsageError: there is no such run, or its learner is unknown.
 
     """
     try:
         options: Json = json.loads((folder / CONFIG).read_text())["config"]
     except OSError:
-        raise UsageError(f"{folder} is no run folder: it has no {CONFIG}") from None
+        raise UsageError(f"{folder} is not a run folder: it has no {CONFIG}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{folder / CONFIG} cannot be read: {error}") from None
     if "learner" not in options:
         raise UsageError(
-            f"{folder / CONFIG} names no learner, as an earlier version wrote it: add "
+            f"{folder / CONFIG} names no learner, because an earlier version wrote it: add "
             '"learner": "maml" (or "rl2", "few_shot") to its "config"'
         )
     config_class = find_learner(options["learner"]).Config
@@ -88,14 +88,15 @@ def read_config(folder: Path) -> RunConfig:
 
 
 def run(learner: BaseLearner) -> None:
-    """Trains a learner to its last iteration, in its run folder.
+    """Trains a learner to its last iteration in its run folder.
 
-    The first SIGINT or SIGTERM ends the run after the iteration under way, with a checkpoint; the
-    process then exits with 128 + the signal's number. One more, over a second later, ends it at
-    once; a job manager and a parent process may both pass the first on.
+    A SIGINT or SIGTERM ends the run with a checkpoint after the current iteration; the process then
+    exits with status 128 + the signal's number. Another signal more than a second later ends it at
+    once. Earlier ones are ignored, because a job manager and a parent process may both forward the
+    same request.
 
     Raises:
-        UsageError: the run cannot be begun; nothing of an existing run is changed.
+        UsageError: the run cannot begin; an existing run in the folder is not changed.
 
     """
     check_sinks(learner.config.sinks)
@@ -111,12 +112,12 @@ def run(learner: BaseLearner) -> None:
         learner.close()
     if interrupted() and learner.iteration < learner.config.iterations:
         number = interrupted()
-        print(f"stopped after iteration {learner.iteration}; --resume goes on from there")
+        print(f"stopped after iteration {learner.iteration}; --resume continues from there")
         raise SystemExit(128 + number)
 
 
 def _begin(learner: BaseLearner, folder: RunFolder) -> float:
-    """Restores or begins the run; the seconds it has taken before."""
+    """Begins or resumes the run; returns the seconds that it has taken before."""
     config = learner.config
     described = describe(learner)
     seconds = 0.0
@@ -132,12 +133,12 @@ def _begin(learner: BaseLearner, folder: RunFolder) -> float:
             if state["iteration"] > config.iterations:
                 raise UsageError(
                     f"run folder {folder.path} has {state['iteration']} iterations, more than "
-                    f"--iterations {config.iterations}: take as many, or another --run-dir"
+                    f"--iterations {config.iterations}: give at least as many, or another --run-dir"
                 )
             learner.load_state(state)
             seconds = state["seconds"]
     elif config.resume:
-        print(f"no run in {folder.path} to resume: beginning one")
+        print(f"{folder.path} holds no run to resume: beginning a new one")
     folder.open(
         described, learner.iteration, learner.measure, learner.test_steps, learner.eval_splits
     )
@@ -171,7 +172,7 @@ def _loop(
                     alarms.add(name)
                     folder.say("alarms", f"**{name}**: {message}", learner.iteration)
                     display.say(f"iteration {learner.iteration}: {message}", "yellow")
-            # Asked once: a signal after this line ends the next iteration, not this one unsaved.
+            # Read once: a later signal must not end the run before this iteration is saved.
             last = learner.iteration == config.iterations or interrupted() > 0
             if last or learner.iteration % config.checkpoint_every == 0:
                 state = learner.state() | {"seconds": metrics["seconds"]}
@@ -184,7 +185,7 @@ def _loop(
 
 
 def _evaluated(learner: BaseLearner, folder: RunFolder, display: Display) -> dict[str, float]:
-    """Metrics of an evaluation on every split of the run, whose figures go to TensorBoard."""
+    """Evaluates every split of the run and adds figures to TensorBoard; returns the metrics."""
     start = time.perf_counter()
     evaluations = [learner.evaluate(split=split) for split in learner.eval_splits]
     folder.show(evaluation_figures(evaluations, learner.measure), learner.iteration)
@@ -197,7 +198,7 @@ def _evaluated(learner: BaseLearner, folder: RunFolder, display: Display) -> dic
 
 
 def _best_iteration(learner: BaseLearner, history: list[dict[str, float]]) -> int | None:
-    """The iteration with the best measure on held-out tasks after the last inner step."""
+    """The iteration with the best measure on held-out tasks; None if none was evaluated."""
     tag = f"{learner.eval_splits[0]}/step_{learner.test_steps}/mean" if learner.eval_splits else ""
     evaluated = [metrics for metrics in history if tag in metrics]
     if not evaluated:
@@ -207,7 +208,7 @@ def _best_iteration(learner: BaseLearner, history: list[dict[str, float]]) -> in
 
 
 def describe(learner: BaseLearner) -> Json:
-    """What config.json holds: the resolved configuration and what it ran on."""
+    """The content of config.json: the resolved options, the learner, versions and the commit."""
     own = learner.describe()
     resolved = dataclasses.asdict(learner.config) | {"run_dir": str(learner.config.run_folder)}
     packages = ("torch", "numpy", "gymnasium", "mujoco")
@@ -219,10 +220,12 @@ def describe(learner: BaseLearner) -> Json:
     }
 
 
-def _compare(old: Mapping[str, Any], new: Mapping[str, Any], changeable: frozenset[str]) -> None:
+def _compare(
+    old: Mapping[str, object], new: Mapping[str, object], changeable: frozenset[str]
+) -> None:
     differing = []
     for name, value in new.items():
-        # Through JSON a tuple is a list.
+        # JSON turns a tuple into a list.
         same = old.get(name) == (list(value) if isinstance(value, tuple) else value)
         if name not in changeable and not same:
             differing.append(f"{option(name)} {old.get(name)}, not {value}")
@@ -231,10 +234,10 @@ def _compare(old: Mapping[str, Any], new: Mapping[str, Any], changeable: frozens
 
 
 def _git_commit() -> str | None:
-    """The commit of metarl's own checkout, if it is one.
+    """The commit of metarl's own checkout; None if it is not a checkout.
 
-    Where metarl is installed in a virtual environment inside another repository, Git would answer
-    with the commit of that one.
+    If metarl is installed in a virtual environment inside another repository, Git would report the
+    commit of that repository.
     """
     package = Path(__file__).resolve().parents[1]
 
@@ -245,7 +248,7 @@ def _git_commit() -> str | None:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != package.parent:
             return None
-        git("ls-files", "--error-unmatch", "__init__.py")  # it is tracked there
+        git("ls-files", "--error-unmatch", "__init__.py")  # fails if it is not tracked
         return git("describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -253,11 +256,14 @@ def _git_commit() -> str | None:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], int]]:
-    """In the block a first SIGINT or SIGTERM only makes the yielded function say its number."""
+    """In the block, the first SIGINT or SIGTERM only sets what the yielded function returns.
+
+    It returns the signal's number, or 0 before any signal.
+    """
     received: list[int] = []
     first = 0.0
 
-    def receive(number: int, _frame: Any) -> None:
+    def receive(number: int, _frame: FrameType | None) -> None:
         nonlocal first
         if received:
             if time.monotonic() - first > SAME_REQUEST_SECONDS:

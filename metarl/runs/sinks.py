@@ -1,11 +1,12 @@
-"""Where a run's metrics go beside its folder, if asked: Weights & Biases and MLflow."""
+"""Services that record a run's metrics besides its folder: Weights & Biases and MLflow."""
 
 import importlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Protocol
 
 from metarl.support.distribution import DISTRIBUTION
 from metarl.support.errors import UsageError
@@ -15,23 +16,25 @@ logger = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
-    """A service that has been told of a run."""
+    """A run as a service records it."""
 
     id: str
-    """Its name for the run, which a resumed run goes on with."""
+    """The service's id of the run, which a resumed run continues."""
 
     def write(self, metrics: Mapping[str, float]) -> None:
-        """Passes on one iteration."""
+        """Sends the metrics of one iteration."""
 
     def close(self, failed: bool) -> None:
         """Ends the run."""
 
 
 class WandbSink:
-    """Weights & Biases, which reads along what is written for TensorBoard, figures included."""
+    """Weights & Biases, which copies all that is written for TensorBoard, including figures."""
 
-    def __init__(self, wandb: Any, run_id: str | None, folder: Path, options: Mapping[str, Any]):
-        """Begins the run, or goes on with `run_id`; before the TensorBoard writer is made."""
+    def __init__(
+        self, wandb: ModuleType, run_id: str | None, folder: Path, options: Mapping[str, object]
+    ):
+        """Begins a run, or continues `run_id`; call it before the TensorBoard writer is created."""
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "metarl"),
             name=str(folder),
@@ -43,42 +46,49 @@ class WandbSink:
         self.id: str = self._run.id
 
     def write(self, metrics: Mapping[str, float]) -> None:
-        """Nothing: they come by TensorBoard."""
+        """Does nothing: Weights & Biases copies the metrics from TensorBoard."""
 
     def close(self, failed: bool) -> None:
-        """Sends what is left."""
+        """Sends the remaining data and ends the run."""
         self._run.finish(exit_code=int(failed))
 
 
 class MLflowSink:
-    """MLflow: the options as parameters, the metrics by iteration."""
+    """MLflow: records the options as parameters, and the metrics by iteration."""
 
-    def __init__(self, mlflow: Any, run_id: str | None, folder: Path, options: Mapping[str, Any]):
-        """Begins the run, or goes on with `run_id`."""
+    def __init__(
+        self, mlflow: ModuleType, run_id: str | None, folder: Path, options: Mapping[str, object]
+    ):
+        """Begins a run, or continues `run_id`."""
         self._mlflow = mlflow
         self.id: str = mlflow.start_run(run_id=run_id, run_name=str(folder)).info.run_id
-        if run_id is None:  # MLflow takes no second value of a parameter
+        if run_id is None:  # MLflow refuses a second value of a parameter
             mlflow.log_params(options)
 
     def write(self, metrics: Mapping[str, float]) -> None:
-        """Logs them."""
+        """Logs the metrics of one iteration."""
         values = {name: value for name, value in metrics.items() if name != "iteration"}
         self._mlflow.log_metrics(values, step=int(metrics["iteration"]))
 
     def close(self, failed: bool) -> None:
-        """Says how the run ended."""
+        """Ends the run as finished or failed."""
         self._mlflow.end_run("FAILED" if failed else "FINISHED")
 
 
-SINKS: dict[str, Callable[[Any, str | None, Path, Mapping[str, Any]], Sink]] = {
+SINKS: dict[str, Callable[[ModuleType, str | None, Path, Mapping[str, object]], Sink]] = {
     "wandb": WandbSink,
     "mlflow": MLflowSink,
 }
-"""By the name of the package and of the extra that installs it."""
+"""The sinks by name; their packages, and the extras that install these, have the same names."""
 
 
 def check_sinks(names: Iterable[str]) -> None:
-    """Raises a `UsageError` where a name is no sink's."""
+    """Checks the names.
+
+    Raises:
+        UsageError: there is no sink of that name.
+
+    """
     for name in names:
         if name not in SINKS:
             raise UsageError(f"--sinks {name} must be one of {', '.join(SINKS)}")
@@ -87,18 +97,18 @@ def check_sinks(names: Iterable[str]) -> None:
 class Sinks:
     """The sinks of one run.
 
-    One that cannot begin is an error; one that fails later is warned of and left out, for the run
-    folder has the metrics and the training is worth more.
+    A sink that cannot begin is an error. A sink that fails later is dropped with a warning, because
+    the run folder has the metrics, and training should go on.
     """
 
     def __init__(self) -> None:
         self._open: dict[str, Sink] = {}
 
-    def open(self, names: Iterable[str], folder: Path, options: Mapping[str, Any]) -> None:
-        """Begins the run at each sink; its name for the run is kept as <sink>.id in `folder`.
+    def open(self, names: Iterable[str], folder: Path, options: Mapping[str, object]) -> None:
+        """Begins or continues the run at each sink; `folder`/<sink>.id keeps the sink's id of it.
 
         Raises:
-            UsageError: a package is not installed, or a sink did not take the run.
+            UsageError: a package is not installed, or a sink cannot begin the run.
 
         """
         names = dict.fromkeys(names)
@@ -109,11 +119,11 @@ class Sinks:
                 run_id = kept.read_text().strip() if kept.exists() else None
                 self._open[name] = SINKS[name](package, run_id, folder, options)
                 replace_durably(kept, f"{self._open[name].id}\n".encode())
-            except Exception as error:  # a service's errors are its own
+            except Exception as error:  # of any type that the service's package raises
                 raise UsageError(f"--sinks {name} cannot begin: {_line(error)}") from error
 
     def write(self, metrics: Mapping[str, float]) -> None:
-        """Passes on one iteration."""
+        """Sends the metrics of one iteration to each sink."""
         self._each(lambda sink: sink.write(metrics))
 
     def close(self, failed: bool = False) -> None:
@@ -125,13 +135,13 @@ class Sinks:
         for name, sink in list(self._open.items()):
             try:
                 call(sink)
-            except Exception as error:  # a service's errors are its own
+            except Exception as error:  # of any type that the service's package raises
                 del self._open[name]
-                text = "%s gets no more of this run, whose folder has all: %s"
+                text = "%s gets no more metrics of this run; the run folder has all of them: %s"
                 logger.warning(text, name, _line(error))
 
 
-def _package(name: str) -> Any:
+def _package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -140,5 +150,5 @@ def _package(name: str) -> Any:
 
 
 def _line(error: Exception) -> str:
-    """What it says, on one line."""
+    """The error's type and message on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

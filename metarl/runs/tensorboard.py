@@ -1,16 +1,35 @@
-"""What TensorBoard shows of a run beside its scalars: the page of custom scalars."""
+"""What TensorBoard shows of a run besides scalars, text and figures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard import FileWriter, SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from metarl.evaluation.evaluation import EVALUATED_SPLITS
-from metarl.support.types import Json
 
 NO_HYPERPARAMETERS = {"run_dir", "resume", "sinks"}
+"""Options of a run that the table of hyperparameters leaves out."""
+
+Charts = dict[str, list[str | list[str]]]
+"""Custom scalars by title: the kind of the chart (Multiline or Margin) and its tags."""
+
+# PyTorch has no types for `hparams`, nor for `_get_file_writer` below.
+hyperparameters: Callable[
+    [Mapping[str, bool | int | float | str], Mapping[str, float]], tuple[Summary, ...]
+] = hparams
+"""(options, metrics) -> the summaries that make a row of the table of hyperparameters."""
 
 
-def layout(measure: str, inner_steps: int, splits: Sequence[str]) -> Json:
-    """The page of custom scalars."""
-    charts = {
+def add_summary(writer: SummaryWriter, summary: Summary) -> None:
+    """Adds a summary for which `SummaryWriter` has no method."""
+    file_writer: Callable[[], FileWriter] = writer._get_file_writer
+    file_writer().add_summary(summary)
+
+
+def layout(measure: str, inner_steps: int, splits: Sequence[str]) -> dict[str, Charts]:
+    """The page of custom scalars for `measure` and the evaluations of `splits`."""
+    charts: Charts = {
         f"{measure} before and after adaptation": [
             "Multiline",
             [f"{measure}/before", f"{measure}/after"],

@@ -1,4 +1,4 @@
-"""Algorithms and controls beside each other on one family, at equal environment steps."""
+"""Comparison of algorithms and controls on one family, at equal environment steps."""
 
 import dataclasses
 import json
@@ -17,6 +17,7 @@ from metarl.learners.registry import LEARNERS, find_learner, known_learners, mak
 from metarl.runs.folder import CONFIG, EVALUATION
 from metarl.runs.report import write_report
 from metarl.runs.run import run
+from metarl.runs.tensorboard import Charts
 from metarl.studies.curves import Line, adaptation_curve, draw, read_run, write_figures
 from metarl.studies.jobs import Job, run_jobs
 from metarl.support.errors import UsageError, nearest
@@ -26,57 +27,58 @@ from metarl.tasks.family import make_family
 
 LOG = "log.txt"
 RATES = (3.0, 1.0, 0.3, 0.1, 0.03)
-"""Step sizes that fine-tuning of a control chooses from, in units of the inner step size."""
+"""Step sizes among which the fine-tuning of a control chooses, as factors on --inner-lr."""
 TUNING_TASKS = 20
 FINE_TUNED = ("random", "pretrained")
-"""Controls that are not trained to be adapted with one step size."""
+"""Controls whose training does not depend on the step size of the adaptation."""
 FINE_TUNED_LR = "fine_tuned_lr"
-"""Of evaluation.json: the step size that a fine-tuned control was given."""
+"""Entry of evaluation.json: the step size with which a control was fine-tuned."""
 CHANGE_NO_RESULT = MAMLConfig.changeable - {"test_later_lr"}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared, and for how long."""
+    """Compare algorithms and controls on one task family at equal environment steps."""
 
     family: str
     """Task family, MODULE:ID."""
     family_options: dict[str, bool | int | float | str] = field(default_factory=dict)
-    """The family's variant, name and value in turn."""
+    """Options of the family, alternating names and values."""
     algorithms: tuple[str, ...] = ("maml-trpo",)
-    """Names, as `metarl algorithms` lists them; each with its own preset."""
+    """Algorithms, as `metarl algorithms` lists them; each has its own preset."""
     controls: tuple[str, ...] = ()
-    """Of random, pretrained, oracle and rl2."""
+    """Controls: any of random, pretrained, oracle and rl2."""
     seeds: int = 3
-    """Seeds 1 to this."""
+    """Number of seeds: 1 to this number."""
     iterations: int = 100
-    """Meta-updates of a run with one inner step; others have as many as take the same number of
-    environment steps."""
+    """Meta-updates of a run with one inner step; other runs have as many as fit in the same number
+    of environment steps."""
     meta_batch_size: int = 20
-    """Tasks of a meta-iteration."""
+    """Tasks per meta-iteration."""
     episodes: int = 20
-    """Episodes of each task, before and again after each inner step."""
+    """Episodes of each task before adaptation, and again after each inner step."""
     horizon: int | None = None
-    """Steps after which an episode is truncated; the family's own if not given."""
+    """Steps after which an episode is truncated; by default those of the family."""
     inner_lr: float | None = None
-    """Step size of the inner loop, for all; that of each preset if not given. random and
-    pretrained are fine-tuned with the best of several step sizes around it, on training tasks."""
+    """Step size of the inner loop for all algorithms; by default that of each preset. The controls
+    random and pretrained are fine-tuned with the best of several step sizes around it, which is
+    chosen on training tasks."""
     eval_tasks: int = 40
-    """Held-out tasks of each seed."""
+    """Held-out tasks per seed."""
     inner_steps: int = 3
-    """Inner steps of the evaluation; rl2 has one episode for each."""
+    """Inner steps of the evaluation; for rl2, episodes of experience."""
     test_later_lr: float = 0.5
-    """Steps after the first have this times the step size, as in Finn et al."""
+    """Factor on the step size of all inner steps after the first, as in Finn et al."""
     processes: int = 0
-    """Runs at a time; 0 is one for each core."""
+    """Runs at a time; 0 runs one per core."""
     run_dir: Path | None = None
-    """Each run in a folder below it; comparisons/<family> if not given."""
+    """Folder of the comparison, which holds the run folders; by default comparisons/FAMILY."""
 
     def __post_init__(self) -> None:
         """Checks every number and name.
 
         Raises:
-            UsageError: names the option, its value and what would be right.
+            UsageError: an option is wrong; the message names it and what would be right.
 
         """
         for name in ("seeds", "eval_tasks", "inner_steps", "iterations"):
@@ -92,32 +94,34 @@ class Comparison:
         algorithms = (*ALGORITHMS, *(name for name in known_learners() if name not in LEARNERS))
         for name in self.algorithms:
             if name in known:
-                raise UsageError(f"--algorithms {name} is a control: --controls {name}")
+                raise UsageError(f"--algorithms {name} is a control: give --controls {name}")
             if name not in algorithms and ":" not in name:
                 listed = f"{', '.join(algorithms)}{nearest(name, algorithms)}"
                 raise UsageError(f"--algorithms {name} must be one of {listed}")
         if not self.names:
-            raise UsageError("--algorithms and --controls are empty: nothing to compare")
+            raise UsageError(
+                "--algorithms and --controls are both empty: name at least one of either"
+            )
         for name in self.names:
             if self.names.count(name) > 1:
                 raise UsageError(f"{name} is named more than once")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All that is compared."""
+        """Names of all algorithms and controls."""
         return self.algorithms + self.controls
 
     @property
     def folder(self) -> Path:
-        """`run_dir`, or the folder that the family names."""
+        """`run_dir`, or a folder named after the family."""
         return self.run_dir or Path("comparisons", self.family.rpartition(":")[2])
 
     def run_folder(self, name: str, seed: int) -> Path:
-        """That of one run."""
+        """The folder of one run."""
         return self.folder / name / f"seed-{seed}"
 
     def config(self, name: str, seed: int) -> FamilyRunConfig:
-        """The configuration of one run: of a named algorithm, or of a learner of that name."""
+        """The configuration of one run; `name` is an algorithm, a control or a learner."""
         shared: Json = {
             "family": self.family,
             "family_options": self.family_options,
@@ -132,7 +136,7 @@ class Comparison:
         if name not in ALGORITHMS | CONTROLS:
             config_class = find_learner(name).Config
             if not issubclass(config_class, FamilyRunConfig):
-                raise UsageError(f"{name} is not a learner of task families: it cannot be compared")
+                raise UsageError(f"{name} cannot be compared: it does not train on task families")
             budget = Budget(2 * self.iterations * tasks, tasks, self.inner_steps + 1)
             return config_class.at_budget(budget, learner=name, **shared)
         stages = 1 + find_algorithm(name).options.get("inner_steps", 1)
@@ -149,21 +153,22 @@ class Comparison:
 
 
 def compare(comparison: Comparison) -> list[Line]:
-    """Trains and evaluates whatever is not finished yet, in processes; a line for each name.
+    """Trains and evaluates all runs that are not finished yet; returns a line for each name.
 
-    Writes comparison.png, .pdf, .csv, and a page of TensorBoard into the folder. A first SIGINT or
-    SIGTERM ends every run with a checkpoint; the same command goes on from there.
+    Each run has a process of its own. Writes comparison.png, .pdf, .csv and TensorBoard events to
+    the folder. A SIGINT or SIGTERM ends every run with a checkpoint; another call with the same
+    comparison continues from there.
 
     Raises:
-        UsageError: a run cannot be begun or failed; the others are finished.
+        UsageError: a run cannot begin, or it failed; the other runs are finished first.
 
     """
     runs = [(n, s) for n in comparison.names for s in range(1, comparison.seeds + 1)]
-    for name, seed in runs:  # errors of the options come before hours of work
+    for name, seed in runs:  # reports wrong options before hours of work
         comparison.config(name, seed)
     family = make_family(comparison.family, comparison.horizon, **comparison.family_options)
     comparison = dataclasses.replace(comparison, horizon=family.horizon)
-    jobs = []
+    jobs: dict[Job, tuple[str, int]] = {}
     for name, seed in runs:
         folder = comparison.run_folder(name, seed)
         try:
@@ -171,8 +176,9 @@ def compare(comparison: Comparison) -> list[Line]:
         except OSError as error:
             raise UsageError(f"run folder {folder} cannot be written: {error.strerror}") from error
         arguments = (comparison, name, seed)
-        jobs.append(Job(f"{name}, seed {seed}", outcome, arguments, folder / LOG))
-    codes = run_jobs(jobs, lambda job: is_finished(*job.arguments), comparison.processes)
+        jobs[Job(f"{name}, seed {seed}", outcome, arguments, folder / LOG)] = name, seed
+    processes = comparison.processes
+    codes = run_jobs(list(jobs), lambda job: is_finished(comparison, *jobs[job]), processes)
     for job, code in codes.items():
         if code:
             last = (job.log.read_text().strip() or "no output").splitlines()[-1]
@@ -187,14 +193,14 @@ def compare(comparison: Comparison) -> list[Line]:
 
 
 def outcome(comparison: Comparison, name: str, seed: int) -> None:
-    """One run, from where it is to its evaluation."""
+    """Trains one run from where it stopped, and evaluates it."""
     config = comparison.config(name, seed)
     learner = make_learner(config)
     assert isinstance(learner, MetaLearner)
     run(learner)
-    # An evaluation from before must not pass for that of this run if this process is stopped.
+    # If this process is stopped, an earlier evaluation must not count as that of this run.
     (config.run_folder / EVALUATION).unlink(missing_ok=True)
-    about: Json = {}
+    about: dict[str, float] = {}
     if name in FINE_TUNED:
         assert isinstance(learner, MAMLLearner)
         about[FINE_TUNED_LR] = tune(learner, comparison.inner_steps)
@@ -205,7 +211,7 @@ def outcome(comparison: Comparison, name: str, seed: int) -> None:
 
 
 def tune(learner: MAMLLearner, steps: int) -> float:
-    """Gives the inner loop the step size that is best on training tasks, and returns it."""
+    """Sets the step size of the inner loop to the best one on training tasks, and returns it."""
     rates = [rate * learner.config.inner_lr for rate in RATES]
     inner = learner.inner
 
@@ -215,12 +221,12 @@ def tune(learner: MAMLLearner, steps: int) -> float:
 
     best = max(rates, key=final_return)
     learner.inner = dataclasses.replace(inner, learning_rate=best)
-    print(f"fine-tuned with inner step size {best:g}")
+    print(f"fine-tuned with an inner step size of {best:g}")
     return best
 
 
 def is_finished(comparison: Comparison, name: str, seed: int) -> bool:
-    """Whether the run's evaluation is there, of its last iteration, and all as it is asked for."""
+    """Whether the run was evaluated after its last iteration, with the options of `comparison`."""
     folder, config = comparison.run_folder(name, seed), comparison.config(name, seed)
     if not (folder / EVALUATION).exists():
         return False
@@ -234,18 +240,18 @@ def is_finished(comparison: Comparison, name: str, seed: int) -> bool:
         and data["iteration"] == config.iterations
         and len(test["steps"]) == steps
         and len(test["tasks"]) == comparison.eval_tasks
-        # `metarl evaluate` writes the file too, and tunes nothing.
+        # `metarl evaluate` writes this file too, but it does not tune the step size.
         and (name not in FINE_TUNED or FINE_TUNED_LR in data)
     )
 
 
 def _write_page(comparison: Comparison, lines: list[Line]) -> None:
-    """The comparison as a run of its own beside the others, whose x axis are the inner steps."""
+    """Writes TensorBoard events of the comparison, in which steps are inner steps."""
     for old in comparison.folder.glob("events.out.tfevents.*"):
         old.unlink()
     writer = SummaryWriter(str(comparison.folder))
     names = [line.name for line in lines]
-    charts: Json = {
+    charts: Charts = {
         "return after each inner step": ["Multiline", [f"comparison/{n}/mean" for n in names]]
     }
     for line in lines:
@@ -266,10 +272,10 @@ def _curve(line: Line) -> np.ndarray:
 
 
 def table_rows(lines: list[Line]) -> list[tuple[str, ...]]:
-    """A row for each line.
+    """A row for each line of the comparison.
 
-    Its name, mean and interval after each step, each seed's mean in the end, environment steps and
-    minutes.
+    It has the name, the mean and its interval after each inner step, the final mean of each seed,
+    the environment steps and the minutes.
     """
     rows = []
     curves = [_curve(line) for line in lines]

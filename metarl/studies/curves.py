@@ -1,11 +1,10 @@
-"""Figures for a paper from run folders, and the numbers behind them."""
+"""Figures of run folders for a paper, and their numbers."""
 
 import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,30 +14,34 @@ from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.statistics import STATISTICS, interval, stratified_indices
 from metarl.runs.folder import CONFIG, EVALUATION, METRICS
 from metarl.support.errors import UsageError
-from metarl.support.types import Json
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder says."""
+    """The contents of a run folder that figures show."""
 
     path: Path
     name: str
-    """Of the line that it is part of: algorithm, and family if there are several."""
+    """Name of the line that the run belongs to: `algorithm, family`."""
     seed: int
     metrics: list[dict[str, float]]
-    returns: np.ndarray | None  # [steps + 1, tasks] of the split, None without evaluation.json
+    returns: np.ndarray | None  # [steps + 1, tasks]; None without evaluation.json
 
 
 @dataclass(frozen=True)
 class Line:
-    """Runs of one name that differ in their seeds."""
+    """Runs that differ only in their seeds."""
 
     name: str
     runs: list[Run]
 
     def evaluation(self) -> Evaluation | None:
-        """The held-out tasks of all runs; None if one has no evaluation.json."""
+        """The evaluation of the tasks of all runs; None if a run has no evaluation.json.
+
+        Raises:
+            UsageError: the evaluations differ in their inner steps or number of tasks.
+
+        """
         returns = [run.returns for run in self.runs]
         whole = [own for own in returns if own is not None]
         if len(whole) < len(returns):
@@ -50,22 +53,22 @@ class Line:
         return Evaluation("test", {}, np.concatenate(whole, axis=1), runs=len(whole))
 
     def means(self) -> np.ndarray:
-        """Mean over each run's held-out tasks: [runs, steps + 1]."""
+        """Mean over the held-out tasks of each run: [runs, steps + 1]."""
         return np.array([run.returns.mean(1) for run in self.runs if run.returns is not None])
 
 
 def read_run(path: Path, split: str = "test") -> Run:
-    """A run folder.
+    """Reads a run folder.
 
     Raises:
-        UsageError: it is none, not of a policy, or its evaluation lacks the split.
+        UsageError: it is not a run folder, it has no returns, or its evaluation lacks the split.
 
     """
     if not (path / CONFIG).exists():
-        raise UsageError(f"{path} is no run folder: it has no {CONFIG}")
+        raise UsageError(f"{path} is not a run folder: it has no {CONFIG}")
     config = json.loads((path / CONFIG).read_text())["config"]
     if "family" not in config:
-        raise UsageError(f"{path} is not the run of a policy: it has no returns to draw")
+        raise UsageError(f"{path} is not a run on a task family: it has no returns to draw")
     lines = (path / METRICS).read_text().split("\n")[:-1] if (path / METRICS).exists() else []
     returns = None
     if (path / EVALUATION).exists():
@@ -80,7 +83,9 @@ def read_run(path: Path, split: str = "test") -> Run:
 
 
 def group(runs: Sequence[Run]) -> list[Line]:
-    """Runs of the same algorithm and family as one line; names without what all share.
+    """Groups the runs of each algorithm and family into a line.
+
+    Names omit the family if all lines share it.
 
     Raises:
         UsageError: two runs of one line have the same seed.
@@ -102,9 +107,11 @@ def group(runs: Sequence[Run]) -> list[Line]:
 
 
 def training_curves(line: Line) -> dict[str, np.ndarray]:
-    """Of the iterations that all runs have: `env_steps`, and `before`, `after` [runs, iterations].
+    """Curves over the iterations that all runs have.
 
-    `env_steps` are means over the runs.
+    Returns:
+        `before` and `after` [runs, iterations]; `env_steps` [iterations], means over the runs.
+
     """
     number = min(len(run.metrics) for run in line.runs)
 
@@ -119,7 +126,7 @@ def training_curves(line: Line) -> dict[str, np.ndarray]:
 
 
 def adaptation_curve(evaluation: Evaluation) -> np.ndarray:
-    """(mean, low, high) after each inner step: [steps + 1, 3]; intervals keep the runs apart."""
+    """(mean, low, high) after each inner step: [steps + 1, 3]; runs are strata of the bootstrap."""
     tasks = evaluation.returns.shape[1] // evaluation.runs
     resampled = stratified_indices(np.random.default_rng(0), evaluation.runs, tasks)
     mean = STATISTICS["mean"]
@@ -127,11 +134,11 @@ def adaptation_curve(evaluation: Evaluation) -> np.ndarray:
 
 
 def draw(lines: Sequence[Line], title: str = "") -> Figure:
-    """Return against environment steps (mean and range of the seeds), and against inner steps."""
+    """Draws the return over environment steps, and over inner steps on held-out tasks."""
     figure = Figure((11, 4.5), layout="constrained")
     training, adaptation = figure.subplots(1, 2)
     for i, line in enumerate(lines):
-        style: Json = {"color": f"C{i % 10}", "linestyle": "-" if i < 10 else "--"}
+        style = {"color": f"C{i % 10}", "linestyle": "-" if i < 10 else "--"}
         if any(run.metrics for run in line.runs):
             curves = training_curves(line)
             steps, after = curves["env_steps"] / 1e6, curves["after"]
@@ -169,10 +176,11 @@ def draw(lines: Sequence[Line], title: str = "") -> Figure:
 
 
 def write_figures(lines: Sequence[Line], out: Path, title: str = "") -> list[Path]:
-    """Writes `out`.png, .pdf and .csv; the files.
+    """Writes `out`.png, .pdf and .csv, and returns their paths.
 
     Raises:
-        UsageError: they cannot be written, or evaluations differ in their steps or tasks.
+        UsageError: a file cannot be written, or the evaluations of a line differ in their inner
+            steps or number of tasks.
 
     """
     figure = draw(lines, title)
@@ -188,8 +196,8 @@ def write_figures(lines: Sequence[Line], out: Path, title: str = "") -> list[Pat
     return paths
 
 
-def rows(lines: Sequence[Line]) -> Iterator[tuple[Any, ...]]:
-    """Of the .csv: the heading, then each seed's iterations and each line's inner steps."""
+def rows(lines: Sequence[Line]) -> Iterator[tuple[object, ...]]:
+    """Rows of the .csv: a header, the iterations of each seed, the inner steps of each line."""
     yield "line", "seed", "curve", "x", "value", "low", "high"
     for line in lines:
         for run in line.runs:

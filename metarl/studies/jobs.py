@@ -1,4 +1,4 @@
-"""Independent runs, several at a time, each in a process with a log of its own."""
+"""Runs several jobs at a time, each in its own process with its own log."""
 
 import contextlib
 import multiprocessing
@@ -11,31 +11,30 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 from metarl.support.errors import UsageError
 from metarl.support.parallel import available_cores
 
 POLL_SECONDS = 0.2
-"""A signal is handled after this time at the latest."""
+"""Longest time until a signal is handled."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A run: a function that a spawned process calls, and the file that takes its output."""
+    """A function that a spawned process calls, and the file for its output."""
 
     name: str
     function: Callable[..., None]
-    arguments: tuple[Any, ...]
+    arguments: tuple[object, ...]
     log: Path
 
 
 def run_jobs(
     jobs: Sequence[Job], is_finished: Callable[[Job], bool], at_a_time: int = 0
 ) -> dict[Job, int]:
-    """Runs the jobs that are not finished, `at_a_time` of them in parallel (0: one per core).
+    """Runs the jobs that are not finished, `at_a_time` in parallel; 0 runs one per core.
 
-    SIGINT and SIGTERM are passed on to the running jobs; this process exits when they have ended.
+    SIGINT and SIGTERM are forwarded to the running jobs; this process exits when they have ended.
 
     Returns:
         The exit code of every job.
@@ -62,7 +61,8 @@ def run_jobs(
                 process.join()
                 codes[job] = process.exitcode or 0
                 _say(job, ("stopped" if received else "failed") if codes[job] else "finished")
-            while forwarded < len(received):  # not in the handler, where one may be starting
+            # Forwarded here, not in the handler, which may interrupt the start of a job.
+            while forwarded < len(received):
                 forwarded += 1
                 for process, _ in running.values():
                     process.terminate()  # the run then ends with a checkpoint
@@ -78,7 +78,7 @@ def _say(job: Job, what: str) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Within the block SIGINT and SIGTERM only append their number to the yielded list."""
+    """In the block, SIGINT and SIGTERM only append their number to the yielded list."""
     received: list[int] = []
     handlers = {
         number: signal.signal(number, lambda number, _: received.append(number))
@@ -92,7 +92,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _run(job: Job) -> None:
-    """The process of one job: its output goes to the job's log, and it ends with its parent."""
+    """Runs a job in its own process, with the output in its log; ends when the parent ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -100,7 +100,7 @@ def _run(job: Job) -> None:
         multiprocessing.connection.wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
 
-    os.setpgrp()  # Ctrl-C in a terminal reaches the parent alone, which passes it on
+    os.setpgrp()  # Ctrl-C in a terminal reaches only the parent, which forwards it
     threading.Thread(target=end_with_parent, daemon=True).start()
     log = open(job.log, "a")  # noqa: SIM115 (held by the process)
     os.dup2(log.fileno(), 1)

@@ -1,4 +1,4 @@
-"""Where the seconds go."""
+"""Time measurement by named parts."""
 
 import time
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Seconds by name; a time within another counts for the inner name only."""
+    """Seconds by name; the time of a nested block counts only for the inner name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -19,13 +19,13 @@ class Clock:
         return time.perf_counter() - self._begin
 
     def metrics(self) -> dict[str, float]:
-        """`time/<name>` of each part and `time/whole`."""
+        """The seconds of each part as `time/<name>`, and the total as `time/whole`."""
         parts = {f"time/{name}": seconds for name, seconds in self.seconds.items()}
         return parts | {"time/whole": self.total}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Counts the block's seconds under `name`."""
+        """Adds the seconds of the block to `name`."""
         self._switch()
         self._running.append(name)
         yield

@@ -1,7 +1,7 @@
 """The installed distribution: `metarl-suite`, which provides the packages `metarl` and `envs`.
 
-The name `metarl` on the Python package index belongs to an unrelated project that provides a
-package `metarl`, too. Where both are installed, one overwrites files of the other.
+On the Python package index, `metarl` is an unrelated project that also provides a package `metarl`.
+If both are installed, one overwrites files of the other.
 """
 
 import warnings
@@ -20,12 +20,12 @@ def installed_version() -> str:
 
 
 def warn_of_namesake() -> None:
-    """Warns if the unrelated distribution `metarl` has put its own files into our package."""
+    """Warns if the unrelated distribution `metarl` is installed and overwrites files."""
     try:
         other = distribution(NAMESAKE)
     except PackageNotFoundError:
         return
-    # An editable installation of this project from before its new name lists no such file.
+    # An old editable installation of this project, then named `metarl`, lists no such file.
     if any(file.as_posix() == "metarl/__init__.py" for file in other.files or ()):
         warnings.warn(
             f"the unrelated distribution '{NAMESAKE}' {other.version} is installed and overwrites "

@@ -5,21 +5,21 @@ from collections.abc import Iterable
 
 
 class UsageError(Exception):
-    """A request that cannot be met; its message is one line: what, where, what would be right.
+    """A mistake of the user, with a message of one line: what is wrong, where, and what is right.
 
     The command line prints the message and exits with status 2.
     """
 
 
 class NonFiniteError(UsageError):
-    """Training has diverged: a parameter is infinite or not a number; says which, and where."""
+    """Training has diverged: the message names a parameter that is infinite or NaN, and where."""
 
 
 class WorkerError(Exception):
-    """A worker process failed: which, at which environment and task, and its own traceback."""
+    """A worker process failed: the message has the worker, environment, task and traceback."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A question whether the nearest of the known names was meant; empty if none is near."""
+    """The hint `; did you mean NAME?` with the most similar known name; empty if none is."""
     near = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {near[0]}?" if near else ""

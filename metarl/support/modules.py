@@ -1,4 +1,4 @@
-"""Importing what a user names, from the working folder too."""
+"""Imports of modules and objects that a user names, also from the working folder."""
 
 import importlib
 import sys
@@ -7,10 +7,10 @@ from metarl.support.errors import UsageError
 
 
 def import_module_here(module: str) -> None:
-    """Imports a module, from the working folder too, as `python -m` would.
+    """Imports a module, also from the working folder, as `python -m` does.
 
     Raises:
-        UsageError: there is no such module; an error inside it is raised as it is.
+        UsageError: there is no such module; an error inside the module is raised unchanged.
 
     """
     if "" not in sys.path:
@@ -19,17 +19,17 @@ def import_module_here(module: str) -> None:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
-            raise  # one of its own imports
+            raise  # an import inside the module fails
         raise UsageError(
             f"there is no module {module} here or among the installed packages"
         ) from None
 
 
 def import_object(reference: str, option: str) -> object:
-    """What MODULE:NAME names; `option` is named where it does not exist.
+    """Imports the object MODULE:NAME.
 
     Raises:
-        UsageError: there is no such module, or it has no such name.
+        UsageError: there is no such module or name; the message begins with `option`.
 
     """
     module, _, name = reference.partition(":")

@@ -1,4 +1,4 @@
-"""Options: their names on the command line, and the ranges of their values."""
+"""Names of options on the command line, and ranges of their values."""
 
 import math
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from metarl.support.errors import UsageError, nearest
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that an option may have: declared beside it, checked by `check_ranges`."""
+    """The range of an option, declared in its type and checked by `check_ranges`."""
 
     low: float
     high: float = math.inf
     above: bool = False
-    """Whether `low` itself is excluded."""
+    """Whether `low` is excluded."""
 
     def holds(self, value: float) -> bool:
         """Whether the value is finite and within the range."""
@@ -42,10 +42,10 @@ Probability = Annotated[float, Range(0, 1)]
 
 
 def check_ranges(options: object) -> None:
-    """Checks the fields of a dataclass whose type has a `Range` or a set of choices.
+    """Checks the fields of a dataclass whose type is a `Literal` or has a `Range`.
 
     Raises:
-        UsageError: names the option, its value and what would be right.
+        UsageError: an option is wrong; the message names it, its value and what is right.
 
     """
     for name, hint in get_type_hints(type(options), include_extras=True).items():
@@ -56,22 +56,22 @@ def check_ranges(options: object) -> None:
             raise UsageError(
                 f"{option(name)} {value} must be one of {listed}{nearest(str(value), choices)}"
             )
-        for part in (hint, *get_args(hint)):  # the alternatives of `Count | None` too
+        for part in (hint, *get_args(hint)):  # includes the alternatives of `Count | None`
             for limits in getattr(part, "__metadata__", ()):
                 if isinstance(limits, Range) and value is not None and not limits.holds(value):
                     raise UsageError(f"{option(name)} {value} must be {limits}")
 
 
 def option(name: str) -> str:
-    """A field's name on the command line."""
+    """The name of a field on the command line."""
     return "--" + name.replace("_", "-")
 
 
 def at_least(name: str, value: int, lowest: int) -> None:
-    """Checks the option `name`.
+    """Checks that the option `name` is at least `lowest`.
 
     Raises:
-        UsageError: it is less than `lowest`.
+        UsageError: it is less.
 
     """
     if value < lowest:

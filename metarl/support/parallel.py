@@ -135,8 +135,11 @@ class Workers:
         return {"learner": str(device), "name": name, "threads": self.threads}
 
     def map(self, function: Callable[..., R], *items: Iterable[Any]) -> list[R]:
-        """`list(map(function, *items))`, on the pool's threads."""
-        return list((self._pool.map if self._pool else map)(function, *items))
+        """`list(map(function, *items))`, on the pool's threads; one call alone on this thread."""
+        calls = list(zip(*items, strict=True))
+        if self._pool is None or len(calls) == 1:
+            return [function(*call) for call in calls]
+        return list(self._pool.map(lambda call: function(*call), calls))
 
     def sum(
         self,

@@ -36,12 +36,7 @@ from metarl.support.errors import UsageError
 from metarl.support.modules import import_module_here
 from metarl.support.randomness import RandomKey, Use
 from metarl.support.types import Json
-from metarl.tasks.declaration import (
-    DeclaredFamily,
-    DynamicsFamily,
-    load_declaration,
-    parse_value,
-)
+from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, load_declaration, parse_value
 from metarl.tasks.distributions import TaskDistribution
 from metarl.tasks.task import (
     Task,
