@@ -24,7 +24,7 @@ HORIZONS = {  # steps of an episode, by module
 def register(
     name: str, entry_point: str, max_episode_steps: int, kwargs: dict[str, object]
 ) -> None:
-    """Registers a family unless its id is taken: by a project's own, or by an earlier import."""
+    """Registers a family unless a project or an earlier import has registered its id."""
     if name not in gymnasium.registry:
         gymnasium.register(name, entry_point, max_episode_steps=max_episode_steps, kwargs=kwargs)
 

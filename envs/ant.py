@@ -1,7 +1,7 @@
 """Ant families: a quadruped that runs in a direction, at a speed, or to a place.
 
 Sources: Finn, Abbeel, Levine 2017 (`finn`, arXiv 1703.03400, and its code); Rothfuss et al. 2018
-(`promp`, arXiv 1810.06784); Rakelly et al. 2019 (PEARL, arXiv 1903.08254) has the latter's. The
+(`promp`, arXiv 1810.06784); Rakelly et al. 2019 (PEARL, arXiv 1903.08254) use those of `promp`. The
 physics are Gymnasium's Ant-v5. C = Σ clip(cfrc_ext, ±1)², a the control in ±1.
 """
 
@@ -18,7 +18,7 @@ from metarl.tasks.distributions import Ball, Choice, TaskDistribution, Uniform
 
 from .locomotion import Locomotion, contact_cost, squared
 
-LOWEST, HIGHEST = 0.2, 1.0  # m; of the torso, beyond which the episode ends
+LOWEST, HIGHEST = 0.2, 1.0  # m; bounds of the torso's height, outside which the episode ends
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Ant(Locomotion):
     source: ClassVar[str] = "Finn 2017, ProMP"
 
     observation: Literal["joints", "contacts"] = "joints"
-    """`joints`: positions without x and y, and velocities (27). `contacts`: and the forces on each
+    """`joints`: positions without x and y, and velocities (27). `contacts`: also the forces on each
     body, clipped to ±1 (105), as in Gymnasium's Ant-v5."""
 
     @property
@@ -43,7 +43,7 @@ class Ant(Locomotion):
         return spaces.Box(-np.inf, np.inf, (size,), np.float64)
 
     def observe(self, state: Fields) -> Array:
-        """Joints, and contacts if they are asked for."""
+        """Joints, and contact forces if `observation` is `contacts`."""
         xp = array_namespace(state.qpos)
         parts = [state.qpos[..., 2:], state.qvel]
         if self.observation == "contacts":
@@ -52,12 +52,12 @@ class Ant(Locomotion):
         return xp.concat(parts, axis=-1)
 
     def terminated(self, state: Fields, task: Mapping[str, Array]) -> Array | None:
-        """The torso too low or too high: z ∉ [.2, 1]."""
+        """The torso is too low or too high: z ∉ [.2, 1]."""
         z = state.qpos[..., 2]
         return (z < LOWEST) | (z > HIGHEST)
 
     def finn_costs(self, control: Array, after: Fields) -> Array:
-        """.005 ‖a‖² + .0005 C − .05, the last for being alive: [...]."""
+        """.005 ‖a‖² + .0005 C − .05, where the last term rewards being alive: [...]."""
         return 0.005 * squared(control) + 0.0005 * contact_cost(after, 1.0) - 0.05
 
 
@@ -107,7 +107,7 @@ class AntVel(Ant):
 
     @property
     def tasks(self) -> TaskDistribution:
-        """The speed to reach; half as fast again is beyond."""
+        """The speed to reach; `beyond` extends its range by half."""
         return TaskDistribution(velocity=Uniform(0.0, 3.0, beyond=(0.0, 4.5), unit="m/s"))
 
     def reward(
@@ -123,13 +123,13 @@ class AntGoal(Ant):
     """Go to a place; L1 = |x − g_x| + |y − g_y|."""
 
     variant: Literal["finn", "promp"] = "promp"
-    """`finn`: g uniform over [−3, 3]², r = 4 − L1 − .005 ‖a‖² − .0005 C + .05, ends as the other
-    ants do. `promp` (PEARL and VariBAD too): g uniform in the disc of radius 3, r = −L1 − .1 ‖a‖² −
-    .0005 C, never ends."""
+    """`finn`: g uniform over [−3, 3]², r = 4 − L1 − .005 ‖a‖² − .0005 C + .05; episodes end as in
+    the other ant families. `promp`, also used by PEARL and VariBAD: g uniform in the disc of radius
+    3, r = −L1 − .1 ‖a‖² − .0005 C; episodes never end early."""
 
     @property
     def tasks(self) -> TaskDistribution:
-        """Coordinates of the goal; for `promp` a third farther is beyond."""
+        """Coordinates of the goal; for `promp`, `beyond` extends the radius by a third."""
         if self.variant == "finn":
             return TaskDistribution(goal=Uniform(-3.0, 3.0, (2,), unit="m"))
         return TaskDistribution(goal=Ball(3.0, 2, beyond=4.0, unit="m"))
@@ -145,5 +145,5 @@ class AntGoal(Ant):
         return -distance - 0.1 * squared(control) - 0.0005 * contact_cost(after, 1.0)
 
     def terminated(self, state: Fields, task: Mapping[str, Array]) -> Array | None:
-        """As the other ants, or never."""
+        """As in the other ant families for `finn`, never for `promp`."""
         return super().terminated(state, task) if self.variant == "finn" else None

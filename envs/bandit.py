@@ -1,4 +1,4 @@
-"""Bandits: arms of unknown worth, one pull an episode, so that episodes per task are pulls.
+"""Bandits: arms of unknown reward. An episode is one pull, so episodes per task are pulls.
 
 Sources: Duan et al. 2016 (RL², arXiv 1611.02779), section 3.1, and Deleu's pytorch-maml-rl.
 """
@@ -20,12 +20,12 @@ def chosen(values: Array, index: Array) -> Array:
     """values[..., index]: [..., n] and integers [...] -> [...]."""
     xp = array_namespace(values)
     every = xp.arange(values.shape[-1], device=device(values))
-    # A sum over a mask, for there is no gather along an axis that NumPy and torch share.
+    # A sum over a mask, because NumPy and torch have no common gather along an axis.
     return xp.sum(xp.where(every == index[..., None], values, 0.0 * values), axis=-1)
 
 
 def standard_normal(uniform: Array) -> Array:
-    """A normal number from two uniform ones (Box, Muller 1958): [..., 2] -> [...]."""
+    """Normal numbers from pairs of uniform ones (Box, Muller 1958): [..., 2] -> [...]."""
     xp = array_namespace(uniform)
     radius = xp.sqrt(-2.0 * xp.log1p(-uniform[..., 0]))
     return radius * xp.cos(2 * np.pi * uniform[..., 1])
@@ -33,7 +33,7 @@ def standard_normal(uniform: Array) -> Array:
 
 @dataclass(frozen=True)
 class Bandit(DynamicsFamily):
-    """What the bandits share; the state is the last reward."""
+    """What the bandits share: the state is the last reward."""
 
     source: ClassVar[str] = "Duan 2016, Deleu"
 
@@ -42,7 +42,7 @@ class Bandit(DynamicsFamily):
 
     @property
     def observation_space(self) -> spaces.Box:
-        """Nothing to see: a 0."""
+        """A constant 0, because there is nothing to observe."""
         return spaces.Box(0.0, 0.0, (1,), np.float64)
 
     @property
@@ -61,11 +61,11 @@ class Bandit(DynamicsFamily):
     def reward(
         self, before: Array, control: Array, after: Array, task: Mapping[str, Array]
     ) -> Array:
-        """What the transition drew."""
+        """The reward that the transition drew."""
         return after[..., 0]
 
     def terminated(self, state: Array, task: Mapping[str, Array]) -> Array:
-        """After every pull."""
+        """True: every pull ends an episode."""
         xp = array_namespace(state)
         return xp.ones_like(state[..., 0], dtype=xp.bool)
 
@@ -84,7 +84,7 @@ class BernoulliBandit(Bandit):
     def transition(
         self, state: Array, action: Array, task: Mapping[str, Array], noise: Array
     ) -> Array:
-        """1 with the arm's probability."""
+        """1 with the probability of the arm, else 0."""
         xp = array_namespace(noise)
         return xp.astype(noise < chosen(task["probability"], action)[..., None], noise.dtype)
 

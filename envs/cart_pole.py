@@ -1,4 +1,4 @@
-"""CartPole families: a pole balanced on a cart of unknown masses.
+"""CartPole families: a pole is balanced on a cart, both of unknown mass.
 
 Source: RLlib's CartPoleMassEnv. The dynamics are Gymnasium's CartPole-v1 (Barto, Sutton, Anderson
 1983), step for step, for all environments at once.
@@ -44,7 +44,7 @@ class CartPoleParams(DynamicsFamily):
         return spaces.Discrete(2)
 
     def initial(self, noise: Noise) -> Array:
-        """All four uniform over ±.05."""
+        """All four numbers are uniform over ±.05."""
         return noise.uniform(-0.05, 0.05, 4)
 
     def transition(
@@ -79,7 +79,7 @@ class CartPoleParams(DynamicsFamily):
     def reward(
         self, before: Array, control: Array, after: Array, task: Mapping[str, Array]
     ) -> Array:
-        """1."""
+        """1 for every step."""
         return array_namespace(after).ones_like(after[..., 0])
 
     def terminated(self, state: Array, task: Mapping[str, Array]) -> Array:

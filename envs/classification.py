@@ -17,7 +17,7 @@ Classes = list[np.ndarray]
 """Samples [number, ...] of each class."""
 
 PATCH = 8
-"""Pixels of an image's side."""
+"""Side of an image in pixels."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Domain:
 
 
 def with_quarter_turns(classes: Classes) -> Classes:
-    """Images [number, 1, side, side]: each turned by 0, 90, 180, 270° is a class of its own.
+    """Images [number, 1, side, side] turned by 0, 90, 180 and 270°, each turn a class of its own.
 
-    Few classes are learned by heart otherwise (Santoro et al. 2016, arXiv 1605.06065, section 4).
+    Otherwise a model memorises the few classes (Santoro et al. 2016, arXiv 1605.06065, section 4).
     """
     return [np.rot90(images, turns, (-2, -1)) for images in classes for turns in range(4)]
 
@@ -51,7 +51,7 @@ class FewShotClassification:
         shots: int = 1,
         queries: int = 15,
     ):
-        """`queries`: samples of each class that a task is judged on."""
+        """`queries`: samples of each class on which a task is evaluated."""
         self.name = f"{ways}-way {shots}-shot {', '.join(domains)}"
         self.domains = domains
         self.groups = tuple(domains)
@@ -84,14 +84,14 @@ class FewShotClassification:
         return support, query
 
     def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Share of right answers: [tasks]."""
+        """Accuracy: [tasks]."""
         return (outputs.argmax(-1) == targets).float().mean(1)
 
 
 def digits() -> Domain:
     """Scikit-learn's handwritten digits (UCI, 8 × 8 pixels).
 
-    Of the training split are 0 to 4 in quarter turns, of the other 5 to 9 as they are.
+    The training split has the digits 0 to 4 in quarter turns, the test split 5 to 9 unturned.
     """
     from sklearn.datasets import load_digits
 
@@ -102,10 +102,10 @@ def digits() -> Domain:
 
 
 def photographs() -> Domain:
-    """Patches of scikit-learn's two photographs: a class is a field of one, every other held out.
+    """Patches of scikit-learn's two photographs; a class is a field of a photograph.
 
-    Training has its fields in quarter turns. The fields are 80 × 80 pixels; those without contrast,
-    as of an empty sky, are left out.
+    Every other field is held out, and those for training are in quarter turns. The fields are
+    80 × 80 pixels; those without contrast, such as empty sky, are left out.
     """
     from sklearn.datasets import load_sample_images
 
@@ -123,7 +123,7 @@ def photographs() -> Domain:
 
 
 def convolutional_net(ways: int, channels: int = 32) -> tuple[nn.Module, tuple[str, ...]]:
-    """Two convolutions and a linear head for images [n, 1, 8, 8]; the head's names."""
+    """Two convolutions and a linear head for images [n, 1, 8, 8], and the head's parameters."""
     module = nn.Sequential(
         *(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
@@ -165,7 +165,7 @@ class GraphProperties:
     held_out = ("clustering", "leaves", "spectral radius")
 
     def __init__(self, shots: int = 10, queries: int = 15, nodes: int = 12, graphs: int = 4000):
-        """`shots`, `queries`: graphs of each kind; `graphs` random ones are drawn from."""
+        """`shots`, `queries`: graphs of each kind; `graphs`: random graphs to draw from."""
         self.shots, self.queries = shots, queries
         self.module = GraphNet()
         self.head = ("head.weight", "head.bias")
@@ -191,7 +191,7 @@ class GraphProperties:
             kind = pool[random.integers(len(pool))] ^ bool(random.integers(2))
             each = self.shots + self.queries
             drawn = [random.choice(np.flatnonzero(kind == k), each, False) for k in (0, 1)]
-            index.append(np.stack(drawn, 1).reshape(-1))  # the two kinds in turn
+            index.append(np.stack(drawn, 1).reshape(-1))  # the two kinds alternate
             labels.append(np.tile([0, 1], each))
         x = torch.from_numpy(self._adjacency[np.stack(index)]).float()
         y = torch.from_numpy(np.stack(labels))
@@ -199,7 +199,7 @@ class GraphProperties:
         return Samples(x[:, :k], y[:, :k]), Samples(x[:, k:], y[:, k:])
 
     def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Share of right answers: [tasks]."""
+        """Accuracy: [tasks]."""
         return (outputs.argmax(-1) == targets).float().mean(1)
 
 

@@ -32,8 +32,8 @@ class HalfCheetah(Locomotion):
     source: ClassVar[str] = "Finn 2017, ProMP"
 
     observation: Literal["promp", "finn"] = "promp"
-    """`promp`: joint positions without x, and velocities (17). `finn`: these and the torso's
-    position (20), as Finn, Deleu, garage and learn2learn have it."""
+    """`promp`: joint positions without x, and velocities (17). `finn`: also the torso's
+    position (20), as in Finn, Deleu, garage and learn2learn."""
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -56,7 +56,7 @@ class HalfCheetah(Locomotion):
 
 @dataclass(frozen=True)
 class HalfCheetahDir(HalfCheetah):
-    """Run forwards (+1) or backwards (−1): r = g v − .05 ‖a‖². Each split has both."""
+    """Run forwards (+1) or backwards (−1): r = g v − .05 ‖a‖². Each split has both tasks."""
 
     @property
     def tasks(self) -> TaskDistribution:
@@ -79,7 +79,7 @@ class HalfCheetahVel(HalfCheetah):
 
     @property
     def tasks(self) -> TaskDistribution:
-        """The speed to reach; half as fast again is beyond."""
+        """The speed to reach; `beyond` extends its range by half."""
         high = self.maximum_velocity
         return TaskDistribution(velocity=Uniform(0.0, high, beyond=(0.0, 1.5 * high), unit="m/s"))
 

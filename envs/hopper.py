@@ -1,4 +1,4 @@
-"""Hopper families: a planar leg that hops with another body.
+"""Hopper families: a planar leg of random body parameters that hops.
 
 Source: Rakelly et al. 2019 (PEARL, arXiv 1903.08254). The physics are Gymnasium's Hopper-v5.
 """
@@ -20,7 +20,7 @@ LARGEST_STATE = 100.0
 
 @dataclass(frozen=True)
 class HopperParams(Locomotion):
-    """Hop with another body: r = v + 1 − .001 ‖a‖²; the observation is that of Hopper-v5 (11)."""
+    """Hop with random body parameters: r = v + 1 − .001 ‖a‖²; observation of Hopper-v5 (11)."""
 
     xml: ClassVar[str] = "hopper.xml"
     control_timestep: ClassVar[float] = 0.008  # s
@@ -50,7 +50,7 @@ class HopperParams(Locomotion):
         return self.velocity(before, after) + 1.0 - 0.001 * squared(control)
 
     def terminated(self, state: Fields, task: Mapping[str, Array]) -> Array:
-        """Fallen: height ≤ .7, |angle| ≥ .2, or a coordinate from the third on at 100 or more."""
+        """The leg has fallen: height ≤ .7, |angle| ≥ .2, or a later |coordinate| ≥ 100."""
         xp = array_namespace(state.qpos)
         rest = xp.concat([state.qpos[..., 2:], state.qvel], axis=-1)
         wild = xp.any(xp.abs(rest) >= LARGEST_STATE, axis=-1)

@@ -16,7 +16,7 @@ from metarl.tasks.distributions import TaskDistribution, Uniform
 
 from .locomotion import Locomotion, squared
 
-MODEL_TIMESTEP = 0.003  # s; PEARL's code divides by it, not by the control step
+MODEL_TIMESTEP = 0.003  # s; PEARL's code divides by it instead of by the control step
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,6 @@ class HumanoidDir(Locomotion):
         return 0.25 * along - 0.1 * squared(control) - impact + 5.0
 
     def terminated(self, state: Fields, task: Mapping[str, Array]) -> Array:
-        """The torso too low or too high: z ∉ [1, 2]."""
+        """The torso is too low or too high: z ∉ [1, 2]."""
         z = state.qpos[..., 2]
         return (z < 1.0) | (z > 2.0)

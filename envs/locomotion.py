@@ -13,13 +13,13 @@ from metarl.tasks.noise import Noise
 
 @dataclass(frozen=True)
 class Locomotion(MujocoFamily):
-    """A body on the ground, whose first coordinate is how far it went."""
+    """A body on the ground, whose first coordinate is the distance travelled."""
 
     observation_size: ClassVar[int]
     reset_noise: ClassVar[float]
     """Half-width of the noise in qpos and qvel at reset."""
     normal_velocities: ClassVar[bool] = False
-    """Whether the noise in qvel is normal, `reset_noise` its standard deviation."""
+    """Whether the noise in qvel is normal, with standard deviation `reset_noise`."""
 
     action_scale: float = 10.0
 

@@ -44,9 +44,9 @@ class Arm(Protocol):
 
 @functools.cache
 def load_benchmark(name: str, environment: str) -> dict[str, tuple[type[Arm], list[Variation]]]:
-    """Of each environment its class and its tasks, in training's order, then the test's.
+    """The class and the tasks of each environment; those for training come first.
 
-    Of ML1 the tasks of training come first: its one environment is that of the test too.
+    ML1 trains and tests on the same environment, of which the tasks for training come first.
 
     Raises:
         UsageError: Meta-World is not installed, or has no such environment.
@@ -61,7 +61,9 @@ def load_benchmark(name: str, environment: str) -> dict[str, tuple[type[Arm], li
         ) from error
     if name == "ML1":
         if environment not in metaworld.ML1.ENV_NAMES:
-            raise UsageError(f"Meta-World has no environment {environment}, as in reach-v3")
+            raise UsageError(
+                f"Meta-World has no environment {environment}; a known one is reach-v3"
+            )
         benchmark = metaworld.ML1(environment, seed=0)
     else:
         benchmark = getattr(metaworld, name)(seed=0)
@@ -77,20 +79,20 @@ def load_benchmark(name: str, environment: str) -> dict[str, tuple[type[Arm], li
 
 
 class MetaWorld(gymnasium.Env):
-    """A benchmark: the task is an environment and one of its variations; the goal is not shown.
+    """A benchmark: the task is an environment and one of its variations; the goal is hidden.
 
     ML1 trains on the first 50 variations of `environment` and tests on the other 50; ML10, ML25 and
     ML45 train on 50 variations of their training environments, and test on those of five others.
-    `info["success"]` is Meta-World's.
+    `info["success"]` is that of Meta-World.
     """
 
     metadata = {"render_modes": []}
-    visible = ("environment",)  # by the objects in it; the goal is what has to be found out
+    visible = ("environment",)  # its objects show it; the policy has to infer the goal
 
     def __init__(self, benchmark: str, environment: str = "reach-v3"):
         self._loaded = load_benchmark(benchmark, environment if benchmark == "ML1" else "")
         self.names = list(self._loaded)
-        """Of the environments, by their number in the task."""
+        """Names of the environments, in the order of their numbers in tasks."""
         one = benchmark == "ML1"
         self._training = 1 if one else int(benchmark.removeprefix("ML"))
         self.task_space = spaces.Dict(
@@ -106,7 +108,7 @@ class MetaWorld(gymnasium.Env):
 
     @property
     def task(self) -> Task:
-        """The task that the next reset puts into effect."""
+        """The task that takes effect at the next reset."""
         return dict(self._task)
 
     @task.setter
@@ -114,7 +116,7 @@ class MetaWorld(gymnasium.Env):
         self._task = validate_tasks(self.task_space, task, None)
 
     def sample_task(self, generator: np.random.Generator, split: str) -> Task:
-        """Held-out goals, or held-out environments."""
+        """Draws a task of a split; test has held-out goals or held-out environments."""
         test = split == "test"
         number = len(self.names)
         if self._one:
@@ -128,7 +130,7 @@ class MetaWorld(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, object] | None = None
     ) -> tuple[np.ndarray, dict[str, object]]:
-        """Puts arm, objects and hidden goal where the task says."""
+        """Places the arm, the objects and the hidden goal as the task specifies."""
         super().reset(seed=seed)
         name = self.names[int(self._task["environment"])]
         env_class, variations = self._loaded[name]
@@ -140,7 +142,7 @@ class MetaWorld(gymnasium.Env):
         return observation, {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, object]]:
-        """One control step; it is the family's horizon that truncates."""
+        """Takes one control step; only the family's horizon truncates episodes."""
         observation, reward, terminated, _, info = self.current.step(action)
         return observation, float(reward), terminated, False, {"success": info["success"]}
 

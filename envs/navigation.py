@@ -26,7 +26,7 @@ class Point(DynamicsFamily):
     largest_step: ClassVar[float] = 0.1  # per coordinate
 
     action_scale: float = 0.1
-    """The largest step: the published implementations do not scale what the policy draws."""
+    """The largest step, because the published implementations do not scale the policy's actions."""
 
     @property
     def observation_space(self) -> spaces.Box:
@@ -56,37 +56,37 @@ class Point(DynamicsFamily):
 
 @dataclass(frozen=True)
 class Navigation2D(Point):
-    """From the origin to a goal in [−range, range]²: r = −‖x − goal‖₂ after the move."""
+    """Move from the origin to a goal in [−range, range]²: r = −‖x − goal‖₂ after the move."""
 
     source: ClassVar[str] = "Finn 2017"
 
     goal_range: float = 0.5
-    """Half the side of the square of training goals; `beyond` draws outside it."""
+    """Half the side of the square of training goals; `beyond` draws goals outside it."""
     variant: Literal["dense", "sparse"] = "dense"
     """`sparse`: r = 1 − ‖x − goal‖₂ within .2 of the goal, 0 elsewhere, as on the half-circle."""
 
     @property
     def tasks(self) -> TaskDistribution:
-        """Coordinates of the goal; half as far again is beyond."""
+        """Coordinates of the goal; `beyond` extends their range by half."""
         r, wide = self.goal_range, 1.5 * self.goal_range
         return TaskDistribution(goal=Uniform(-r, r, (2,), beyond=(-wide, wide)))
 
     def reward(
         self, before: Array, control: Array, after: Array, task: Mapping[str, Array]
     ) -> Array:
-        """−‖x − goal‖₂, or what the sparse variant makes of it."""
+        """−‖x − goal‖₂, or the sparse reward."""
         distance = _distance(after, task["goal"])
         return -distance if self.variant == "dense" else _near(distance, SparsePointRobot.radius)
 
     def terminated(self, state: Array, task: Mapping[str, Array]) -> Array:
-        """Within .01 of the goal in both coordinates."""
+        """Whether both coordinates are within .01 of the goal."""
         xp = array_namespace(state)
         return xp.all(xp.abs(state - task["goal"]) < GOAL_TOLERANCE, axis=-1)
 
 
 @dataclass(frozen=True)
 class NavigationCorners(Point):
-    """From near the origin to one of the corners (±2, ±2); steps up to ±.2, never ends.
+    """Move from near the origin to a corner (±2, ±2) by steps up to ±.2; never ends early.
 
     Three corners are for training and one is held out.
     """
@@ -95,10 +95,10 @@ class NavigationCorners(Point):
     source: ClassVar[str] = "ProMP"
 
     action_scale: float = 0.2
-    """The largest step, as of the other points."""
+    """The largest step, as in the other families of points."""
     variant: Literal["sparse", "dense"] = "sparse"
-    """`sparse`: the way made towards the goal, where the goal is the nearest corner and |x| + |y|
-    at least .5, and 0 elsewhere. `dense`: r = −‖x − goal‖₂."""
+    """`sparse`: the progress towards the goal if it is the nearest corner and |x| + |y| ≥ .5, else
+    0. `dense`: r = −‖x − goal‖₂."""
 
     @property
     def tasks(self) -> TaskDistribution:
@@ -112,7 +112,7 @@ class NavigationCorners(Point):
     def reward(
         self, before: Array, control: Array, after: Array, task: Mapping[str, Array]
     ) -> Array:
-        """Minus the distance, or the way made in the goal's own quarter."""
+        """Minus the distance, or the progress in the goal's quadrant."""
         xp = array_namespace(after)
         distance = _distance(after, task["goal"])
         if self.variant == "dense":
@@ -124,7 +124,7 @@ class NavigationCorners(Point):
 
 @dataclass(frozen=True)
 class SparsePointRobot(Point):
-    """To a goal on the upper half of the unit circle: r = 1 − ‖x − goal‖₂ within .2, else 0."""
+    """Move to a goal on the upper unit half-circle: r = 1 − ‖x − goal‖₂ within .2, else 0."""
 
     radius: ClassVar[float] = 0.2
     source: ClassVar[str] = "PEARL, VariBAD"
@@ -137,7 +137,7 @@ class SparsePointRobot(Point):
     def reward(
         self, before: Array, control: Array, after: Array, task: Mapping[str, Array]
     ) -> Array:
-        """1 less the distance, near the goal."""
+        """1 less the distance near the goal, else 0."""
         xp = array_namespace(after)
         goal = xp.stack([xp.cos(task["angle"]), xp.sin(task["angle"])], axis=-1)
         return _near(_distance(after, goal), self.radius)

@@ -1,6 +1,6 @@
 """Scales for the masses, inertias, dampings and frictions of a model, as tasks.
 
-Source: Rakelly et al. 2019 (PEARL, arXiv 1903.08254) and its `rand_param_envs`; VariBAD has them
+Source: Rakelly et al. 2019 (PEARL, arXiv 1903.08254) and its `rand_param_envs`; VariBAD uses them
 too. Each number of the model has a scale of its own.
 """
 

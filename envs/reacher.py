@@ -1,6 +1,6 @@
-"""Reacher families: an arm of two links whose tip goes to a place that it does not see.
+"""Reacher families: an arm of two links whose tip moves to a hidden goal.
 
-Gymnasium's Reacher-v5 with the target as the task instead of an observation.
+They are Gymnasium's Reacher-v5 with the target as the task instead of an observation.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ UPPER, LOWER = 0.1, 0.11  # m; lengths of the links, to the fingertip
 
 @dataclass(frozen=True)
 class ReacherGoal(MujocoFamily):
-    """Tip to the goal: r = −‖tip − g‖ − ‖a‖², as in Reacher-v5; g in the disc of radius .2."""
+    """Move the tip to g in the disc of radius .2: r = −‖tip − g‖ − ‖a‖², as in Reacher-v5."""
 
     xml: ClassVar[str] = "reacher.xml"
     control_timestep: ClassVar[float] = 0.02  # s
@@ -49,7 +49,7 @@ class ReacherGoal(MujocoFamily):
         )
 
     def observe(self, state: Fields) -> Array:
-        """What Reacher-v5 shows, without the target."""
+        """The observation of Reacher-v5 without the target."""
         xp = array_namespace(state.qpos)
         angles = state.qpos[..., :2]
         parts = [xp.cos(angles), xp.sin(angles), state.qvel[..., :2], self.tip(state)]

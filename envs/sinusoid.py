@@ -14,7 +14,7 @@ from metarl.tasks.samples import Samples
 
 
 class Sinusoid:
-    """y = A sin(x − φ) from K points."""
+    """Regression of y = A sin(x − φ) from K points."""
 
     name = "sinusoid regression"
     measure = "mse"

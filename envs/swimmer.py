@@ -28,7 +28,7 @@ class SwimmerVel(Locomotion):
 
     @property
     def tasks(self) -> TaskDistribution:
-        """The speed to reach; half as fast again is beyond."""
+        """The speed to reach; `beyond` extends its range by half."""
         return TaskDistribution(velocity=Uniform(0.1, 0.2, beyond=(0.1, 0.3), unit="m/s"))
 
     def observe(self, state: Fields) -> Array:

@@ -23,7 +23,7 @@ from .bandit import chosen, standard_normal
 class TabularMDP(DynamicsFamily):
     """P(·|s, a) ~ Dirichlet(1, ...), mean reward of (s, a) ~ N(1, 1), rewards N(mean, 1).
 
-    The state is the number of the MDP's state, the first at reset, and the last reward.
+    The state consists of the number of the MDP's state, 0 at reset, and of the last reward.
     """
 
     noise_size: ClassVar[int] = 3
@@ -36,7 +36,7 @@ class TabularMDP(DynamicsFamily):
 
     @property
     def tasks(self) -> TaskDistribution:
-        """Transition probabilities [state, action, next], mean rewards [state, action]."""
+        """Transition probabilities [state, action, next] and mean rewards [state, action]."""
         pairs = (self.states, self.actions)
         return TaskDistribution(
             transitions=Dirichlet(1.0, (*pairs, self.states)), mean=Normal(1.0, 1.0, pairs)
@@ -59,7 +59,7 @@ class TabularMDP(DynamicsFamily):
     def transition(
         self, state: Array, action: Array, task: Mapping[str, Array], noise: Array
     ) -> Array:
-        """The next state by inverting the distribution function, and the reward of the pair."""
+        """Draws the next state by inverse transform sampling, and the reward of the pair."""
         xp = array_namespace(noise)
         means, probabilities = task["mean"], task["transitions"]
         pair = xp.astype(state[..., 0], xp.int64) * self.actions + action
@@ -80,7 +80,7 @@ class TabularMDP(DynamicsFamily):
     def reward(
         self, before: Array, control: Array, after: Array, task: Mapping[str, Array]
     ) -> Array:
-        """What the transition drew."""
+        """The reward that the transition drew."""
         return after[..., 1]
 
 
@@ -91,7 +91,7 @@ GOALS = tuple((x, y) for x in range(SIDE) for y in range(SIDE) if x > 1 or y > 1
 
 @dataclass(frozen=True)
 class GridNavigation(DynamicsFamily):
-    """From a corner of 5 × 5 cells to a goal outside the four cells there: r = 1, else −.1."""
+    """Move from a corner of 5 × 5 cells to a goal beyond the 2 × 2 there: r = 1, else −.1."""
 
     source: ClassVar[str] = "VariBAD"
 
@@ -117,7 +117,7 @@ class GridNavigation(DynamicsFamily):
     def transition(
         self, state: Array, action: Array, task: Mapping[str, Array], noise: Array
     ) -> Array:
-        """To the neighbouring cell, if there is one."""
+        """Moves to the neighbouring cell if there is one."""
         xp = array_namespace(state)
         moves = xp.asarray(MOVES, dtype=state.dtype, device=device(state))
         return xp.clip(state + moves[action], 0.0, SIDE - 1.0)

@@ -1,4 +1,4 @@
-"""Walker2d families: a planar biped that runs in a direction, at a speed, or with another body.
+"""Walker2d families: a planar biped that walks in a direction, at a speed, or with a random body.
 
 Sources: Rothfuss et al. 2018 (ProMP, arXiv 1810.06784): direction and speed; Rakelly et al. 2019
 (PEARL, arXiv 1903.08254): random parameters. The physics are Gymnasium's Walker2d-v5.
@@ -35,7 +35,7 @@ class Walker2d(Locomotion):
         return xp.concat([state.qpos[..., 1:], xp.clip(state.qvel, -10.0, 10.0)], axis=-1)
 
     def terminated(self, state: Fields, task: Mapping[str, Array]) -> Array:
-        """Fallen: height ∉ (.8, 2) or |angle| ≥ 1."""
+        """The walker has fallen: height ∉ (.8, 2) or |angle| ≥ 1."""
         height, angle = state.qpos[..., 1], state.qpos[..., 2]
         return (height <= 0.8) | (height >= 2.0) | (abs(angle) >= 1.0)
 
@@ -74,7 +74,7 @@ class Walker2dVel(Walker2d):
 
 @dataclass(frozen=True)
 class Walker2dParams(Walker2d):
-    """Walk with another body: r = v + 1 − .001 ‖a‖²; the model is scaled at random."""
+    """Walk with random body parameters: r = v + 1 − .001 ‖a‖²; the task scales the model."""
 
     model_fields: ClassVar[tuple[str, ...]] = MODEL_FIELDS
     source: ClassVar[str] = "PEARL, VariBAD"

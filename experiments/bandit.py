@@ -9,7 +9,7 @@ arms. No strategy that chooses its pulls beforehand does better than the last on
 
 import numpy as np
 
-from metarl import Config
+from metarl import Config, Learner
 from metarl.cli.evaluate import print_evaluation
 from metarl.cli.train import run_experiment
 
@@ -40,6 +40,7 @@ if __name__ == "__main__":
         ),
         __doc__,
     )
+    assert isinstance(learner, Learner)  # Config is its configuration
     evaluation = learner.evaluate(2000, steps=3)
     print_evaluation(evaluation)
     arms = evaluation.tasks["probability"].shape[1]

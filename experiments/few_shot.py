@@ -14,6 +14,7 @@ import torch
 import tyro
 
 from envs.classification import (
+    Domain,
     FewShotClassification,
     GraphProperties,
     convolutional_net,
@@ -58,7 +59,7 @@ def make_problem(config: ClassificationConfig) -> Problem:
     if "graphs" in config.domains:
         return GraphProperties(config.shots)
     module, head = convolutional_net(config.ways)
-    chosen = {name: DOMAINS[name]() for name in config.domains}
+    chosen: dict[str, Domain] = {name: DOMAINS[name]() for name in config.domains}
     return FewShotClassification(chosen, module, head, config.ways, config.shots)
 
 

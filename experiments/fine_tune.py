@@ -82,7 +82,7 @@ def with_fresh_head(state: dict[str, Any], ways: int) -> tuple[nn.Module, tuple[
 
 def load_backbone(config: FineTuneConfig, domain: Domain) -> dict[str, Any]:
     """The state dict of `--backbone`, or that in the run folder, which is trained if needed."""
-    path = config.backbone or config.run_dir / "backbone.pt"
+    path = config.backbone or config.run_folder / "backbone.pt"
     if config.backbone is None and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(train_backbone(domain, config.backbone_epochs), path)

@@ -9,7 +9,7 @@ actions as a step sees; and the return of random actions.
 
 import numpy as np
 
-from metarl import Config
+from metarl import Config, Learner
 from metarl.cli.evaluate import print_evaluation
 from metarl.cli.train import run_experiment
 
@@ -76,6 +76,7 @@ if __name__ == "__main__":
         ),
         __doc__,
     )
+    assert isinstance(learner, Learner)  # Config is its configuration
     evaluation = learner.evaluate(1000, steps=5)
     print_evaluation(evaluation)
     task = (evaluation.tasks["transitions"], evaluation.tasks["mean"])

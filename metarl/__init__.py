@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from metarl.learners.few_shot import FewShotLearner as FewShotLearner
     from metarl.learners.learner import BaseLearner as BaseLearner
     from metarl.learners.learner import MetaLearner as MetaLearner
-    from metarl.learners.maml import MAMLLearner as Learner
-    from metarl.learners.maml_config import MAMLConfig as Config
+    from metarl.learners.maml import MAMLLearner
+    from metarl.learners.maml_config import MAMLConfig
     from metarl.learners.registry import make_learner as make_learner
     from metarl.learners.rl2 import RL2Config as RL2Config
     from metarl.learners.rl2 import RL2Learner as RL2Learner
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from metarl.support.errors import UsageError as UsageError
     from metarl.tasks.family import TaskFamily as TaskFamily
     from metarl.tasks.family import make_family as make_family
+
+    # Assignments, because type checkers do not export names that an import changes.
+    Config, Learner = MAMLConfig, MAMLLearner
 
 _DEFINED_IN = {
     "BaseLearner": "metarl.learners.learner",

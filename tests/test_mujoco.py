@@ -162,12 +162,12 @@ def test_without_the_batch_engine_the_results_are_the_same(monkeypatch, caplog):
         return torch.stack([simulation.step(actions).observations.clone() for _ in range(5)])
 
     with_batch = rollout()
-    backend._say_that_there_is_no_batch.cache_clear()
+    backend._warn_of_missing_batch.cache_clear()
     monkeypatch.setattr(backend, "Batch", None)
     assert torch.equal(rollout(), with_batch)
     rollout()
     assert [r.message for r in caplog.records] == [
-        f"MuJoCo {mujoco.__version__} has no batch engine (3.17 and later have): environments "
+        f"MuJoCo {mujoco.__version__} has no batch engine, which 3.17 introduced: environments "
         "are stepped one by one"
     ]
 
@@ -212,8 +212,8 @@ def test_the_finn_observation_has_the_torsos_position():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, r"Wrong: configure gives \[\], model_fields says \['body_mass'\]"),
-        ({"body_mass": np.ones(5)}, r"configure gives body_mass of shape \(5,\), not \(1, 8\)"),
+        ({}, r"Wrong: configure returns \[\], but model_fields has \['body_mass'\]"),
+        ({"body_mass": np.ones(5)}, r"configure returns body_mass of shape \(5,\), not \(1, 8\)"),
     ],
 )
 def test_a_wrong_configuration_of_the_model_is_an_error(values, message):
@@ -234,10 +234,13 @@ def declared(**attributes):
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"xml": "none.xml"}, r"there is no model .*none.xml; for one of your own give the whole"),
+        (
+            {"xml": "none.xml"},
+            r"there is no model .*none.xml; give the full path of your own model",
+        ),
         (
             {"fields": ("qpos", "xposs")},
-            r"fields has xposs, not one of MuJoCo's; did you mean xpos",
+            r"fields has xposs, which MuJoCo does not know; did you mean xpos",
         ),
         ({"model_fields": ("bodymass",)}, r"model_fields has bodymass.*did you mean body_mass\?"),
         ({"configure": lambda self, model, task: {}}, r"has configure but no model_fields"),
@@ -255,7 +258,7 @@ def test_a_value_of_the_wrong_shape_is_named(name):
     )
     simulation = batch_of(wrong, 3)
     simulation.begin(directions(1.0, 1.0, 1.0), SEEDS)
-    message = rf"Wrong: {name} gives shape \(3, 1\) for 3 environments, not \(3,\)"
+    message = rf"Wrong: {name} returns shape \(3, 1\) for 3 environments, not \(3,\)"
     with pytest.raises(UsageError, match=message):
         simulation.step(torch.zeros(3, 6))
 
@@ -263,7 +266,7 @@ def test_a_value_of_the_wrong_shape_is_named(name):
 def test_a_first_state_of_the_wrong_shape_is_named():
     """As of one environment, which is what `initial` gave before it took noise."""
     wrong = declared(initial=lambda self, noise, qpos, qvel: (qpos, qvel[0]))
-    message = r"Wrong: initial gives shape \(9,\) for 3 environments, not \(3, 9\)"
+    message = r"Wrong: initial returns shape \(9,\) for 3 environments, not \(3, 9\)"
     with pytest.raises(UsageError, match=message):
         batch_of(wrong, 3).begin(directions(1.0, 1.0, 1.0), SEEDS)
 

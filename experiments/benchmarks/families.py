@@ -21,7 +21,12 @@ from metarl.policies.parameters import expand
 from metarl.simulation.backends import backend_name
 from metarl.support.parallel import Workers
 from metarl.tasks.declaration import MujocoFamily
-from metarl.tasks.family import TaskFamily, make_family, registered_families
+from metarl.tasks.family import (
+    TaskFamily,
+    make_family,
+    registered_families,
+    task_environment,
+)
 from metarl.tasks.task import Tasks
 
 SYNC = 16
@@ -80,10 +85,10 @@ def sync_speed(family: TaskFamily, policy, parameters, task: Tasks, seconds: flo
     """Steps per second of Gymnasium's SyncVectorEnv."""
     envs = gymnasium.vector.SyncVectorEnv([family.make] * SYNC)
     for env in envs.envs:
-        env.unwrapped.task = {name: values[0] for name, values in task.items()}
+        task_environment(env).task = {name: values[0] for name, values in task.items()}
     one = expand(parameters, 1)
     observations, _ = envs.reset(seed=0)
-    shape = (1, SYNC, *(envs.single_action_space.shape or (envs.single_action_space.n,)))
+    shape = (1, SYNC, gymnasium.spaces.flatdim(envs.single_action_space))
     generator = np.random.default_rng(0)
     steps, start = 0, time.perf_counter()
     with torch.no_grad():

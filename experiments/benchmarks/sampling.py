@@ -26,7 +26,7 @@ from metarl.sampling.data import Rollout
 from metarl.sampling.rollout import collect
 from metarl.simulation.backends import make_simulation, make_simulations
 from metarl.simulation.declared import DeclaredSimulation
-from metarl.simulation.mujoco import stop_clock
+from metarl.simulation.mujoco import BatchPhysics, stop_clock
 from metarl.support.parallel import Workers
 from metarl.support.randomness import RandomKey, Use
 from metarl.tasks.declaration import MujocoFamily
@@ -85,6 +85,7 @@ def measure(family: TaskFamily, tasks: int, episodes: int, seconds: float, worke
     """
     simulations = make_simulations(family, tasks, episodes, workers.threads)
     simulation = make_simulation(family, tasks * episodes, workers.threads)
+    assert isinstance(simulation, DeclaredSimulation)
     policy = make_policy(simulation.observation_space, simulation.action_space)
     units = ActionUnits.of(simulation.action_space, family.action_scale)
     key = RandomKey(1)
@@ -132,6 +133,7 @@ def bare_batch(
 ) -> Callable[[], None]:
     """Replays the controls of the rollout on a batch that does nothing else."""
     physics = simulation.physics
+    assert isinstance(physics, BatchPhysics)
     steps = [
         (ids, np.ascontiguousarray(physics.control(a.numpy())))
         for ids, a in begin(simulation, rollout, tasks, key)

@@ -161,7 +161,8 @@ class BetaBandit(MetaLearner):
         for stage in range(self.config.steps + 1):
             rollouts.append(self.sample(adaptive, tasks, key, stage))
             adaptive = adaptive.learn(rollouts[-1])
-        pulls, wins = map(sum, zip(*(counts(r, self.arms) for r in rollouts), strict=True))
+        counted = [counts(rollout, self.arms) for rollout in rollouts]
+        pulls, wins = (torch.stack(part).sum(0) for part in zip(*counted, strict=True))
         self.seen.append(torch.stack([pulls.flatten(), wins.flatten()]))
         self.prior = fitted_prior(*torch.cat(self.seen, 1))
         self.iteration += 1

@@ -93,14 +93,24 @@ class Problem(Protocol):
     """A distribution over supervised tasks, and the model that learns them."""
 
     name: str
-    module: nn.Module
-    loss: Loss
-    head: tuple[str, ...]
-    """Names of the parameters that `--adapts head` adapts."""
     measure: str
     """What `score` measures: the name of the curves."""
-    groups: tuple[str, ...]
-    """Names of several domains; task i is of domain i modulo their number. Empty: one domain."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The model."""
+
+    @property
+    def loss(self) -> Loss:
+        """The loss of outputs under targets."""
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Names of the parameters that `--adapts head` adapts."""
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of several domains; task i is of domain i modulo their number. Empty: one."""
 
     def sample(
         self, number: int, generator: Callable[[int], np.random.Generator], split: str

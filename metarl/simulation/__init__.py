@@ -1,1 +1,1 @@
-"""Simulations: what steps the environments of a family."""
+"""Simulations, which step the environments of a family."""

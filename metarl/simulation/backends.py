@@ -1,6 +1,6 @@
-"""The backends that step environments, and which of them steps those of a run.
+"""The backends that step environments, and the choice among them.
 
-A backend of another package is announced as an entry point, and is then a choice of `simulation`:
+Another package announces its backend as an entry point, whose name `simulation` then accepts:
 
     [project.entry-points."metarl.simulations"]
     mine = "my_package.simulation:MyBackend"
@@ -18,7 +18,7 @@ from metarl.support.errors import UsageError, nearest
 from metarl.tasks.declaration import DynamicsFamily, MujocoFamily
 from metarl.tasks.family import TaskFamily
 
-if TYPE_CHECKING:  # to list families and their backends takes no torch
+if TYPE_CHECKING:  # listing families and their backends must not import torch
     from metarl.simulation.protocol import Simulation
 
 ENTRY_POINT_GROUP = "metarl.simulations"
@@ -42,25 +42,25 @@ class Backend(Protocol):
     """Makes the simulations of the families that it can step."""
 
     def refusal(self, family: TaskFamily) -> str | None:
-        """Why it cannot step the family, as in "it is not a declared family"; None if it can."""
+        """Why it cannot step the family, such as "it is not a declared family"; None if it can."""
 
     def preference(self, family: TaskFamily, num_envs: int) -> float:
-        """How well it suits; `auto` takes the backend that suits best of those that can."""
+        """How well it suits the family; `auto` takes the able backend with the largest value."""
 
     def shares(self, family: TaskFamily) -> int:
-        """Into how many simulations the tasks are divided, so that they can take turns."""
+        """The number of simulations that divide the tasks, so that they can take turns."""
 
     def make(
         self, family: TaskFamily, num_envs: int, threads: int, processes: Processes
     ) -> "Simulation":
-        """A simulation of `num_envs` environments; `threads` are the simulator's, 0 for all."""
+        """Makes a simulation; `threads` is the number of simulator threads, 0 for all cores."""
 
 
 class BatchBackend:
     """Steps all environments of a declared family at once: MuJoCo's batch, or array operations."""
 
     def refusal(self, family: TaskFamily) -> str | None:
-        """Declared families on a MuJoCo model or with dynamics of their own, without wrappers."""
+        """Refuses families that are not declared or that are registered with wrappers."""
         if not isinstance(family.declaration, MujocoFamily | DynamicsFamily):
             return "it is not a declared family (metarl.tasks.declaration)"
         if family.spec.additional_wrappers:
@@ -68,21 +68,21 @@ class BatchBackend:
         return None
 
     def preference(self, family: TaskFamily, num_envs: int) -> float:
-        """Before one environment at a time."""
+        """Higher than that of stepping one environment at a time."""
         return 1.0
 
     def shares(self, family: TaskFamily) -> int:
-        """Two: while one waits for its actions, the other's physics run.
+        """Two: while one waits for its actions, the physics of the other run.
 
-        They are two for any number of threads, so that the number changes no result. Each may use
-        all threads: neither then waits for a core that the system has slowed.
+        The number does not depend on the threads, so that these change no result. Each simulation
+        may use all threads, so that neither has to wait for a slow core.
         """
         return 2
 
     def make(
         self, family: TaskFamily, num_envs: int, threads: int, processes: Processes
     ) -> "Simulation":
-        """A simulation on the CPU; `processes` are not used."""
+        """Makes a simulation on the CPU; `processes` is not used."""
         from metarl.simulation.declared import DeclaredSimulation
         from metarl.simulation.dynamics import DynamicsPhysics
         from metarl.simulation.mujoco import make_physics
@@ -91,7 +91,7 @@ class BatchBackend:
         if isinstance(declaration, MujocoFamily):
             physics = make_physics(declaration, num_envs, threads)
             return DeclaredSimulation(declaration, physics, num_envs, family.horizon)
-        assert isinstance(declaration, DynamicsFamily)  # by `refusal`
+        assert isinstance(declaration, DynamicsFamily)  # `refusal` ensures it
         return DeclaredSimulation(
             declaration, DynamicsPhysics(declaration, num_envs), num_envs, family.horizon
         )
@@ -100,25 +100,25 @@ class BatchBackend:
 class GymnasiumBackend:
     """Steps any family one environment at a time, in this process or in worker processes.
 
-    A family that is registered with a vector environment of its own is stepped by that.
+    If a family is registered with its own vector environment, this backend uses it.
     """
 
     def refusal(self, family: TaskFamily) -> str | None:
-        """Never."""
+        """None: it can step any family."""
         return None
 
     def preference(self, family: TaskFamily, num_envs: int) -> float:
-        """What is left."""
+        """The lowest: this backend is the fallback."""
         return 0.0
 
     def shares(self, family: TaskFamily) -> int:
-        """One."""
+        """One simulation of all tasks."""
         return 1
 
     def make(
         self, family: TaskFamily, num_envs: int, threads: int, processes: Processes
     ) -> "Simulation":
-        """A simulation on the CPU; `threads` are not used.
+        """Makes a simulation on the CPU; `threads` is not used.
 
         Raises:
             UsageError: the family's own vector environment has no task, or resets ended episodes.
@@ -161,7 +161,7 @@ def choose_backend(
     """The name of the backend that steps the family, and the backend.
 
     Raises:
-        UsageError: there is none of the name, or it cannot step the family.
+        UsageError: there is no backend of that name, or it cannot step the family.
 
     """
     known = announced_backends() | BACKENDS
@@ -186,7 +186,7 @@ def make_simulations(
     processes: Processes = NONE,
     simulation: str = AUTO,
 ) -> "list[Simulation]":
-    """Simulations for `episodes` episodes of each task; each has its share of the tasks, in order.
+    """Makes simulations for `episodes` episodes of each task, which share the tasks in order.
 
     Raises:
         UsageError: there is no such backend, or it cannot step the family.
@@ -205,7 +205,7 @@ def make_simulation(
     processes: Processes = NONE,
     simulation: str = AUTO,
 ) -> "Simulation":
-    """One simulation of `num_envs` environments, as `make_simulations` makes several."""
+    """Makes one simulation of `num_envs` environments, as `make_simulations` makes several."""
     _, backend = choose_backend(family, num_envs, simulation)
     return backend.make(family, num_envs, threads, processes)
 
@@ -216,5 +216,5 @@ def backend_name(family: TaskFamily) -> str:
 
 
 def has_own_vector(family: TaskFamily) -> bool:
-    """Whether somebody registered a vector environment beside the single one."""
+    """Whether the family is registered with a vector environment of its own."""
     return family.spec.vector_entry_point is not None and family.declaration is None

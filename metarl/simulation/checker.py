@@ -1,7 +1,7 @@
-"""Whether a registered family keeps its contract: what an environment checker is, for tasks.
+"""Checks that a registered family fulfils its contract, like an environment checker for tasks.
 
 Each check is a function of the family that returns what it found, or raises `FamilyFaultError` with
-what is wrong; `CHECKS` pairs it with what to look at then.
+what is wrong. `CHECKS` pairs each check with a hint for mending such a fault.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from metarl.policies.mlp import make_policy
 from metarl.simulation.backends import backend_name, make_simulation
 from metarl.support.errors import UsageError
 from metarl.support.randomness import RandomKey
@@ -28,16 +29,16 @@ from metarl.tasks.scales import observation_scale, scale_warnings
 from metarl.tasks.task import Task, Tasks, select_tasks, validate_tasks
 
 TASKS, EPISODES, LONGEST = 8, 30, 200
-"""Tasks compared, episodes of each at most, and steps looked at where the horizon is longer."""
+"""The number of tasks compared, and the largest numbers of their episodes and of steps."""
 SAMPLED = 200
-"""Tasks drawn from each split."""
+"""Number of tasks drawn from each split."""
 LARGEST_LEAK = 0.3
-"""Share of a parameter's variance that first observations may explain on held-out tasks."""
+"""Share of the variance of a parameter that first observations may explain on held-out tasks."""
 MOST_LEAK_TASKS = 1500
 FEW = 5
-"""Steps after which the episode is searched for what none of them changed."""
+"""Number of steps after which the check looks for entries that no step changed."""
 LARGEST_LATE_LEAK = 0.9
-"""Share that entries of the observation may explain which no step changes."""
+"""Share of the variance that entries of the observation may explain if no step changes them."""
 
 
 Moment = tuple[np.ndarray, float, bool, bool]
@@ -45,11 +46,11 @@ Moment = tuple[np.ndarray, float, bool, bool]
 
 
 class FamilyFaultError(Exception):
-    """What a check found wrong."""
+    """A check failed; the message says what is wrong."""
 
 
 class Caution(str):
-    """A finding that is not a fault but may be the reason why a policy learns nothing."""
+    """A finding that is not a fault but may explain why a policy learns nothing."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,13 @@ def check_family(family: TaskFamily) -> list[Finding]:
             findings.append(Finding(name, True, found, "", isinstance(found, Caution)))
         except FamilyFaultError as fault:
             findings.append(Finding(name, False, str(fault), hint))
-        except Exception as error:  # whatever the family's own code raises is a finding
+        except Exception as error:  # any error of the family's own code is a finding
             text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            # A UsageError may be raised here about a line of the family's.
+            # The cause of a UsageError may be a line of the family's own code.
             raised = f"raised at {place_of(error.__cause__ or error)}"
             findings.append(Finding(name, False, text, raised))
         if check in (_runs, _policy_fits) and not findings[-1].passed:
-            break  # the others would say the same
+            break  # the other checks would fail for the same reason
     return findings
 
 
@@ -87,14 +88,11 @@ def _runs(family: TaskFamily) -> str:
     env = family.make()
     validate_tasks(family.task_space, task_environment(env).task, None)
     steps = len(list(_episode(family, env, task_environment(env).task, seed=0))) - 1
-    return f"an episode of {steps} steps; many step by {backend_name(family)}"
+    return f"an episode of {steps} steps; the backend is {backend_name(family)}"
 
 
 def _policy_fits(family: TaskFamily) -> str:
-    """What a learner needs from a family before it draws its first task."""
-    # Imports torch, which takes seconds and is not needed to list families.
-    from metarl.policies.mlp import make_policy
-
+    """Checks what a learner needs from a family before it draws its first task."""
     observation, action = family.prototype.observation_space, family.prototype.action_space
     try:
         policy = make_policy(observation, action)
@@ -108,7 +106,7 @@ def _attributes_follow(family: TaskFamily) -> str:
     env = family.make()
     holder = task_environment(env)
     if not isinstance(holder, ParameterisedEnv):
-        return "the family is no ParameterisedEnv"
+        return "the family is not a ParameterisedEnv"
     for i in range(FEW):
         _set_task(env, select_tasks(_tasks(family, FEW), i))
         if stale := holder.stale_attributes():
@@ -135,7 +133,7 @@ def _scales(family: TaskFamily) -> str:
 
 
 def _task_takes_effect(family: TaskFamily) -> str:
-    """One parameter at a time; episodes of one action held go far enough for sparse rewards."""
+    """Varies one parameter at a time; repeats one action, to go far enough for sparse rewards."""
     tasks, env = _tasks(family, TASKS), family.make()
     base = select_tasks(tasks, 0)
 
@@ -185,7 +183,7 @@ def _same_seed_same_episode(family: TaskFamily) -> str:
                     f"with the same seed and actions, {name} differs at step {t}"
                 )
         if len(first) != len(episode):
-            raise FamilyFaultError(f"with the same seed and actions, {name} ends elsewhere")
+            raise FamilyFaultError(f"with the same seed and actions, {name} ends at another step")
     return f"{len(first) - 1} steps, three times"
 
 
@@ -204,23 +202,23 @@ def _tasks_in_space(family: TaskFamily) -> str:
 def _splits_are_disjoint(family: TaskFamily) -> str:
     drawn = {split: _distinct(_tasks(family, SAMPLED, split)) for split in family.splits}
     if len(set().union(*drawn.values())) <= 2:
-        return "no more than two tasks: all in every split"
+        return "no more than two tasks, all of which are in every split"
     names = list(drawn)
     for i, one in enumerate(names):
         for other in names[i + 1 :]:
             if common := drawn[one] & drawn[other]:
                 raise FamilyFaultError(
-                    f"{one} and {other} have {len(common)} of {len(drawn[one])} in common"
+                    f"{one} and {other} have {len(common)} of {len(drawn[one])} tasks in common"
                 )
-    return f"{', '.join(names)} have none in common"
+    return f"{', '.join(names)} have no task in common"
 
 
 def _no_leak(family: TaskFamily) -> str:
-    """First observations must not tell the task, nor what is the same in all later ones.
+    """Neither first observations nor entries that never change may reveal the task.
 
-    Later observations tell of the task through its dynamics, which is what adaptation is about. But
-    an entry that no step changes, under actions and a first state that differ from task to task,
-    has not been found out by acting: if it gives a parameter almost exactly, it is a copy.
+    Later observations reveal the task through its dynamics, and adaptation relies on that. But an
+    entry that no step changes, under actions and first states that differ from task to task, does
+    not result from acting: if it explains a parameter almost exactly, it is a copy of it.
     """
     size = 2 * math.prod(family.prototype.observation_space.shape or ())
     number = min(MOST_LEAK_TASKS, max(SAMPLED, 4 * size))
@@ -254,7 +252,8 @@ def _no_leak(family: TaskFamily) -> str:
 def _explained(x: np.ndarray, tasks: Tasks, visible: Container[str]) -> tuple[float, str]:
     """The largest share of a parameter's variance that x [tasks, entries] explains, and its name.
 
-    By ridge regression of the parameters on the entries and their squares, on held-out tasks.
+    The parameters are regressed on the entries and their squares by ridge regression; the share is
+    measured on held-out tasks.
     """
     number = len(x)
     x = _standardised(np.concatenate([x, x**2], axis=1))
@@ -329,7 +328,7 @@ def _pickles(family: TaskFamily) -> str:
         there = pool.submit(_first_observation, fresh, task).result()
     if not np.array_equal(there, _first_observation(family, task)):
         raise FamilyFaultError(
-            "a spawned process sees another first observation under the same seed"
+            "a spawned process returns another first observation under the same seed"
         )
     return "the same in a spawned process"
 
@@ -381,7 +380,7 @@ def _horizon_is_kept(family: TaskFamily) -> str:
             if terminated or truncated:
                 break
         else:
-            raise FamilyFaultError(f"the {name} goes on after the horizon of {horizon} steps")
+            raise FamilyFaultError(f"the {name} continues after the horizon of {horizon} steps")
     simulation.close()
     return f"at most {horizon} steps"
 
@@ -405,7 +404,7 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     ),
     "task takes effect": (
         _task_takes_effect,
-        "read the task in step or reset; one set before reset counts from that reset on",
+        "read the task in step or reset; a new task takes effect at the next reset",
     ),
     "attributes follow": (
         _attributes_follow,
@@ -418,20 +417,20 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     ),
     "same seed, same episode": (
         _same_seed_same_episode,
-        "call super().reset(seed=seed), and draw from self.np_random alone",
+        "call super().reset(seed=seed), and draw from self.np_random only",
     ),
     "tasks in the space": (
         _tasks_in_space,
-        "sample_task must give values of task_space, of its types and shapes",
+        "sample_task must return values of task_space, with its types and shapes",
     ),
     "splits are disjoint": (
         _splits_are_disjoint,
-        "hold tasks out: train and test must have none in common where there are over two",
+        "hold tasks out: train and test must be disjoint if there are more than two tasks",
     ),
     "no task in observations": (
         _no_leak,
-        "leave the task out of the observation, which the policy has to find out; what it may see "
-        "goes into the environment's `visible`",
+        "leave the task, which the policy has to infer, out of the observation; list parameters "
+        "that it may show in `visible` of the environment",
     ),
     "spaces hold": (
         _spaces_hold,
@@ -439,7 +438,7 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     ),
     "vector agrees": (
         _vector_agrees,
-        "the vector environment must give what single ones give under the same seeds",
+        "the vector environment must return what single ones return under the same seeds",
     ),
     "pickles": (
         _pickles,
@@ -449,7 +448,7 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     "rewards are finite": (_rewards_are_finite, "look for divisions by 0 and unstable physics"),
     "horizon is kept": (
         _horizon_is_kept,
-        "leave truncation to max_episode_steps, and let the vector environment take it",
+        "leave truncation to max_episode_steps, which the vector environment must accept",
     ),
     "time per step": (_time_per_step, "the environment must step without an error"),
 }
@@ -476,8 +475,9 @@ def _episode(
     seed: int,
     actions: list[npt.ArrayLike] | None = None,
 ) -> Iterator[Moment]:
-    """(observation, reward, terminated, truncated) after reset and after each action, which are
-    random if they are not given.
+    """Yields (observation, reward, terminated, truncated) after reset and after each action.
+
+    Actions are random if they are not given.
     """
     number = min(family.horizon, LONGEST)
     _set_task(env, task)
@@ -491,7 +491,7 @@ def _episode(
 
 
 def _equal(one: Moment, other: Moment) -> bool:
-    """Observations bit for bit; rewards up to the order of a sum."""
+    """Whether observations are equal bit for bit, and rewards up to the order of a sum."""
     return (
         np.array_equal(one[0], other[0], equal_nan=True)
         and bool(np.isclose(one[1], other[1], rtol=1e-12, atol=0, equal_nan=True))
@@ -507,7 +507,7 @@ def _distinct(tasks: Tasks) -> set[bytes]:
 
 def _standardised(x: np.ndarray) -> np.ndarray:
     std = x.std(0)
-    # What varies by rounding alone is constant.
+    # An entry that varies only by rounding counts as constant.
     varies = std > 1e-9 * (1 + np.abs(x).max(0))
     result: np.ndarray = np.where(varies, (x - x.mean(0)) / np.where(varies, std, 1), 0)
     return result

@@ -1,4 +1,4 @@
-"""Declared families as simulations: their physics, and what all of them share around it."""
+"""Simulations of declared families: their physics, and the episodes that all of them share."""
 
 from collections.abc import Mapping
 
@@ -17,8 +17,8 @@ from metarl.tasks.task import validate_tasks
 class DeclaredSimulation:
     """Environments of a declared family, over physics in NumPy or in torch.
 
-    A simulation that becomes unstable ends its episode by truncation in its last good state, and
-    `Step.failed` says so.
+    An environment whose physics become unstable is truncated in its last valid state, and
+    `Step.failed` is set.
     """
 
     def __init__(
@@ -31,8 +31,8 @@ class DeclaredSimulation:
     ):
         """`horizon`: steps after which episodes are truncated.
 
-        On a `device`, physics and declared functions get tensors there; without one they get NumPy
-        arrays, and tensors on the CPU share their memory.
+        With a `device`, physics and declared functions receive tensors on it. Without one they
+        receive NumPy arrays, which share memory with the tensors that callers see.
         """
         self.family, self.num_envs = family, num_envs
         self.observation_space, self.action_space = family.observation_space, physics.action_space
@@ -41,18 +41,18 @@ class DeclaredSimulation:
         self._physics: Physics | None = physics
         self._horizon = horizon
         self._task_space = family.tasks.space
-        # As others see them, and as they are computed here: in the same memory.
+        # Tensors for callers and arrays for the computations here share memory.
         self._flags = [
             torch.zeros(num_envs, dtype=torch.bool, device=self.device) for _ in range(3)
         ]
         self._terminated, self._truncated, self._failed = map(self._array, self._flags)
-        # An array, so that a captured step counts when it is replayed.
+        # An array and not an int, so that a captured step counts whenever it is replayed.
         self._elapsed = self._array(torch.zeros((), dtype=torch.int64, device=self.device))
         self._xp = array_namespace(self._elapsed)
 
     @property
     def physics(self) -> Physics:
-        """What steps the states.
+        """The physics that step the states.
 
         Raises:
             UsageError: the simulation is closed.
@@ -63,14 +63,14 @@ class DeclaredSimulation:
         return self._physics
 
     def begin(self, tasks: Mapping[str, np.ndarray], streams: np.ndarray) -> Tensor:
-        """Starts an episode in every environment; the first observations: [num_envs, ...]."""
+        """Starts an episode in every environment and returns the observations: [num_envs, ...]."""
         physics = self.physics
         checked = validate_tasks(self._task_space, tasks, self.num_envs)
         self._tasks = {name: self._placed(values) for name, values in checked.items()}
         for buffer in (self._terminated, self._truncated, self._failed, self._elapsed):
             buffer[...] = 0
         words = np.asarray(streams)
-        # The same 64 bits: torch has no unsigned arithmetic.
+        # Keep the 64 bits: torch has no unsigned arithmetic.
         signed = words.view(np.int64) if words.dtype == np.uint64 else words.astype(np.int64)
         physics.begin(self._tasks, self._placed(signed))
         return self.tensor(call(self.family, "observe", physics.state()))
@@ -87,12 +87,12 @@ class DeclaredSimulation:
             moved = active & ~failed
             self._failed |= active & failed
             self._truncated |= active & failed
-        # One reward and one observation per environment, also where nothing moved: cheaper than
-        # gathering the active ones, and masked here.
+        # Rewards and observations are computed for all environments and masked here, which is
+        # cheaper than gathering the active ones.
         rewards = self._one_each("reward", before, control, after, self._tasks)
         ended = self._one_each("terminated", after, self._tasks)
         if rewards is None:
-            raise UsageError(f"{type(self.family).__name__}: reward gives None")
+            raise UsageError(f"{type(self.family).__name__}: reward returned None, not an array")
         if ended is not None:
             self._terminated |= moved & ended
         self._elapsed += 1
@@ -113,20 +113,20 @@ class DeclaredSimulation:
         self._physics = None
 
     def _one_each(self, function: str, *arguments: object) -> Array | None:
-        """What a function of the family gives, one number for each environment: [num_envs]."""
+        """The result of a function that gives a number for each environment: [num_envs]."""
         values = call(self.family, function, *arguments)
         if values is not None:
             expect_shape(self.family, function, values, (self.num_envs,))
         return values
 
     def _placed(self, values: np.ndarray) -> Array:
-        """An array of the host, where the physics are."""
+        """An array of the host, moved to the device of the physics."""
         return values if self._numpy else torch.from_numpy(values).to(self.device)
 
     def _array(self, tensor: Tensor) -> Array:
-        """A tensor as the physics take it; NumPy arrays share its memory."""
+        """A tensor as the physics accept it; a NumPy array shares its memory."""
         return tensor.numpy() if self._numpy else tensor
 
     def tensor(self, values: Array) -> Tensor:
-        """What the physics or the family gave; NumPy arrays share their memory."""
+        """A result of the physics or the family as a tensor, which shares memory with NumPy."""
         return torch.from_numpy(np.ascontiguousarray(values)) if self._numpy else values

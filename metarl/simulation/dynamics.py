@@ -15,9 +15,9 @@ from metarl.tasks.task import Tasks
 
 
 class DynamicsPhysics:
-    """States [n, state], stepped by the family's transition; NumPy or torch, as tasks and streams.
+    """States [n, state] that the family's transition steps, in NumPy or torch like their tasks.
 
-    Nothing here looks at a value, so that a GPU need not wait.
+    No method reads a value on the host, so that a GPU never has to wait.
     """
 
     def __init__(self, family: DynamicsFamily, number: int):
@@ -26,18 +26,18 @@ class DynamicsPhysics:
         self._number = number
 
     def begin(self, tasks: Tasks, streams: Array) -> None:
-        """First states of the environments."""
+        """Draws the first states of the environments."""
         self._tasks = tasks
         self._noise = Noise(streams, Purpose.TRANSITION)
         self._states = call(self._family, "initial", Noise(streams, Purpose.RESET))
         if len(self._states) != self._number:
             raise UsageError(
-                f"{type(self._family).__name__}: initial gives shape {tuple(self._states.shape)} "
-                f"for {self._number} environments, not ({self._number}, ...): draw from its noise"
+                f"{type(self._family).__name__}: initial returns shape {tuple(self._states.shape)} "
+                f"for {self._number} environments, not ({self._number}, ...): draw from the noise"
             )
 
     def step(self, actions: Array, active: Array, step: Array) -> tuple[Array, None]:
-        """Applies the transition to those that are active."""
+        """Applies the transition to the active environments."""
         noise = self._noise.uniform_at(step, self._family.noise_size)
         before = self._states
         after = call(self._family, "transition", before, actions, self._tasks, noise)
@@ -63,12 +63,13 @@ class DynamicsEnv(DeclaredEnv):
 
     @property
     def planar(self) -> bool:
-        """Whether the observation is a place in the plane."""
+        """Whether the observation is a point in the plane."""
         return self.observation_space.shape == (2,)
 
     def render(self) -> np.ndarray | None:
-        """The way of a point in the plane since the episode began, as far as it was rendered, and
-        the task's goal if it has one: [240, 320, 3]; None of other families.
+        """Draws the path of a point in the plane, and the task's goal if it has one: [240, 320, 3].
+
+        The path has a point for each call since the episode began. Other families return None.
         """
         if self.render_mode is None or not self.planar:
             return None
@@ -84,7 +85,7 @@ class DynamicsEnv(DeclaredEnv):
         goal = self.task.get("goal", 0.0)
         if np.shape(goal) == (2,):
             axes.plot(*goal, "*", markersize=12)
-            # The same in all frames, so that the eye can follow and compare.
+            # The limits are the same in all frames, so that frames can be compared.
             goals = self.task_space["goal"]
             assert isinstance(goals, spaces.Box)  # as every distribution's
             reach = 1.25 * float(np.abs(goals.high).max())

@@ -1,4 +1,4 @@
-"""Gymnasium environments as a simulation: between their NumPy and everyone else's torch."""
+"""Gymnasium environments as a simulation, which converts between NumPy and torch."""
 
 from collections.abc import Mapping
 
@@ -24,7 +24,7 @@ class GymnasiumSimulation:
         self._closed = False
 
     def begin(self, tasks: Mapping[str, np.ndarray], streams: np.ndarray) -> Tensor:
-        """Starts an episode in every environment; the first observations: [num_envs, ...]."""
+        """Starts an episode in every environment and returns the observations: [num_envs, ...]."""
         self._expect_open()
         seeds = np.asarray(streams).tolist()
         return torch.from_numpy(self.environments.begin(tasks, seeds))
@@ -33,19 +33,19 @@ class GymnasiumSimulation:
         """Steps the environments whose episodes have not ended."""
         self._expect_open()
         results = self.environments.step(actions.numpy())
-        nothing_said = np.isnan(results.success).all()
+        unreported = np.isnan(results.success).all()
         return Step(
             observations=torch.from_numpy(results.observations),
             rewards=torch.from_numpy(results.rewards),
             terminated=torch.from_numpy(results.terminated),
             truncated=torch.from_numpy(results.truncated),
             failed=torch.from_numpy(results.failed),
-            # NaN, where one environment says nothing, is no success.
-            success=None if nothing_said else torch.from_numpy(results.success > 0),
+            # NaN, from an environment that reports nothing, counts as no success.
+            success=None if unreported else torch.from_numpy(results.success > 0),
         )
 
     def close(self) -> None:
-        """Closes the environments, and ends worker processes."""
+        """Closes the environments and ends worker processes."""
         if not self._closed:
             self._closed = True
             self.environments.close()

@@ -38,15 +38,16 @@ def _prepare_mujoco() -> None:
     # MuJoCo writes its warnings to the terminal and to MUJOCO_LOG.TXT in the working folder.
     # Unstable simulations are reported by the environments, from the warning counters.
     mujoco.set_mju_user_warning(lambda message: logger.debug("%s", message))
-    if mujoco.get_mjcb_time() is None:  # somebody's own clock stays
+    if mujoco.get_mjcb_time() is None:  # keep a clock that the user has set
         stop_clock()
 
 
 def stop_clock() -> None:
-    """Takes away the clock by which MuJoCo's Python package times every stage of every step.
+    """Removes the clock with which MuJoCo's Python package times every stage of every step.
 
-    `MjData.timer` stays at 0; steps of small models take up to a fifth less time. The package can
-    replace its clock, but only C can do without: `mujoco.set_mjcb_time(None)` brings it back.
+    `MjData.timer` then stays at 0, and steps of small models take up to a fifth less time. The
+    package can only replace its clock, so this clears the variable of the C library.
+    `mujoco.set_mjcb_time(None)` restores the clock.
     """
     for library in Path(mujoco.__path__[0]).glob("libmujoco*"):
         ctypes.c_void_p.in_dll(ctypes.CDLL(str(library)), "mjcb_time").value = None
@@ -64,7 +65,7 @@ class _Model:
         path = os.path.join(_ASSETS, family.xml)  # an absolute family.xml stays as it is
         if not os.path.exists(path):
             raise UsageError(
-                f"{name}: there is no model {path}; for one of your own give the whole path, as "
+                f"{name}: there is no model {path}; give the full path of your own model, as "
                 'str(Path(__file__).with_name("my.xml"))'
             )
         try:
@@ -85,17 +86,18 @@ class _Model:
         self.action_space = gymnasium.spaces.Box(-bound, bound)
 
     def _check(self) -> None:
-        """What would go wrong without a word.
+        """Checks for mistakes that would otherwise pass silently.
 
         Raises:
-            UsageError: an actuator without a range, an unknown field, a `configure` of no field.
+            UsageError: an actuator has no range, a field is unknown, or there is a `configure`
+                without `model_fields`.
 
         """
         family, name = self._family, type(self._family).__name__
         if not self.model.actuator_ctrllimited.all():
             i = int(np.flatnonzero(~self.model.actuator_ctrllimited.astype(bool))[0])
             raise UsageError(
-                f"{name}: actuator {i} of {family.xml} needs a ctrlrange, to scale actions to"
+                f"{name}: actuator {i} of {family.xml} needs a ctrlrange to scale actions to"
             )
         for kind, holder, fields in (
             ("fields", mujoco.MjData, family.fields),
@@ -104,10 +106,14 @@ class _Model:
             for field in fields:
                 if not hasattr(holder, field):
                     hint = nearest(field, dir(holder))
-                    raise UsageError(f"{name}: {kind} has {field}, not one of MuJoCo's{hint}")
+                    raise UsageError(
+                        f"{name}: {kind} has {field}, which MuJoCo does not know{hint}"
+                    )
         overridden = type(family).configure is not MujocoFamily.configure
         if overridden and not family.model_fields:
-            raise UsageError(f"{name} has configure but no model_fields: name what it changes")
+            raise UsageError(
+                f"{name} has configure but no model_fields: list the fields that it changes"
+            )
 
     def control(self, actions: np.ndarray) -> np.ndarray:
         """Actions in ±action_scale as actuator controls, clipped to their range: [n, nu]."""
@@ -122,15 +128,15 @@ class _Model:
         configured = call(self._family, "configure", own, tasks) if names else {}
         if set(configured) != set(names):
             raise UsageError(
-                f"{type(self._family).__name__}: configure gives {sorted(configured)}, "
-                f"model_fields says {sorted(names)}"
+                f"{type(self._family).__name__}: configure returns {sorted(configured)}, "
+                f"but model_fields has {sorted(names)}"
             )
         number = len(next(iter(tasks.values())))
         for name in names:
             expected = (number, *getattr(self.model, name).shape)
             if np.shape(configured[name]) != expected:
                 raise UsageError(
-                    f"{type(self._family).__name__}: configure gives {name} of shape "
+                    f"{type(self._family).__name__}: configure returns {name} of shape "
                     f"{np.shape(configured[name])}, not {expected}"
                 )
         return configured
@@ -138,7 +144,7 @@ class _Model:
     def _initial(
         self, streams: np.ndarray, qpos: np.ndarray, qvel: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """First states as the family draws them, from the models' own: [n, nq], [n, nv]."""
+        """First states that the family draws, given those of the models: [n, nq], [n, nv]."""
         noise = Noise(streams, Purpose.RESET)
         first: tuple[np.ndarray, np.ndarray] = call(self._family, "initial", noise, qpos, qvel)
         for values, own in zip(first, (qpos, qvel), strict=True):
@@ -147,9 +153,9 @@ class _Model:
 
 
 def _compiled(path: str, contact_forces: bool) -> mujoco.MjModel:
-    """The model; with a sensor that makes `cfrc_ext` be computed, if that is asked for.
+    """Compiles the model, with a sensor for `contact_forces` if these are needed.
 
-    MuJoCo computes the contact forces on bodies only where a sensor needs them.
+    MuJoCo computes the contact forces on bodies, `cfrc_ext`, only if a sensor needs them.
     """
     if not contact_forces:
         return mujoco.MjModel.from_xml_path(path)
@@ -166,12 +172,12 @@ class LoopPhysics(_Model):
 
     def __init__(self, family: MujocoFamily, number: int):
         super().__init__(family)
-        own = bool(family.model_fields)  # a model for each, where they differ
+        own = bool(family.model_fields)  # each has its own model if models differ
         self.models = [copy.copy(self.model) if own else self.model for _ in range(number)]
         self.data = [mujoco.MjData(model) for model in self.models]
 
     def begin(self, tasks: Tasks, streams: np.ndarray) -> None:
-        """Writes the tasks into the models, with what MuJoCo derives from them, and resets."""
+        """Writes the tasks into the models, updates derived constants, and resets."""
         for name, values in self._configured(tasks).items():
             for model, value in zip(self.models, values, strict=True):
                 getattr(model, name)[:] = value
@@ -221,13 +227,13 @@ class BatchPhysics(_Model):
         self._qpos, self._qvel, self._ctrl = map(self._batch.bind, ("qpos", "qvel", "ctrl"))
         self.model_fields = {name: self._batch.expand(name) for name in family.model_fields}
         self._warnings = self._fatal.copy()
-        # What the states were before and after the last step, written in turn.
+        # The states before and after the last step; the two buffers are written in turn.
         self._before, self._after = (
             {name: np.array(field) for name, field in self._live.items()} for _ in range(2)
         )
 
     def begin(self, tasks: Tasks, streams: np.ndarray) -> None:
-        """Writes the tasks into the models, with what MuJoCo derives from them, and resets."""
+        """Writes the tasks into the models, updates derived constants, and resets."""
         for name, values in self._configured(tasks).items():
             self.model_fields[name][:] = values
         if self.model_fields:
@@ -250,7 +256,7 @@ class BatchPhysics(_Model):
             self._ctrl[ids] = control[ids]
         self._batch.step(ids, self.substeps)
         failed: np.ndarray | None = None
-        # MuJoCo resets an unstable simulation without a word; only its counters tell.
+        # MuJoCo resets an unstable simulation silently; only its warning counters show it.
         if not np.array_equal(self._fatal, self._warnings):
             failed = np.any(self._fatal > self._warnings, axis=1)
             self._qpos[failed] = self._after["qpos"][failed]
@@ -270,13 +276,13 @@ class BatchPhysics(_Model):
 
     @property
     def _fatal(self) -> np.ndarray:
-        """How often each fatal warning came since the reset: [n, 4]."""
+        """Number of fatal warnings of each kind since the reset: [n, 4]."""
         numbers: np.ndarray = self._batch.warning[:, _FATAL, 1]
         return numbers
 
 
 _FATAL = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
-"""BADQPOS, BADQVEL, BADQACC, BADCTRL: after these the state is not the physics' any more."""
+"""BADQPOS, BADQVEL, BADQACC, BADCTRL: after any of these the state is invalid."""
 
 
 class MujocoEnv(DeclaredEnv):
@@ -295,7 +301,7 @@ class MujocoEnv(DeclaredEnv):
         """The scene from a camera that follows the first body: [240, 320, 3].
 
         Raises:
-            UsageError: there is no way to draw on this machine.
+            UsageError: MuJoCo cannot draw on this machine.
 
         """
         if self.render_mode is None:
@@ -303,7 +309,7 @@ class MujocoEnv(DeclaredEnv):
         if self._renderer is None:
             try:
                 self._renderer = mujoco.Renderer(self.model, *PICTURE)
-            except Exception as error:  # of whatever kind the graphics library has
+            except Exception as error:  # the graphics libraries raise errors of many types
                 raise UsageError(
                     f"MuJoCo cannot draw here ({error}): without a display it needs EGL or OSMesa, "
                     "and MUJOCO_GL set to egl or osmesa"
@@ -319,22 +325,22 @@ class MujocoEnv(DeclaredEnv):
         return picture
 
     def close(self) -> None:
-        """Frees what drawing took."""
+        """Frees the renderer."""
         if self._renderer is not None:
             self._renderer.close()
 
 
 def make_physics(family: MujocoFamily, number: int, threads: int) -> BatchPhysics | LoopPhysics:
-    """The batch, or a loop where MuJoCo has none. `threads`: MuJoCo's; 0 takes every core."""
+    """Makes a batch, or a loop if MuJoCo has no batch engine; 0 threads use every core."""
     if Batch is not None:
         return BatchPhysics(family, number, threads)
-    _say_that_there_is_no_batch()
+    _warn_of_missing_batch()
     return LoopPhysics(family, number)
 
 
 @functools.cache
-def _say_that_there_is_no_batch() -> None:
+def _warn_of_missing_batch() -> None:
     logger.warning(
-        "MuJoCo %s has no batch engine (3.17 and later have): environments are stepped one by one",
+        "MuJoCo %s has no batch engine, which 3.17 introduced: environments are stepped one by one",
         mujoco.__version__,
     )

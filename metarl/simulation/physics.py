@@ -1,4 +1,4 @@
-"""What steps the states of a declared family: NumPy arrays, or tensors on a device."""
+"""The physics of declared families, which step states in NumPy or in torch."""
 
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ class Physics(Protocol):
         """Space of one environment's actions."""
 
     def begin(self, tasks: dict[str, Array], streams: Array) -> None:
-        """Tasks [n, ...] take effect, and states are drawn from the streams: [n] int64."""
+        """Sets the tasks [n, ...] and draws first states from the streams, [n] int64."""
 
     def step(self, actions: Array, active: Array, step: Array) -> tuple[Array, Array | None]:
         """Advances the `active` environments, [n] bool; `step` [] int64 counts from 0.
@@ -32,15 +32,16 @@ class Physics(Protocol):
     def state(self) -> States:
         """The states as the declared functions take them: arrays [n, ...].
 
-        They hold until `step` is called twice, so that a reward sees the states before and after.
+        They stay valid until `step` is called twice, because a reward needs the states before and
+        after a step.
         """
 
 
 def call(family: DeclaredFamily, function: str, *arguments: object) -> Any:
-    """What a function of the family gives; whatever error is its own is raised as it is.
+    """Calls a function of the family; its own errors are passed on unchanged.
 
     Raises:
-        UsageError: it reads a field of the states, or of the model, that the family does not name.
+        UsageError: it reads a field of the states or of the model that the family does not declare.
 
     """
     try:
@@ -59,14 +60,14 @@ def call(family: DeclaredFamily, function: str, *arguments: object) -> Any:
 def expect_shape(
     family: DeclaredFamily, function: str, values: Array, shape: tuple[int, ...]
 ) -> None:
-    """Whether what a function of the family gives has the shape that it must have.
+    """Checks the shape of what a function of the family returns.
 
     Raises:
-        UsageError: it has another one.
+        UsageError: the shape is another one.
 
     """
     if np.shape(values) != shape:
         raise UsageError(
-            f"{type(family).__name__}: {function} gives shape {tuple(np.shape(values))} for "
+            f"{type(family).__name__}: {function} returns shape {tuple(np.shape(values))} for "
             f"{shape[0]} environments, not {shape}"
         )

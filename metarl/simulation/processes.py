@@ -1,7 +1,7 @@
 """Any Gymnasium environment with a task, several of them in worker processes.
 
-Gymnasium's AsyncVectorEnv has no tasks, does not say which environment failed, and waits for ever
-for a worker that died. Here every call ends: with all results, or with a `WorkerError`.
+Gymnasium's AsyncVectorEnv has no tasks, does not say which environment failed, and waits forever
+for a worker that died. Here every call ends with all results or with a `WorkerError`.
 """
 
 import contextlib
@@ -34,9 +34,9 @@ Memory = dict[str, "ctypes.Array[ctypes.c_byte]"]
 """Shared memory of each array."""
 
 PATIENCE = 2.0
-"""Seconds that a worker has for its end before it is killed."""
+"""Seconds that a worker has to end before it is killed."""
 START_TIMEOUT = 300.0
-"""Seconds for imports and the making of environments."""
+"""Seconds that a worker has to import modules and to make its environments."""
 
 
 @dataclass
@@ -47,10 +47,10 @@ class _Worker:
 
 
 class ProcessEnvironments:
-    """What `SerialEnvironments` is, with the environments divided among processes.
+    """Like `SerialEnvironments`, with the environments divided among worker processes.
 
-    Observations, actions, rewards and flags are in memory that all share. Which process steps an
-    environment changes nothing in its results, so their number does not either.
+    Observations, actions, rewards and flags are in shared memory. The results depend neither on
+    the process that steps an environment nor on the number of processes.
     """
 
     def __init__(
@@ -79,9 +79,13 @@ class ProcessEnvironments:
         }
         prototype.close()
         self._workers: list[_Worker] = []
-        # Also where nobody closes it.
+        # Ends the workers even if nobody calls `close`.
         self._finalizer = weakref.finalize(self, _end, self._workers)
-        processes = min(processes, num_envs)
+        self._start(make, min(processes, num_envs))
+        self._gather("start", START_TIMEOUT)
+
+    def _start(self, make: Callable[[], gymnasium.Env], processes: int) -> None:
+        """Starts the workers, each with its part of the environments and the shared memory."""
         layout = self._layout(processes)
         memory = _allocated(layout)
         self._shared = _arrays(memory, layout)
@@ -91,13 +95,12 @@ class ProcessEnvironments:
             part = slice(int(low), int(high))
             try:
                 self._workers.append(_started(i, make, part, memory, layout))
-            except Exception:  # as where `make` does not pickle
+            except Exception:  # for example, `make` cannot be pickled
                 self._finalizer()
                 raise
-        self._gather("start", START_TIMEOUT)
 
     def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
-        """Starts an episode in each, under its task; first observations: [n, ...]."""
+        """Starts an episode of each task and returns the first observations: [n, ...]."""
         self._tasks = validate_tasks(self._task_space, tasks, self.num_envs)
         self._call("reset", lambda part: (select_tasks(self._tasks, part), list(seeds[part])))
         return self._results.observations
@@ -191,7 +194,7 @@ def _started(
 
 def _end(workers: list[_Worker]) -> None:
     for worker in workers:
-        worker.connection.close()  # an idle worker ends by itself then
+        worker.connection.close()  # an idle worker then ends by itself
     deadline = time.monotonic() + PATIENCE
     for worker in workers:
         worker.process.join(max(0.0, deadline - time.monotonic()))
@@ -208,8 +211,8 @@ def _serve(
     memory: Memory,
     layout: Layout,
 ) -> None:
-    """A worker: does what it is told until the connection closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's
+    """Executes commands in a worker until the connection closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
     shared = _arrays(memory, layout)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         failure = None

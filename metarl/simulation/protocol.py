@@ -1,4 +1,4 @@
-"""What a simulation is: many environments of one family, stepped at once, in torch."""
+"""The interface of simulations: many environments of one family, stepped at once, in torch."""
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
@@ -11,30 +11,30 @@ from metarl.support.types import Space
 
 
 class Step(NamedTuple):
-    """What a step of all environments gives.
+    """The results of a step of all environments.
 
-    The tensors belong to the simulation and may be overwritten by its next call: copy what is kept.
+    The tensors belong to the simulation, whose next call may overwrite them: copy those to keep.
     """
 
     observations: Tensor  # [num_envs, ...]; of an ended episode, its last one
     rewards: Tensor  # [num_envs] float64; 0 where the episode had ended before
-    terminated: Tensor  # [num_envs] bool; stays set until the episodes begin anew
-    truncated: Tensor  # [num_envs] bool; stays set until the episodes begin anew
-    failed: Tensor  # [num_envs] bool: truncated because the physics diverged; stays set likewise
-    success: Tensor | None  # [num_envs] bool, in the episode's last step; None: no environment says
+    terminated: Tensor  # [num_envs] bool; stays set until the next `begin`
+    truncated: Tensor  # [num_envs] bool; stays set until the next `begin`
+    failed: Tensor  # [num_envs] bool: truncated because the physics diverged; stays set too
+    success: Tensor | None  # [num_envs] bool, of the last step; None if none reports it
 
 
 class Simulation(Protocol):
     """`num_envs` environments, each with a task and a stream of random numbers of its own.
 
-    All episodes begin together. An episode that has ended rests until they begin anew: it is not
-    stepped, its observation stays, its rewards are 0, and its flags stay set. No method looks at a
-    value on the host where `device` is not the host's.
+    All episodes begin together. An episode that has ended rests until the next `begin`: it is not
+    stepped, its observation stays, its rewards are 0, and its flags stay set. No method reads a
+    value on the host if `device` is not the CPU.
     """
 
     @property
     def device(self) -> torch.device:
-        """Where actions are expected, and where all that is returned lies."""
+        """The device of the actions and of all returned tensors."""
 
     @property
     def num_envs(self) -> int:
@@ -49,16 +49,16 @@ class Simulation(Protocol):
         """Space of one environment's actions."""
 
     def begin(self, tasks: Mapping[str, np.ndarray], streams: np.ndarray) -> Tensor:
-        """Starts an episode in every environment; the first observations: [num_envs, ...].
+        """Starts an episode in every environment and returns the observations: [num_envs, ...].
 
         Args:
             tasks: arrays [num_envs, ...] by parameter name.
             streams: [num_envs] int64 or uint64, one for each environment. An episode is a function
-                of its task, its stream and its actions: the one that the family's Gymnasium
-                environment has after `reset(seed=stream)`.
+                of its task, its stream and its actions, and equals that of the family's Gymnasium
+                environment after `reset(seed=stream)`.
 
         Raises:
-            UsageError: tasks that are not in the task space, or the simulation is closed.
+            UsageError: a task is not in the task space, or the simulation is closed.
 
         """
 

@@ -14,20 +14,20 @@ from metarl.tasks.task import Tasks, select_tasks, validate_tasks
 
 
 class Results(NamedTuple):
-    """What a step of Gymnasium environments gives, in NumPy."""
+    """The results of a step of Gymnasium environments, in NumPy."""
 
     observations: np.ndarray  # [n, ...]
     rewards: np.ndarray  # [n] float64; 0 where the episode had ended before
     terminated: np.ndarray  # [n] bool
     truncated: np.ndarray  # [n] bool
     failed: np.ndarray  # [n] bool: `info["unstable"]`
-    success: np.ndarray  # [n] float64, of each episode's last step; NaN where nothing is said
+    success: np.ndarray  # [n] float64, of each episode's last step; NaN if unreported
 
 
 class Environments(Protocol):
-    """Several Gymnasium environments whose ended episodes rest until all begin anew.
+    """Several Gymnasium environments whose ended episodes rest until the next `begin`.
 
-    The arrays that they return may be overwritten by the next call.
+    The next call may overwrite the arrays that they return.
     """
 
     num_envs: int
@@ -35,7 +35,7 @@ class Environments(Protocol):
     action_space: Space
 
     def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
-        """Starts an episode in each, under its task; first observations: [n, ...]."""
+        """Starts an episode of each task and returns the first observations: [n, ...]."""
 
     def step(self, actions: np.ndarray) -> Results:
         """Steps the environments whose episodes have not ended."""
@@ -47,8 +47,8 @@ class Environments(Protocol):
 class SerialEnvironments:
     """Environments stepped one after the other.
 
-    Gymnasium's SyncVectorEnv either resets an ended environment itself, which costs a step that
-    nobody asked for, or must not be stepped at all until every ended one is reset.
+    Gymnasium's SyncVectorEnv either resets ended environments itself, which costs an unwanted step,
+    or must not be stepped until all of them are reset.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class SerialEnvironments:
         num_envs: int,
         current: np.ndarray | None = None,
     ):
-        """`current` [1] is kept at the index of the environment whose code runs."""
+        """`current` [1] always holds the index of the environment whose code runs."""
         self.envs = [make() for _ in range(num_envs)]
         self._task_envs = [task_environment(env) for env in self.envs]
         self.num_envs = num_envs
@@ -67,7 +67,7 @@ class SerialEnvironments:
         self._current = np.zeros(1, np.int64) if current is None else current
 
     def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
-        """Starts an episode in each, under its task; first observations: [n, ...]."""
+        """Starts an episode of each task and returns the first observations: [n, ...]."""
         checked = validate_tasks(self._task_envs[0].task_space, tasks, self.num_envs)
         results = self._results
         for i, (env, task_env) in enumerate(zip(self.envs, self._task_envs, strict=True)):
@@ -115,13 +115,13 @@ class TaskVector(Protocol):
 
 
 class VectorEnvironments:
-    """A vector environment of somebody's own, which steps all environments at once."""
+    """A family's own vector environment, which steps all environments at once."""
 
     def __init__(self, env: gymnasium.vector.VectorEnv, name: str):
         """Takes the vector environment of the family `name`.
 
         Raises:
-            UsageError: it has no task, or resets ended episodes itself.
+            UsageError: it has no task, or it resets ended episodes itself.
 
         """
         disabled = gymnasium.vector.AutoresetMode.DISABLED
@@ -129,7 +129,7 @@ class VectorEnvironments:
         if resets_itself or not hasattr(env, "task_space"):
             raise UsageError(
                 f"{name}: its vector environment {type(env).__name__} needs task_space, task, and "
-                "autoreset_mode DISABLED in its metadata; register the family without it otherwise"
+                "autoreset_mode DISABLED in its metadata; otherwise register the family without it"
             )
         self.env = cast(TaskVector, env)
         self.num_envs = env.num_envs
@@ -138,7 +138,7 @@ class VectorEnvironments:
         self._results = empty_results(self.observation_space, env.num_envs)
 
     def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
-        """Starts an episode in each, under its task; first observations: [n, ...]."""
+        """Starts an episode of each task and returns the first observations: [n, ...]."""
         self.env.task = validate_tasks(self.env.task_space, tasks, self.num_envs)
         results = self._results
         results.observations[:], _ = self.env.reset(seed=list(seeds))
@@ -147,7 +147,7 @@ class VectorEnvironments:
         return results.observations
 
     def step(self, actions: np.ndarray) -> Results:
-        """Steps all; what it gives for episodes that have ended is left out."""
+        """Steps all environments and ignores what it returns for ended episodes."""
         results = self._results
         going = ~(results.terminated | results.truncated)
         observations, rewards, terminated, truncated, info = self.env.step(actions)
@@ -166,7 +166,7 @@ class VectorEnvironments:
 
 
 def empty_results(observation_space: Space, number: int) -> Results:
-    """Arrays for what `number` environments give."""
+    """Arrays for the results of `number` environments."""
     return Results(
         observations=np.zeros((number, *(observation_space.shape or ())), observation_space.dtype),
         rewards=np.zeros(number),
@@ -178,9 +178,7 @@ def empty_results(observation_space: Space, number: int) -> Results:
 
 
 def success_of(info: Mapping[str, object]) -> float:
-    """Whether a step of one environment was a success: its `success` or `is_success`; NaN, if it
-    has neither as a number or truth value.
-    """
+    """The `success` or `is_success` of an environment's info; NaN if neither is a number."""
     for name in ("success", "is_success"):
         value = np.asarray(info.get(name))
         if value.size == 1 and value.dtype.kind in "biuf":

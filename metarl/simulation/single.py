@@ -1,4 +1,4 @@
-"""A declared family as a Gymnasium environment, for people: one environment of its simulation."""
+"""A declared family as a Gymnasium environment: a simulation of one environment."""
 
 import functools
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class DeclaredEnv(gymnasium.Env):
-    """One environment of a declared family: a simulation of one, without the dimension.
+    """One environment of a declared family: a simulation of size 1 without the batch dimension.
 
-    `reset(seed=s)` takes s for the stream, so that a simulation with that stream has the same
-    episode; without a seed, streams are drawn from `np_random`.
+    `reset(seed=s)` uses s as the stream, so that a simulation with that stream has the same
+    episode. Without a seed, the stream is drawn from `np_random`.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
@@ -40,14 +40,14 @@ class DeclaredEnv(gymnasium.Env):
 
     @functools.cached_property
     def _simulation(self) -> "DeclaredSimulation":
-        # Imported here, because to make an environment and ask for its spaces takes no torch.
+        # Imported here, because making an environment to read its spaces must not import torch.
         from metarl.simulation.declared import DeclaredSimulation
 
         return DeclaredSimulation(self.family, self.physics, 1)
 
     @property
     def task(self) -> Task:
-        """The task that the next reset puts into effect."""
+        """The task that takes effect at the next reset."""
         return {name: value.copy() for name, value in self._task.items()}
 
     @task.setter
@@ -55,7 +55,7 @@ class DeclaredEnv(gymnasium.Env):
         self._task = validate_tasks(self.task_space, task, None)
 
     def sample_task(self, generator: np.random.Generator, split: str) -> Task:
-        """One task of a split, from the declaration."""
+        """Draws a task of a split from the declaration."""
         return self._distribution.sample(generator, split)
 
     def reset(

@@ -47,7 +47,7 @@ class Fields(Protocol):
         """The array of a field that the family declares, as in `state.qpos`: [..., *shape]."""
 
 
-States = Array | Fields
+States: TypeAlias = Array | Fields
 """Arrays [..., state] in families with dynamics of their own, fields in those on MuJoCo models."""
 
 F = TypeVar("F", bound="DeclaredFamily")

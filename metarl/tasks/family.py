@@ -307,20 +307,6 @@ def place_of(error: BaseException) -> str:
     return f"{place.filename}:{place.lineno}"
 
 
-def import_family_module(module: str) -> None:
-    """Imports a module of families; like `python -m`, looks in the working folder as well."""
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if not f"{module}.".startswith(f"{error.name}."):
-            raise  # one of its own imports
-        raise UsageError(
-            f"there is no module {module} here or among the installed packages"
-        ) from None
-
-
 def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
     """Gymnasium's entry for `Id` or `module:Id`; the module is imported first.
 
@@ -386,7 +372,7 @@ def _import_or_shipped(module: str, name: str) -> None:
         try:
             import_module_here(".".join((SHIPPED, *rest)))
         except UsageError:
-            import_family_module(module)  # report its error, or that it lacks the family
+            import_module_here(module)  # report its error, or that it lacks the family
 
 
 def _of_type(env: TaskEnv, name: str, kind: type[T]) -> T | None:

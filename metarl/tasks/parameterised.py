@@ -195,7 +195,7 @@ class Attribute:
         """Whether the original number is an integer or a bool."""
         return issubclass(self.kind, (int, np.integer, np.bool_))
 
-    def typed(self, value: float) -> object:
+    def typed(self, value: float) -> float | np.generic:
         """The value in the attribute's own type.
 
         An attribute such as `self.mass = 1` may be an integer and still mean a real number, so a
@@ -203,7 +203,7 @@ class Attribute:
         """
         if not issubclass(self.kind, (int, float, np.generic)):
             return value
-        typed = self.kind(value)
+        typed: float | np.generic = self.kind(value)
         return typed if typed == value or not self.whole else value
 
     def write(self, env: object, value: float) -> None:
