@@ -149,7 +149,7 @@ class TaskFamily:
     @property
     def declaration(self) -> DeclaredFamily | None:
         """The declaration behind the environment; None if the family is not a declared one."""
-        return _of_type(self.task_env, "family", DeclaredFamily)
+        return self._registered or _of_type(self.task_env, "family", DeclaredFamily)
 
     @property
     def distribution(self) -> TaskDistribution:
