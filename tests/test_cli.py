@@ -133,13 +133,16 @@ def test_help_explains_every_option(capsys):
         assert f"--{name.replace('_', '-')}" in text
 
 
-@pytest.mark.parametrize("command", ["--help", "algorithms", "families"])
-def test_a_list_loads_no_heavy_package(command):
+@pytest.mark.parametrize(
+    ("command", "also"),
+    [("--help", "gymnasium tyro"), ("algorithms", "gymnasium tyro"), ("families", "tyro")],
+)
+def test_a_list_loads_no_heavy_package(command, also):
     code = f"""
 import sys
 from metarl.cli.main import main
 main([{command!r}])
-heavy = {{"torch", "matplotlib", "tensorboard", "mujoco"}} & set(sys.modules)
+heavy = {{*"torch matplotlib tensorboard mujoco {also}".split()}} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

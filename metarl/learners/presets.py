@@ -1,9 +1,12 @@
 """Named algorithms: each a preset of the parts that a run is made of, with its source."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from metarl.support.errors import UsageError, nearest
-from metarl.support.types import Json
+
+if TYPE_CHECKING:  # listing the algorithms does not load Gymnasium
+    from metarl.support.types import Json
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class Algorithm:
     """One line."""
     source: str
     """Paper."""
-    options: Json = field(default_factory=dict)
+    options: "Json" = field(default_factory=dict)
     """Fields of `Config`."""
 
 
