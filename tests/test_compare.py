@@ -277,7 +277,7 @@ FAMILY = ["--family", SMALL.family]
         ([*FAMILY, "--algorithms", "oracle"], "--algorithms oracle is a control: give --controls"),
         ([*FAMILY, "--algorithms", "rl2"], "--algorithms rl2 is a control: give --controls rl2"),
         ([*FAMILY, "--algorithms", "promp", "promp"], "promp is named more than once"),
-        ([*FAMILY, "--algorithms"], "--algorithms and --controls are empty"),
+        ([*FAMILY, "--algorithms"], "--algorithms and --controls are both empty"),
         ([*FAMILY, "--seeds", "0"], "--seeds 0 must be at least 1"),
         ([*FAMILY, "--iterations", "0"], "--iterations 0 must be at least 1"),
         ([*FAMILY, "--eval-tasks", "0"], "--eval-tasks 0 must be at least 1"),

@@ -28,7 +28,7 @@ def test_a_task_is_parsed_over_the_one_that_was_drawn():
         ("speed=1", "--task speed=1: a task has goal, velocity, not speed"),
         ("velocity", "must be PARAMETER=NUMBER"),
         ("velocity=fast", "fast must be numbers separated by commas"),
-        ("goal=1", "--task goal=1: goal has 2 numbers"),
+        ("goal=1", "--task goal=1: goal needs 2 numbers"),
         ("velocity=99", r"velocity = 99 is outside \[0, 3\]"),
     ],
 )
