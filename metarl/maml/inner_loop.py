@@ -6,7 +6,7 @@ and the objective any function of a parameter dict.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -33,8 +33,6 @@ class Experience(Protocol):
     def device(self) -> torch.device:
         """Where it lies."""
 
-
-E = TypeVar("E", bound=Experience)
 
 Objective = Callable[[Mapping[str, Tensor], Any], Tensor]
 """(parameters [tasks, ...], experience) -> what the inner loop maximises, [tasks]."""
@@ -170,25 +168,3 @@ def adapt(
         chunk_slices(experience.tasks, size),
     )
     return {name: torch.cat([part[name] for part in parts]) for name in parameters}
-
-
-def adapt_by_sampling(
-    inner: InnerLoop,
-    parameters: Parameters,
-    steps: int,
-    sample: Callable[[Parameters, int], E],
-    workers: Workers,
-) -> tuple[Parameters, list[E]]:
-    """Alternates rollouts and inner steps: θ' [tasks, ...] and the batches of stages 0 to `steps`.
-
-    Args:
-        parameters: before the first step, [tasks, ...] each.
-        sample: (parameters [tasks, ...], stage) -> batch; fresh experience for every stage.
-
-    """
-    adapted = parameters
-    batches = [sample(adapted, 0)]
-    for stage in range(1, steps + 1):
-        adapted = adapt(inner, adapted, batches[-1], stage - 1, workers)
-        batches.append(sample(adapted, stage))
-    return adapted, batches
