@@ -26,7 +26,7 @@ from metarl.support.parallel import Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.types import Json, State
 from metarl.tasks.family import TaskFamily, make_family
-from metarl.tasks.scales import scale_warnings
+from metarl.tasks.scales import action_warnings, observation_warnings
 from metarl.tasks.task import Task, Tasks, count_tasks, stack_tasks, validate_tasks
 
 logger = logging.getLogger(__name__)
@@ -288,11 +288,11 @@ class MetaLearner(BaseLearner):
 
     def _warn_of_scales(self, rollout: Rollout) -> None:
         """Warns about observations and actions that a policy learns little from."""
-        seen = rollout.observations[rollout.valid].cpu().numpy()
         scale = self.config.action_scale or self.family.action_scale
-        # What the learner normalises has no scale.
-        observations = np.zeros((1, 1)) if self.normalises else seen
-        for warning in scale_warnings(observations, self.action_space, scale):
+        warnings = action_warnings(self.action_space, scale)
+        if not self.normalises:
+            warnings += observation_warnings(rollout.observations[rollout.valid].cpu().numpy())
+        for warning in warnings:
             logger.warning("%s: %s", self.family.id, warning)
 
     def _simulations_of(self, tasks: int) -> list[Simulation]:

@@ -10,7 +10,7 @@ import math
 import multiprocessing
 import pickle
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -24,8 +24,9 @@ from metarl.simulation.backends import backend_name, make_simulation
 from metarl.support.errors import UsageError
 from metarl.support.randomness import RandomKey
 from metarl.tasks.family import TaskFamily, place_of, task_environment
+from metarl.tasks.leak import explained_variance
 from metarl.tasks.parameterised import ParameterisedEnv
-from metarl.tasks.scales import observation_scale, scale_warnings
+from metarl.tasks.scales import action_warnings, observation_scale, observation_warnings
 from metarl.tasks.task import Task, Tasks, select_tasks, validate_tasks
 
 TASKS, EPISODES, LONGEST = 8, 30, 200
@@ -126,7 +127,8 @@ def _scales(family: TaskFamily) -> str:
             for observation, *_ in _episode(family, env, select_tasks(tasks, i), seed=i)
         ]
     )
-    found = scale_warnings(observations, env.action_space, family.action_scale)
+    found = observation_warnings(observations)
+    found += action_warnings(env.action_space, family.action_scale)
     if found:
         return Caution("; ".join(found))
     return f"observations of about {observation_scale(observations):.2g} at most"
@@ -234,43 +236,19 @@ def _no_leak(family: TaskFamily) -> str:
         if len(observations) > FEW:
             later.append(np.stack(observations[1:]))
             long.append(i)
-    worst, where = _explained(np.stack(first), tasks, visible)
+    worst, where = explained_variance(np.stack(first), tasks, visible)
     if worst > LARGEST_LEAK:
         raise FamilyFaultError(f"first observations explain {worst:.0%} of the variance of {where}")
     if len(long) >= SAMPLED // 2:  # where most episodes are long enough
         x = np.stack(later)  # [tasks, FEW, entries]
         still = (x == x[:, :1]).all(axis=(0, 1)) & (x[0] != x).any(axis=(0, 1))
-        late, where = _explained(x[:, 0, still], select_tasks(tasks, long), visible)
+        late, where = explained_variance(x[:, 0, still], select_tasks(tasks, long), visible)
         if late > LARGEST_LATE_LEAK:
             raise FamilyFaultError(
                 f"entries {np.flatnonzero(still).tolist()} of the observation, which no step after "
                 f"the first one changes, explain {late:.0%} of the variance of {where}"
             )
     return f"first observations of {number} tasks explain {worst:.0%}"
-
-
-def _explained(x: np.ndarray, tasks: Tasks, visible: Container[str]) -> tuple[float, str]:
-    """The largest share of a parameter's variance that x [tasks, entries] explains, and its name.
-
-    The parameters are regressed on the entries and their squares by ridge regression; the share is
-    measured on held-out tasks.
-    """
-    number = len(x)
-    x = _standardised(np.concatenate([x, x**2], axis=1))
-    half = number // 2
-    worst, where = 0.0, ""
-    for name, values in tasks.items():
-        if name in visible:
-            continue
-        y = _standardised(values.reshape(number, -1).astype(np.float64))
-        gram = x[:half].T @ x[:half] + np.eye(x.shape[1])
-        predicted = x[half:] @ np.linalg.solve(gram, x[:half].T @ y[:half])
-        spread = y[half:].var(0)
-        explained = 1 - np.mean((predicted - y[half:]) ** 2, 0) / np.where(spread > 0, spread, 1)
-        best = float(np.where(spread > 0, explained, 0).max(initial=0))
-        if best > worst:
-            worst, where = best, name
-    return worst, where
 
 
 def _spaces_hold(family: TaskFamily) -> str:
@@ -503,11 +481,3 @@ def _equal(one: Moment, other: Moment) -> bool:
 def _distinct(tasks: Tasks) -> set[bytes]:
     number = len(next(iter(tasks.values())))
     return {b"".join(values[i].tobytes() for values in tasks.values()) for i in range(number)}
-
-
-def _standardised(x: np.ndarray) -> np.ndarray:
-    std = x.std(0)
-    # An entry that varies only by rounding counts as constant.
-    varies = std > 1e-9 * (1 + np.abs(x).max(0))
-    result: np.ndarray = np.where(varies, (x - x.mean(0)) / np.where(varies, std, 1), 0)
-    return result

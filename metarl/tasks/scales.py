@@ -9,32 +9,36 @@ SHARES = (0.01, 20.0)
 """Accepted initial standard deviation of a policy, as a share of half the range of actions."""
 
 
-def scale_warnings(
-    observations: np.ndarray, action_space: spaces.Space[object], action_scale: float
-) -> list[str]:
-    """A sentence, with a remedy, for each scale that is far from what a policy expects.
+def observation_warnings(observations: np.ndarray) -> list[str]:
+    """A sentence with a remedy where observations [number, ...] are far from what a network wants.
 
-    Args:
-        observations: [number, ...], as seen under some policy.
-        action_space: of the environment; only a bounded Box has a scale.
-        action_scale: policy actions from -scale to scale cover the bounded range.
-
+    They are observations as seen under some policy.
     """
-    warnings = []
     low, high = OBSERVATIONS
     size = observation_scale(observations)
-    if size and not low <= size <= high:
-        warnings.append(
-            f"observations have entries of about {size:.2g}, and a network learns little from "
-            "inputs that far from 1: rescale them, or train with --normalise-observations"
-        )
+    if not size or low <= size <= high:
+        return []
+    return [
+        f"observations have entries of about {size:.2g}, and a network learns little from inputs "
+        "that far from 1: rescale them, or train with --normalise-observations"
+    ]
+
+
+def action_warnings(action_space: spaces.Space[object], action_scale: float) -> list[str]:
+    """A sentence with a remedy where a new policy explores far less or more than the range.
+
+    Args:
+        action_space: of the environment; only a bounded Box has a range.
+        action_scale: policy actions from -scale to scale cover that range.
+
+    """
     low, high = SHARES
-    if is_bounded(action_space) and not low <= 1 / action_scale <= high:
-        warnings.append(
-            f"a new policy explores {1 / action_scale:.2g} of half the range of actions: train "
-            "with --action-scale 1 to explore all of it"
-        )
-    return warnings
+    if not is_bounded(action_space) or low <= 1 / action_scale <= high:
+        return []
+    return [
+        f"a new policy explores {1 / action_scale:.2g} of half the range of actions: train with "
+        "--action-scale 1 to explore all of it"
+    ]
 
 
 def observation_scale(observations: np.ndarray) -> float:
