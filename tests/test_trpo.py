@@ -71,6 +71,7 @@ def test_the_line_search_finds_the_border_where_the_curvature_was_misjudged(fish
     _, metrics = TRPO(TRPOOptions(cg_damping=0.0)).step(Quadratic(fisher, SLOPE, factor), ORIGIN)
     assert 0.009 <= metrics["outer/kl"] <= 0.01
     assert metrics["outer/line_search_steps"] <= 3
+    assert metrics["outer/kl"] == pytest.approx(factor * metrics["outer/kl_claimed"])
 
 
 class Bumpy(Quadratic):

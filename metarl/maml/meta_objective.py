@@ -161,11 +161,14 @@ class MetaObjective:
         For the KL at θ_0 this is the Fisher matrix of the adapted policies.
 
         With a `stride` above 1 both the inner loop and the mean over steps see every `stride`-th
-        time step only: neighbouring steps say nearly the same, and a product costs that much less.
+        time step only (`Batch.every`): neighbouring steps say nearly the same, and a product costs
+        that much less.
         """
         chunks, shard = self._chunks
         if stride > 1:
-            chunks, shard = self._split([batch.every(stride) for batch in self._batches], None)
+            first = self._shard.start
+            seen = [batch.every(stride, first) for batch in self._batches]
+            chunks, shard = self._split(seen, None)
 
         def linearise(chunk: _Chunk) -> tuple[Parameters, tuple[Tensor, ...]]:
             theta, mean = self._differentiable(parameters, chunk, term)

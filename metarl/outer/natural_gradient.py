@@ -27,6 +27,7 @@ class NaturalGradient(OuterLoop[NaturalOptions]):
         surrogate, kl = objective.value(theta)
         return theta, {
             "outer/kl": kl,
+            "outer/kl_claimed": self._options.max_kl if length > 0 else 0.0,
             "outer/surrogate": surrogate - before,
             "outer/accepted": 1.0,
             "outer/gradient_norm": float(gradient.norm()),

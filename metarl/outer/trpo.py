@@ -43,16 +43,17 @@ class TRPO(OuterLoop[TRPOOptions]):
     ) -> tuple[Parameters, dict[str, float]]:
         """θ after one update, and `outer/...` metrics; θ itself where no step was acceptable."""
         options = self._options
-        surrogate, gradient, direction, length = natural_step(objective, parameters, options)
-        theta = flatten(parameters)
-        best, metrics = parameters, {"outer/kl": 0.0, "outer/surrogate": 0.0, "outer/accepted": 0.0}
+        surrogate, gradient, direction, natural = natural_step(objective, parameters, options)
+        theta, length = flatten(parameters), natural
+        best, metrics = parameters, _metrics()
         for tries in range(1, options.line_search_steps + 1):  # noqa: B007 (reported at the end)
             candidate = unflatten(theta + length * direction, parameters)
             new_surrogate, kl = objective.value(candidate)
             improvement = new_surrogate - surrogate
             if improvement > metrics["outer/surrogate"] and kl <= options.max_kl:
                 best = candidate
-                metrics = {"outer/kl": kl, "outer/surrogate": improvement, "outer/accepted": 1.0}
+                claimed = options.max_kl * float(length / natural) ** 2
+                metrics = _metrics(kl, claimed, improvement, 1.0)
                 if kl >= CLOSE_ENOUGH * options.max_kl:
                     break
             elif metrics["outer/accepted"]:
@@ -68,3 +69,15 @@ class TRPO(OuterLoop[TRPOOptions]):
         if improvement > 0 and 0 < kl < math.inf:
             return min(LARGEST_RATIO, math.sqrt(AIM * self._options.max_kl / kl))
         return self._options.line_search_ratio
+
+
+def _metrics(
+    kl: float = 0.0, claimed: float = 0.0, improvement: float = 0.0, accepted: float = 0.0
+) -> dict[str, float]:
+    """Of the best step so far."""
+    return {
+        "outer/kl": kl,
+        "outer/kl_claimed": claimed,
+        "outer/surrogate": improvement,
+        "outer/accepted": accepted,
+    }

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -111,6 +111,10 @@ def expect_shapes(batch: object, **shapes: tuple[int, ...]) -> None:
             )
 
 
+SMALLEST_WEIGHT = 1e-12
+"""Less than this is no step at all."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """What the learner sees of a rollout.
@@ -162,14 +166,37 @@ class Batch:
         """Where the batch lies."""
         return self.weight.device
 
-    def every(self, stride: int) -> "Batch":
-        """Every `stride`-th time step."""
-        return Batch(*(getattr(self, f.name)[:, :, ::stride].contiguous() for f in fields(self)))
+    def every(self, stride: int, first_task: int = 0) -> "Batch":
+        """Every `stride`-th time step, from a first one that differs between episodes and tasks.
+
+        The first steps of a task's episodes are spread evenly over a stride, and move by one from
+        task to task, so that every time step is seen equally often. If all began alike, a sum over
+        steps would be of some phases of a gait and not of others.
+
+        Args:
+            first_task: the number of the first task among those of all processes.
+
+        """
+        tasks, episodes, steps = self.weight.shape
+        task, episode = torch.arange(tasks)[:, None], torch.arange(episodes) * stride // episodes
+        first = (first_task + task + episode) % stride  # [tasks, episodes]
+        t = first[..., None] + torch.arange(0, steps, stride)
+        t, beyond = t.clamp(max=steps - 1).to(self.device), (t >= steps).to(self.device)
+
+        def seen(values: Tensor) -> Tensor:
+            index = t.reshape(*t.shape, *[1] * (values.dim() - 3))
+            return values.gather(2, index.expand(*t.shape, *values.shape[3:]))
+
+        batch = Batch(*(seen(getattr(self, f.name)) for f in fields(self)))
+        return replace(batch, weight=batch.weight.masked_fill(beyond, 0))
 
     def sum(self, values: Tensor) -> Tensor:
         """Weighted sum over the steps of each task: [tasks, episodes, time] -> [tasks]."""
         return (values * self.weight).sum((1, 2))
 
     def mean(self, values: Tensor) -> Tensor:
-        """Weighted mean over the steps of each task: [tasks, episodes, time] -> [tasks]."""
-        return self.sum(values) / self.weight.sum((1, 2))
+        """Weighted mean over the steps of each task: [tasks, episodes, time] -> [tasks].
+
+        It is 0 for a task without steps, which `every` can leave of a few short episodes.
+        """
+        return self.sum(values) / self.weight.sum((1, 2)).clamp(min=SMALLEST_WEIGHT)
