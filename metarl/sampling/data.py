@@ -178,13 +178,14 @@ class Batch:
 
         """
         tasks, episodes, steps = self.weight.shape
-        task, episode = torch.arange(tasks)[:, None], torch.arange(episodes) * stride // episodes
-        first = (first_task + task + episode) % stride  # [tasks, episodes]
-        t = first[..., None] + torch.arange(0, steps, stride)
-        t, beyond = t.clamp(max=steps - 1).to(self.device), (t >= steps).to(self.device)
+        task = first_task + torch.arange(tasks, device=self.device)[:, None]
+        episode = torch.arange(episodes, device=self.device) * stride // episodes
+        first = (task + episode) % stride  # [tasks, episodes]
+        t = first[..., None] + torch.arange(0, steps, stride, device=self.device)
+        beyond = t >= steps
 
         def seen(values: Tensor) -> Tensor:
-            index = t.reshape(*t.shape, *[1] * (values.dim() - 3))
+            index = t.clamp(max=steps - 1).reshape(*t.shape, *[1] * (values.dim() - 3))
             return values.gather(2, index.expand(*t.shape, *values.shape[3:]))
 
         batch = Batch(*(seen(getattr(self, f.name)) for f in fields(self)))
