@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-from metarl.support.errors import UsageError
+from metarl.support.errors import RankError, UsageError
 
 DEBUG = "METARL_DEBUG"
 """Environment variable: 1 prints the traceback of a one-line error."""
@@ -20,15 +20,27 @@ def one_line_errors() -> Iterator[None]:
     METARL_DEBUG=1 in the environment prints the traceback before the line. If the reader of the
     output stops before its end, as `head` does, the program exits without a message.
     """
-    logging.basicConfig(format="%(levelname)s: %(message)s")
+    level = logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=level)
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         raise SystemExit(1) from None
-    except UsageError as error:
+    except (UsageError, RankError) as error:
         if os.environ.get(DEBUG, "0") not in ("", "0"):
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        _tell(error)
         raise SystemExit(2) from None
+
+
+def _tell(error: Exception) -> None:
+    """Prints the error; of several processes of torchrun, the first one that meets an error."""
+    if "RANK" not in os.environ:  # the import of torch takes a second
+        print(f"error: {error}", file=sys.stderr)
+        return
+    from metarl.support.ranks import described, first_to_tell
+
+    if first_to_tell():
+        print(f"error: {described()}: {error}", file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ from metarl.learners.registry import find_learner
 from metarl.runs.folder import CONFIG
 from metarl.runs.run import read_config, train
 from metarl.support.errors import UsageError
+from metarl.support.ranks import is_leader
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def run_experiment(
     with one_line_errors():
         config = _parse(default, description, arguments, command)
         learner = train(config)
+    if not is_leader():
+        return learner
     folder = config.run_folder
     print(f"next: metarl evaluate {folder}, metarl adapt {folder}, tensorboard --logdir {folder}")
     return learner

@@ -47,7 +47,10 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the learner computes; auto takes a GPU if there is one."""
     threads: WholeNumber = 0
-    """Threads of the simulator and of the learner, which take turns; 0 is one for each core."""
+    """Threads of the simulator and of the learner, which take turns; 0 is one for each core, which
+    the processes of torchrun on a host share."""
+    rank_timeout: Positive = 600.0
+    """Seconds that the processes of torchrun wait for one another before the run gives up."""
 
     eval_every: WholeNumber = 10
     """Iterations between evaluations on held-out tasks; 0 never evaluates."""
@@ -63,7 +66,7 @@ class RunConfig:
     changeable: ClassVar[frozenset[str]] = frozenset(
         (
             *("iterations", "run_dir", "resume", "device", "threads", "eval_every", "eval_tasks"),
-            *("checkpoint_every", "keep_checkpoints", "sinks"),
+            *("rank_timeout", "checkpoint_every", "keep_checkpoints", "sinks"),
         )
     )
     """Options that a resumed run may change, because no number of training depends on them."""

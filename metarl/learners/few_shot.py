@@ -35,8 +35,9 @@ from metarl.outer.reptile import Reptile
 from metarl.policies.parameters import Parameters
 from metarl.support.errors import UsageError
 from metarl.support.options import Count, Positive, WholeNumber
-from metarl.support.parallel import Workers, pick_device
+from metarl.support.parallel import Shard, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
+from metarl.support.ranks import make_workers
 from metarl.support.types import Json, State
 from metarl.tasks.samples import Samples
 
@@ -146,7 +147,7 @@ class FewShotLearner(BaseLearner):
         self.measure = problem.measure
         self.test_steps = config.test_steps
         self.higher_is_better = getattr(problem, "higher_is_better", True)
-        self.workers = Workers(config.threads)
+        self.workers = make_workers(config.threads, config.rank_timeout)
         self.inner = InnerLoop(
             module_objective(problem.module, problem.loss),
             config.inner_lr,
@@ -167,10 +168,11 @@ class FewShotLearner(BaseLearner):
         """One meta-update; its metrics, by the names of metrics.jsonl."""
         config, start = self.config, time.perf_counter()
         key = RandomKey(config.seed, Phase.TRAINING, self.iteration + 1)
-        support, query = self._sample(config.meta_batch_size, key, "train")
-        before, after = self._scores(support, query, config.inner_steps)[[0, -1]].mean(1).tolist()
+        support, query, shard = self._sample(config.meta_batch_size, key, "train")
+        scores = self._scores(support, query, shard, config.inner_steps)
+        before, after = scores[[0, -1]].mean(1).tolist()
         objective = FewShotObjective(
-            self.inner, support, query, config.inner_steps, self.parameters, self.workers
+            self.inner, support, query, config.inner_steps, self.parameters, self.workers, shard
         )
         updated, update = self.outer.step(objective, self.parameters)
         expect_finite(updated, "after the meta-update", "a smaller --inner-lr or --outer-lr")
@@ -198,9 +200,9 @@ class FewShotLearner(BaseLearner):
         One adaptation to a support set is like any other, so `adaptations` has no meaning here.
         """
         key = RandomKey(self.config.seed, Phase.EVALUATION)
-        support, query = self._sample(tasks or self.config.eval_tasks, key, split)
+        support, query, shard = self._sample(tasks or self.config.eval_tasks, key, split)
         steps = self.config.test_steps if steps is None else steps
-        scores = self._scores(support, query, steps).cpu().numpy()
+        scores = self._scores(support, query, shard, steps).numpy()
         later = dataclasses.replace(key, iteration=self.iteration)
         return Evaluation(split, {}, scores, later.interval_seed, self.problem.groups)
 
@@ -246,13 +248,20 @@ class FewShotLearner(BaseLearner):
         self.iteration = state["iteration"]
         self.outer.load_state(state["outer"])
 
-    def _sample(self, number: int, key: RandomKey, split: str) -> tuple[Samples, Samples]:
+    def _sample(self, number: int, key: RandomKey, split: str) -> tuple[Samples, Samples, Shard]:
+        """Support and query sets of the tasks of this process, and which of all these are."""
         sets = self.problem.sample(number, lambda task: key.generator(Use.TASK, task), split)
-        support, query = (samples.to(self.device) for samples in sets)
-        return support, query
+        shard = self.workers.shard(number, sets[1].rows, self.device)
+        support, query = (samples[shard.tasks].to(self.device) for samples in sets)
+        return support, query, shard
 
-    def _scores(self, support: Samples, query: Samples, steps: int) -> Tensor:
-        outputs = query_outputs(
-            self.inner, self.problem.module, self.parameters, support, query, steps
-        )
-        return torch.stack([self.problem.score(x, query.targets) for x in outputs])
+    def _scores(self, support: Samples, query: Samples, shard: Shard, steps: int) -> Tensor:
+        """Scores of all processes' tasks after 0..`steps` inner steps: [steps + 1, tasks]."""
+
+        def of_tasks(tasks: slice) -> Tensor:
+            own = support[tasks], query[tasks]
+            outputs = query_outputs(self.inner, self.problem.module, self.parameters, *own, steps)
+            return torch.stack([self.problem.score(x, own[1].targets) for x in outputs])
+
+        scores = torch.cat(self.workers.map(of_tasks, shard.slices), 1)
+        return torch.cat(self.workers.ranks.exchange(scores.cpu()), 1)

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -17,17 +17,25 @@ from metarl.policies.action_units import ActionUnits
 from metarl.policies.export import DeployedPolicy
 from metarl.policies.parameters import Parameters
 from metarl.sampling.actor import Adaptive
-from metarl.sampling.data import Rollout
+from metarl.sampling.data import Outcomes, Rollout
 from metarl.sampling.rollout import collect
 from metarl.simulation.backends import Processes, choose_backend, make_simulations
 from metarl.simulation.protocol import Simulation
 from metarl.support.errors import NonFiniteError, UsageError
-from metarl.support.parallel import Workers, pick_device
+from metarl.support.parallel import Shard, pick_device
 from metarl.support.randomness import Phase, RandomKey
+from metarl.support.ranks import make_workers
 from metarl.support.types import Json, State
 from metarl.tasks.family import TaskFamily, make_family
 from metarl.tasks.scales import action_warnings, observation_warnings
-from metarl.tasks.task import Task, Tasks, count_tasks, stack_tasks, validate_tasks
+from metarl.tasks.task import (
+    Task,
+    Tasks,
+    count_tasks,
+    select_tasks,
+    stack_tasks,
+    validate_tasks,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +141,7 @@ class MetaLearner(BaseLearner):
         self.config = config
         self.family = family or make_family(config.family, config.horizon, **config.family_options)
         self.device = pick_device(config.device)
-        self.workers = Workers(config.threads)
+        self.workers = make_workers(config.threads, config.rank_timeout)
         self.action_space = self.family.prototype.action_space
         scale = config.action_scale or self.family.action_scale
         self.units = ActionUnits.of(self.action_space, scale)
@@ -163,8 +171,30 @@ class MetaLearner(BaseLearner):
     def deploy(self, adaptive: Adaptive) -> tuple[DeployedPolicy, Parameters]:
         """The policy that is adapted to one task, and its parameters without a task dimension."""
 
-    def sample(self, adaptive: Adaptive, tasks: Tasks, key: RandomKey, stage: int) -> Rollout:
-        """Episodes of the tasks, arrays [tasks, ...], under what adapts to them."""
+    def shard(self, tasks: int) -> Shard:
+        """What this process has of so many tasks, where torchrun has started several.
+
+        Raises:
+            UsageError: there are more processes than can share the tasks.
+
+        """
+        return self.workers.shard(tasks, self.episodes * self.family.horizon, self.device)
+
+    def sample(
+        self,
+        adaptive: Adaptive,
+        tasks: Tasks,
+        key: RandomKey,
+        stage: int,
+        shard: Shard | None = None,
+    ) -> Rollout:
+        """Episodes of the tasks, arrays [tasks, ...], under what adapts to them.
+
+        Args:
+            shard: which of all processes' tasks these are; the rollout is then padded to the
+                longest of all processes. All of them if not given.
+
+        """
         rollout = collect(
             self._simulations_of(count_tasks(tasks)),
             adaptive.actor(),
@@ -175,10 +205,19 @@ class MetaLearner(BaseLearner):
             key,
             stage,
             self.workers,
+            shard.tasks.start if shard else 0,
         )
+        if shard is not None:
+            longest = max(self.workers.ranks.exchange(rollout.valid.shape[2]))
+            rollout = dataclasses.replace(rollout.padded(longest), shard=shard)
         if self.iteration == 0 and stage == 0 and key.phase is Phase.TRAINING:
             self._warn_of_scales(rollout)
         return rollout
+
+    def outcomes(self, rollouts: list[Rollout]) -> list[Outcomes]:
+        """How the episodes of each rollout went, of all processes' tasks."""
+        parts = self.workers.ranks.exchange([rollout.outcomes for rollout in rollouts])
+        return [Outcomes.joined(stage) for stage in zip(*parts, strict=True)]
 
     def evaluate(
         self,
@@ -196,23 +235,25 @@ class MetaLearner(BaseLearner):
         fixed = RandomKey(self.config.seed, Phase.EVALUATION)
         key = dataclasses.replace(fixed, iteration=self.iteration)
         drawn = self.family.sample_tasks(number, fixed, split)
+        shard = self.shard(number * repeats)
         repeated = {name: np.repeat(values, repeats, 0) for name, values in drawn.items()}
-        _, rollouts = self._adaptation(repeated, steps, key)
+        _, rollouts = self._adaptation(select_tasks(repeated, shard.tasks), steps, key, shard)
+        outcomes = self.outcomes(rollouts)
 
         def per_adaptation(values: Tensor) -> np.ndarray:
             """Means over episodes: [tasks, adaptations]."""
             means: np.ndarray = values.double().mean(1).reshape(number, repeats).cpu().numpy()
             return means
 
-        each = np.stack([per_adaptation(rollout.returns) for rollout in rollouts])
-        rates = [per_adaptation(r.success).mean(1) for r in rollouts if r.success is not None]
-        taken = [0, *(rollout.env_steps / number / repeats for rollout in rollouts[:-1])]
+        each = np.stack([per_adaptation(outcome.returns) for outcome in outcomes])
+        rates = [per_adaptation(o.success).mean(1) for o in outcomes if o.success is not None]
+        taken = [0, *(outcome.env_steps / number / repeats for outcome in outcomes[:-1])]
         return Evaluation(
             split,
             drawn,
             each.mean(-1),
             key.interval_seed,
-            success=np.stack(rates) if len(rates) == len(rollouts) else None,
+            success=np.stack(rates) if len(rates) == len(outcomes) else None,
             episodes=self.episodes,
             env_steps=np.cumsum(taken),
             paths=self._paths(rollouts, repeats),
@@ -270,21 +311,22 @@ class MetaLearner(BaseLearner):
         self._simulations = {}
 
     def _adaptation(
-        self, tasks: Tasks, steps: int, key: RandomKey
+        self, tasks: Tasks, steps: int, key: RandomKey, shard: Shard | None = None
     ) -> tuple[Adaptive, list[Rollout]]:
         """Alternates rollouts and inner steps: what is adapted, and rollouts 0 to `steps`."""
         adaptive = self.begin(tasks, testing=True)
-        rollouts = [self.sample(adaptive, tasks, key, 0)]
+        rollouts = [self.sample(adaptive, tasks, key, 0, shard)]
         for stage in range(1, steps + 1):
             adaptive = adaptive.learn(rollouts[-1])
-            rollouts.append(self.sample(adaptive, tasks, key, stage))
+            rollouts.append(self.sample(adaptive, tasks, key, stage, shard))
         return adaptive, rollouts
 
     def _paths(self, rollouts: list[Rollout], repeats: int) -> list[np.ndarray] | None:
         """The first episode of each task, where observations are places in the plane."""
         if not self.family.planar:
             return None
-        return [rollout.path()[::repeats].cpu().numpy() for rollout in rollouts]
+        parts = self.workers.ranks.exchange([rollout.path().numpy() for rollout in rollouts])
+        return [np.concatenate(stage)[::repeats] for stage in zip(*parts, strict=True)]
 
     def _warn_of_scales(self, rollout: Rollout) -> None:
         """Warns about observations and actions that a policy learns little from."""
@@ -310,7 +352,7 @@ class MetaLearner(BaseLearner):
         return self._simulations[tasks, self.episodes]
 
 
-def return_metrics(rollouts: list[Rollout]) -> dict[str, float]:
+def return_metrics(rollouts: Sequence[Rollout | Outcomes]) -> dict[str, float]:
     """`return/...`, `success/...`, `simulation/unstable` of rollouts 0 to K of the same tasks."""
     returns = [float(rollout.returns.mean()) for rollout in rollouts]
     before, after = (rollouts[i].returns.mean(1) for i in (0, -1))

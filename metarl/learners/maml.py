@@ -24,17 +24,18 @@ from metarl.maml.meta_objective import MetaObjective, policy_objective
 from metarl.outer.registry import OUTER_LOOPS
 from metarl.policies.export import DeployedPolicy, FeedforwardPolicy
 from metarl.policies.mlp import CONTEXT, CategoricalPolicy, GaussianPolicy, make_policy
+from metarl.policies.normalisation import ObservationNormaliser, sums_of
 from metarl.policies.parameters import Parameters, expand
 from metarl.sampling.actor import Adaptive, PolicyActor
 from metarl.sampling.advantage import make_batch
 from metarl.sampling.baseline import BASELINES
-from metarl.sampling.data import Batch, Rollout
+from metarl.sampling.data import Batch, Outcomes, Rollout
 from metarl.support.clock import Clock
-from metarl.support.parallel import Workers, pick_device
+from metarl.support.parallel import Shard, Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
 from metarl.support.types import State
 from metarl.tasks.family import TaskFamily
-from metarl.tasks.task import Tasks, count_tasks
+from metarl.tasks.task import Tasks, count_tasks, select_tasks
 
 REMEDY = "a smaller --inner-lr, --outer-lr or --max-kl"
 
@@ -60,11 +61,11 @@ class GradientAdaptation:
 
     def learn(self, rollout: Rollout) -> "GradientAdaptation":
         """After one inner step on the rollout."""
-        return self.learn_from(self.make_batch(rollout))
+        return self.learn_from(self.make_batch(rollout), rollout.shard)
 
-    def learn_from(self, batch: Batch) -> "GradientAdaptation":
-        """After one inner step on the batch."""
-        parameters = adapt(self.inner, self.parameters, batch, self.step, self.workers)
+    def learn_from(self, batch: Batch, shard: Shard | None) -> "GradientAdaptation":
+        """After one inner step on the batch of this shard of the tasks."""
+        parameters = adapt(self.inner, self.parameters, batch, self.step, self.workers, shard)
         expect_finite(parameters, f"after inner step {self.step + 1}", REMEDY)
         return dataclasses.replace(self, parameters=parameters, step=self.step + 1)
 
@@ -110,9 +111,11 @@ class MAMLLearner(MetaLearner):
         """One meta-iteration; its metrics, by the names of metrics.jsonl."""
         clock = Clock()
         key = RandomKey(self.config.seed, Phase.TRAINING, self.iteration + 1)
-        tasks, begin = self._begin(key)
+        shard = self.shard(self.config.meta_batch_size)
+        tasks, begin = self._begin(key, shard)
         with clock("adaptation"):
-            adapted, rollouts, batches = self._adapt_in_training(tasks, begin, key, clock)
+            adapted, rollouts, batches = self._adapt_in_training(tasks, begin, key, shard, clock)
+            outcomes = self.outcomes(rollouts)
         with clock("meta_update"):
             objective = MetaObjective(
                 self.policy,
@@ -123,24 +126,25 @@ class MAMLLearner(MetaLearner):
                 self.workers,
                 self.config.sampling_correction,
                 self.config.correction_over_steps,
-                rollouts[-1].returns.mean(1),
+                outcomes[-1].returns.mean(1),
+                shard,
             )
             updated, update = self.outer.step(objective, self.parameters)
             expect_finite(updated, "after the meta-update", REMEDY)
         self.parameters = updated
         if self.policy.normaliser is not None:
             for rollout in rollouts:
-                self.policy.normaliser.add(rollout.observations[rollout.valid])
+                self._add_observations(self.policy.normaliser, rollout, shard)
 
         self.iteration += 1
-        steps = sum(rollout.env_steps for rollout in rollouts)
+        steps = sum(outcome.env_steps for outcome in outcomes)
         self.env_steps += steps
         return {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
-            **return_metrics(rollouts),
+            **return_metrics(outcomes),
             **update,
-            **self._policy_metrics(rollouts[0]),
+            **self._policy_metrics(outcomes[0]),
             **step_size_metrics(self.parameters),
             **clock.metrics(),
             "throughput/env_steps_per_second": steps / clock.total,
@@ -180,16 +184,17 @@ class MAMLLearner(MetaLearner):
         if self.policy.normaliser is not None:
             self.policy.normaliser.load_state(state["observations"])
 
-    def _begin(self, key: RandomKey) -> tuple[Tasks, Parameters]:
-        """An iteration's tasks, and the parameters [tasks, ...] that each begins with."""
+    def _begin(self, key: RandomKey, shard: Shard) -> tuple[Tasks, Parameters]:
+        """The tasks of this process, and the parameters [tasks, ...] that each begins with."""
         number = self.config.meta_batch_size
         start = self.outer.begin(self.parameters, number, key)
         drawn = self.family.sample_tasks(number // start.repeats, key, "train")
         tasks = {name: np.concatenate([x] * start.repeats) for name, x in drawn.items()}
-        return tasks, start.parameters | expand(self.inner.fresh, number)
+        begin = start.parameters | expand(self.inner.fresh, number)
+        return select_tasks(tasks, shard.tasks), {n: p[shard.tasks] for n, p in begin.items()}
 
     def _adapt_in_training(
-        self, tasks: Tasks, begin: Parameters, key: RandomKey, clock: Clock
+        self, tasks: Tasks, begin: Parameters, key: RandomKey, shard: Shard, clock: Clock
     ) -> tuple[Parameters, list[Rollout], list[Batch]]:
         """θ' [tasks, ...], and the rollouts and batches of stages 0 to K."""
         adaptive = self._adaptation_from(begin, tasks, self.inner)
@@ -197,9 +202,9 @@ class MAMLLearner(MetaLearner):
         batches: list[Batch] = []
         for stage in range(self.config.inner_steps + 1):
             if stage:
-                adaptive = adaptive.learn_from(batches[-1])
+                adaptive = adaptive.learn_from(batches[-1], shard)
             with clock("sampling"):
-                rollouts.append(self.sample(adaptive, tasks, key, stage))
+                rollouts.append(self.sample(adaptive, tasks, key, stage, shard))
             batches.append(adaptive.make_batch(rollouts[-1]))
         return adaptive.parameters, rollouts, batches
 
@@ -225,6 +230,16 @@ class MAMLLearner(MetaLearner):
             BASELINES[self.config.baseline],
         )
 
+    def _add_observations(
+        self, normaliser: ObservationNormaliser, rollout: Rollout, shard: Shard
+    ) -> None:
+        """Adds the observations of all processes."""
+
+        def of_tasks(tasks: slice) -> tuple[Tensor, ...]:
+            return sums_of(rollout.observations[tasks][rollout.valid[tasks]])
+
+        normaliser.add_sums(*self.workers.sum(of_tasks, shard.slices, shard))
+
     def _task_size(self) -> int:
         """Numbers of a task."""
         return sum(math.prod(space.shape or ()) for space in self.family.task_space.values())
@@ -235,9 +250,9 @@ class MAMLLearner(MetaLearner):
         hints = torch.from_numpy(np.concatenate(parts, 1).astype(np.float32))
         return hints.to(self.sampling_device)
 
-    def _policy_metrics(self, rollout: Rollout) -> dict[str, float]:
-        """Entropy of the actions of `rollout`, estimated by −log π, and mean σ if it has one."""
-        entropy = {"policy/entropy": -float(rollout.log_probs.sum() / rollout.env_steps)}
+    def _policy_metrics(self, outcomes: Outcomes) -> dict[str, float]:
+        """Entropy of the actions taken, estimated by −log π, and mean σ if there is one."""
+        entropy = {"policy/entropy": -float(outcomes.log_probs.sum() / outcomes.env_steps)}
         log_std = self.parameters.get("log_std")
         if log_std is None:
             return entropy

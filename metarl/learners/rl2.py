@@ -30,10 +30,11 @@ from metarl.sampling.trials import Memory, TrialActor, join_trials
 from metarl.support.clock import Clock
 from metarl.support.errors import UsageError
 from metarl.support.options import Count, NonNegative, Positive, Probability
+from metarl.support.parallel import Shard
 from metarl.support.randomness import Phase, RandomKey, Use
 from metarl.support.types import State
 from metarl.tasks.family import TaskFamily
-from metarl.tasks.task import Tasks, count_tasks
+from metarl.tasks.task import Tasks, count_tasks, select_tasks
 
 REMEDY = "a smaller --learning-rate"
 TRIALS_PER_CHUNK = 25
@@ -198,7 +199,10 @@ class RL2Learner(MetaLearner):
         tasks = self.family.sample_tasks(config.trials, key, "train")
         with clock("sampling"):
             rollouts = self.sample_trials(tasks, key)
-            trials = join_trials(rollouts, self.device)
+            # Every process makes the whole update: steps of Adam on few trials each.
+            parts = self.workers.ranks.exchange(join_trials(rollouts))
+            trials = Trials.joined(parts).to(self.device)
+            outcomes = self.outcomes(rollouts)
         with clock("meta_update"):
             self.network.returns.add(
                 discounted_sums(trials.rewards, config.discount)[trials.valid].unsqueeze(-1)
@@ -216,16 +220,23 @@ class RL2Learner(MetaLearner):
         return {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
-            **return_metrics(rollouts),
+            **return_metrics(outcomes),
             **update,
             **clock.metrics(),
             "throughput/env_steps_per_second": trials.env_steps / clock.total,
         }
 
     def sample_trials(self, tasks: Tasks, key: RandomKey) -> list[Rollout]:
-        """The consecutive episodes of one trial of each task: [trials, 1, time, ...] each."""
-        adaptive = self.begin(tasks)
-        return [self.sample(adaptive, tasks, key, k) for k in range(self.config.episodes)]
+        """Consecutive episodes of one trial of each of this process's tasks.
+
+        Returns:
+            [trials, 1, time, ...] each.
+
+        """
+        shard = self.shard(count_tasks(tasks))
+        own = select_tasks(tasks, shard.tasks)
+        adaptive, episodes = self.begin(own), range(self.config.episodes)
+        return [self.sample(adaptive, own, key, episode, shard) for episode in episodes]
 
     def begin(self, tasks: Tasks, testing: bool = False) -> TrialActor:
         """An empty memory of each task."""
@@ -291,7 +302,8 @@ class RL2Learner(MetaLearner):
             loss = clipped_loss(self.network, batch[chunk], self.config) / number
             return torch.autograd.grad(loss, parameters)
 
-        gradients = self.workers.sum(gradient, self._chunks(batch))
+        chunks = self._chunks(batch)
+        gradients = self.workers.sum(gradient, chunks, Shard(len(chunks), 1))
         for parameter, total in zip(parameters, gradients, strict=True):
             parameter.grad = total
         norm = nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metarl.policies.parameters import Parameters, expand
-from metarl.support.parallel import Workers, chunk_size, chunk_slices
+from metarl.support.parallel import Shard, Workers
 
 
 class Experience(Protocol):
@@ -160,11 +160,17 @@ def adapt(
     experience: Experience,
     number: int,
     workers: Workers,
+    shard: Shard | None = None,
 ) -> Parameters:
-    """Inner step `number` of all tasks, on the workers' threads."""
-    size = chunk_size(experience.tasks, experience.rows, experience.device)
+    """Inner step `number` of all tasks, on the workers' threads.
+
+    Args:
+        shard: which of all tasks the experience is of; all of them if not given.
+
+    """
+    shard = shard or Shard.whole(experience.tasks, experience.rows, experience.device)
     parts = workers.map(
         lambda s: inner.step({n: p[s] for n, p in parameters.items()}, experience[s], number),
-        chunk_slices(experience.tasks, size),
+        shard.slices,
     )
     return {name: torch.cat([part[name] for part in parts]) for name in parameters}

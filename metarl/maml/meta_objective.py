@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from metarl.policies.action_distributions import Distribution
 from metarl.policies.mlp import Policy
 from metarl.policies.parameters import Parameters
 from metarl.sampling.data import Batch
-from metarl.support.parallel import Shard, Workers, chunk_size, chunk_slices
+from metarl.support.parallel import Shard, Workers
 
 
 def policy_objective(policy: Policy, estimator: Surrogate) -> Objective:
@@ -97,8 +97,9 @@ class MetaObjective:
         self._sampling_correction = sampling_correction
         self._correction_over_steps = correction_over_steps
         self._returns = returns
-        self._made: tuple[list[_Chunk], Shard] | None = None
-        self._shard = shard or Shard.whole(batches[0].tasks)
+        self._made: list[_Chunk] | None = None
+        first = batches[0]
+        self._shard = shard or Shard.whole(first.tasks, first.rows, first.device)
         self.tasks = self._shard.total
 
     def value(self, parameters: Mapping[str, Tensor]) -> tuple[float, float]:
@@ -135,8 +136,7 @@ class MetaObjective:
         def of_slice(tasks: slice) -> tuple[Tensor, ...]:
             return tuple(self._adapted[name][tasks].sum(0) for name in self._parameters)
 
-        slices, shard = self._slices(self._batches[-1])
-        totals = self._workers.sum(of_slice, slices, shard=shard)
+        totals = self._sum(of_slice, self._shard.slices)
         return {
             name: total / self.tasks - p
             for (name, p), total in zip(self._parameters.items(), totals, strict=True)
@@ -164,11 +164,10 @@ class MetaObjective:
         time step only (`Batch.every`): neighbouring steps say nearly the same, and a product costs
         that much less.
         """
-        chunks, shard = self._chunks
+        chunks = self._chunks
         if stride > 1:
-            first = self._shard.start
-            seen = [batch.every(stride, first) for batch in self._batches]
-            chunks, shard = self._split(seen, None)
+            first = self._shard.tasks.start
+            chunks = self._split([batch.every(stride, first) for batch in self._batches], None)
 
         def linearise(chunk: _Chunk) -> tuple[Parameters, tuple[Tensor, ...]]:
             theta, mean = self._differentiable(parameters, chunk, term)
@@ -184,13 +183,13 @@ class MetaObjective:
                 theta, gradient = graph
                 return _gradients(gradient, theta, along=v, retain_graph=True)
 
-            totals = self._workers.sum(of_chunk, graphs, shard=shard)
+            totals = self._sum(of_chunk, graphs)
             return dict(zip(parameters, totals, strict=True))
 
         return product
 
     @property
-    def _chunks(self) -> tuple[list[_Chunk], Shard]:
+    def _chunks(self) -> list[_Chunk]:
         """The chunks of the whole batches, made when a term is first asked for.
 
         Not a `cached_property`: in Python 3.11 that locks all objectives while it is computed, and
@@ -202,15 +201,11 @@ class MetaObjective:
 
     def _split(
         self, batches: Sequence[Batch], adapted: Mapping[str, Tensor] | None
-    ) -> tuple[list[_Chunk], Shard]:
-        """Chunks of the tasks of this process, and which of all chunks they are.
-
-        θ'(θ_0) is computed from the batches where it is not given.
-        """
-        slices, shard = self._slices(batches[-1])
+    ) -> list[_Chunk]:
+        """The chunks of this process; θ'(θ_0) is computed from the batches if it is not given."""
         if self._sampling_correction:
-            (total,) = self._workers.sum(
-                lambda tasks: (_mean_reward(batches[-1][tasks]).sum(),), slices, shard=shard
+            (total,) = self._sum(
+                lambda tasks: (_mean_reward(batches[-1][tasks]).sum(),), self._shard.slices
             )
 
         def of_slice(tasks: slice) -> _Chunk:
@@ -234,17 +229,12 @@ class MetaObjective:
                 functools.cache(lambda: self._inner_policies(inner_batches)),
             )
 
-        return self._workers.map(of_slice, slices), shard
-
-    def _slices(self, batch: Batch) -> tuple[list[slice], Shard]:
-        """A slice for each chunk of this process, and which of all chunks these are."""
-        size = chunk_size(self.tasks, batch.rows, batch.device)
-        return chunk_slices(batch.tasks, size), self._shard.in_chunks(size)
+        return self._workers.map(of_slice, self._shard.slices)
 
     def _sum(
-        self, function: Callable[[_Chunk], tuple[Tensor, ...]], chunks: tuple[list[_Chunk], Shard]
+        self, function: Callable[[Any], tuple[Tensor, ...]], chunks: Sequence[object]
     ) -> tuple[Tensor, ...]:
-        return self._workers.sum(function, chunks[0], shard=chunks[1])
+        return self._workers.sum(function, chunks, self._shard)
 
     def _begin(self, parameters: Mapping[str, Tensor], chunk: _Chunk) -> Parameters:
         return self._inner.begin(parameters, chunk.batch.tasks)

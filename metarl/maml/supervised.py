@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from metarl.maml.inner_loop import InnerLoop, Objective
 from metarl.policies.parameters import Parameters
-from metarl.support.parallel import Shard, Workers, chunk_size, chunk_slices
+from metarl.support.parallel import Shard, Workers
 from metarl.tasks.samples import Samples
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -83,18 +83,16 @@ class FewShotObjective:
         self._steps = steps
         self._parameters = dict(parameters)
         self._workers = workers
-        whole = shard or Shard.whole(query.tasks)
-        self._tasks = whole.total
-        size = chunk_size(self._tasks, query.rows, query.device)
-        self._shard = whole.in_chunks(size)
-        self._chunks = [(support[s], query[s]) for s in chunk_slices(query.tasks, size)]
+        self._shard = shard or Shard.whole(query.tasks, query.rows, query.device)
+        self._tasks = self._shard.total
+        self._chunks = [(support[s], query[s]) for s in self._shard.slices]
 
     def value(self, parameters: Mapping[str, Tensor]) -> tuple[float, float]:
         """(−loss, 0) at θ."""
         (value,) = self._workers.sum(
             lambda chunk: (self._term(parameters, *chunk).detach(),),
             self._chunks,
-            shard=self._shard,
+            self._shard,
         )
         return value.item(), 0.0
 
@@ -110,7 +108,7 @@ class FewShotObjective:
             )
             return (term.detach(), *gradients)
 
-        value, *gradients = self._workers.sum(of_chunk, self._chunks, shard=self._shard)
+        value, *gradients = self._workers.sum(of_chunk, self._chunks, self._shard)
         return value.item(), dict(zip(parameters, gradients, strict=True))
 
     def displacement(self) -> Parameters:
@@ -120,7 +118,7 @@ class FewShotObjective:
             adapted = self._adapted(self._parameters, chunk[0])
             return tuple(adapted[name].sum(0) for name in self._parameters)
 
-        totals = self._workers.sum(of_chunk, self._chunks, shard=self._shard)
+        totals = self._workers.sum(of_chunk, self._chunks, self._shard)
         return {
             name: total / self._tasks - p
             for (name, p), total in zip(self._parameters.items(), totals, strict=True)

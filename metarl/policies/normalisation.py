@@ -20,9 +20,12 @@ class Statistics(nn.Module):
 
     def add(self, rows: Tensor) -> None:
         """Adds rows [n, size] to the statistics."""
-        rows = rows.to(self.sums)
-        self.count += len(rows)
-        self.sums += torch.stack([rows.sum(0), rows.square().sum(0)])
+        self.add_sums(*sums_of(rows))
+
+    def add_sums(self, count: Tensor, sums: Tensor) -> None:
+        """Adds rows of which these are the `sums_of`."""
+        self.count += count.to(self.count)
+        self.sums += sums.to(self.sums)
 
     @property
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -32,10 +35,17 @@ class Statistics(nn.Module):
         return mean, torch.where(self.count > 0, std, 1.0)
 
 
+def sums_of(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of the rows [n, size], and their sums and those of their squares: [2, size]."""
+    rows = rows.double()
+    count = torch.tensor(len(rows), dtype=torch.float64)
+    return count, torch.stack([rows.sum(0), rows.square().sum(0)])
+
+
 class ObservationNormaliser:
     """(observation − mean) / standard deviation, over all observations of earlier iterations.
 
-    The moments change only with `add`, so that all policies of an iteration use the same ones.
+    The moments change only with `add_sums`, so that all policies of an iteration use the same ones.
     Nothing is clipped: an exported policy can include the normalisation in its first layer.
     """
 
@@ -55,13 +65,13 @@ class ObservationNormaliser:
             self._moments[device] = mean.float().to(device), std.float().to(device)
         return self._moments[device]
 
-    def add(self, rows: Tensor) -> None:
-        """Includes observations [n, size] in the moments."""
-        self._statistics.add(rows.to(self._statistics.sums.device))
+    def add_sums(self, count: Tensor, sums: Tensor) -> None:
+        """Includes observations of which these are the `sums_of`."""
+        self._statistics.add_sums(count, sums)
         self._moments = {}
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of the statistics for a checkpoint; a copy because `add` works in place."""
+        """A copy of the statistics for a checkpoint; a copy because `add_sums` works in place."""
         return {name: value.clone() for name, value in self._statistics.state_dict().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:

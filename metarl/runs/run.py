@@ -24,6 +24,8 @@ from metarl.runs.sinks import check_sinks
 from metarl.support.distribution import installed_version
 from metarl.support.errors import UsageError
 from metarl.support.options import option
+from metarl.support.parallel import Ranks
+from metarl.support.ranks import has_begun_before, is_leader, note_begin, ranks
 from metarl.support.types import Json
 
 logger = logging.getLogger(__name__)
@@ -90,6 +92,9 @@ def read_config(folder: Path) -> RunConfig:
 def run(learner: BaseLearner) -> None:
     """Trains a learner to its last iteration in its run folder.
 
+    Of the processes that torchrun has started, the first one alone has the folder, and prints. When
+    torchrun starts them again, they go on from the newest checkpoint.
+
     A SIGINT or SIGTERM ends the run with a checkpoint after the current iteration; the process then
     exits with status 128 + the signal's number. Another signal more than a second later ends it at
     once. Earlier ones are ignored, because a job manager and a parent process may both forward the
@@ -99,21 +104,57 @@ def run(learner: BaseLearner) -> None:
         UsageError: the run cannot begin; an existing run in the folder is not changed.
 
     """
+    with _interruptible() as received:
+
+        def interrupted() -> int:
+            """The number of a signal that this process or another one has received, or 0."""
+            return max(processes.exchange(received()))
+
+        processes = ranks(learner.config.rank_timeout)
+        try:
+            last = (_lead if is_leader() else _follow)(learner, processes, interrupted)
+        finally:
+            learner.close()
+    if last and learner.iteration < learner.config.iterations:
+        if is_leader():
+            print(f"stopped after iteration {learner.iteration}; --resume continues from there")
+        raise SystemExit(128 + last)
+
+
+def _lead(learner: BaseLearner, processes: Ranks, interrupted: Callable[[], int]) -> int:
+    """Trains in the run folder; the number of the signal that ended it, or 0."""
     check_sinks(learner.config.sinks)
     folder = RunFolder(learner.config.run_folder)
     failed = True
     try:
         seconds = _begin(learner, folder)
-        with _interruptible() as interrupted:
-            _loop(learner, folder, seconds, interrupted)
+        processes.exchange(learner.state() if learner.iteration else None)
+        last = _loop(learner, folder, seconds, interrupted)
         failed = False
     finally:
         folder.close(failed)
-        learner.close()
-    if interrupted() and learner.iteration < learner.config.iterations:
-        number = interrupted()
-        print(f"stopped after iteration {learner.iteration}; --resume continues from there")
-        raise SystemExit(128 + number)
+    return last
+
+
+def _follow(learner: BaseLearner, processes: Ranks, interrupted: Callable[[], int]) -> int:
+    """Does the share of a process that does not lead; the number of the signal, or 0."""
+    state = processes.exchange(None)[0]
+    if state is not None:
+        learner.load_state(state)
+    signalled = 0
+    while learner.iteration < learner.config.iterations and not signalled:
+        learner.iterate()
+        if _evaluates(learner):
+            for split in learner.eval_splits:
+                learner.evaluate(split=split)
+        signalled = interrupted()
+    return signalled
+
+
+def _evaluates(learner: BaseLearner) -> bool:
+    """Whether the iteration just done ends with an evaluation."""
+    every = learner.config.eval_every
+    return every > 0 and learner.iteration % every == 0
 
 
 def _begin(learner: BaseLearner, folder: RunFolder) -> float:
@@ -122,7 +163,7 @@ def _begin(learner: BaseLearner, folder: RunFolder) -> float:
     described = describe(learner)
     seconds = 0.0
     if folder.has_run:
-        if not config.resume:
+        if not (config.resume or has_begun_before()):
             raise UsageError(
                 f"run folder {folder.path} holds a run: --resume continues it, another --run-dir "
                 "begins a new one"
@@ -142,6 +183,7 @@ def _begin(learner: BaseLearner, folder: RunFolder) -> float:
     folder.open(
         described, learner.iteration, learner.measure, learner.test_steps, learner.eval_splits
     )
+    note_begin()
     print(
         f"{learner.name}, iterations {learner.iteration + 1} to {config.iterations}, in "
         f"{folder.path}",
@@ -152,17 +194,17 @@ def _begin(learner: BaseLearner, folder: RunFolder) -> float:
 
 def _loop(
     learner: BaseLearner, folder: RunFolder, seconds: float, interrupted: Callable[[], int]
-) -> None:
-    config = learner.config
+) -> int:
+    """Iterates to the end; the number of the signal that came before it, or 0."""
+    config, signalled = learner.config, 0
     display = Display(config.iterations, learner.iteration, learner.measure)
     start, first = time.perf_counter() - seconds, learner.iteration
     history = folder.read_metrics()
     alarms = already_raised(history, config)
     try:
-        last = learner.iteration >= config.iterations
-        while not last:
+        while learner.iteration < config.iterations and not signalled:
             metrics = learner.iterate()
-            if config.eval_every and learner.iteration % config.eval_every == 0:
+            if _evaluates(learner):
                 metrics |= _evaluated(learner, folder, display)
             metrics["seconds"] = time.perf_counter() - start
             folder.write(metrics)
@@ -173,7 +215,8 @@ def _loop(
                     folder.say("alarms", f"**{name}**: {message}", learner.iteration)
                     display.say(f"iteration {learner.iteration}: {message}", "yellow")
             # Read once: a later signal must not end the run before this iteration is saved.
-            last = learner.iteration == config.iterations or interrupted() > 0
+            signalled = interrupted()
+            last = learner.iteration == config.iterations or signalled > 0
             if last or learner.iteration % config.checkpoint_every == 0:
                 state = learner.state() | {"seconds": metrics["seconds"]}
                 folder.save(learner.iteration, state)
@@ -182,6 +225,7 @@ def _loop(
             display.update(metrics, pace * (config.iterations - learner.iteration))
     finally:
         display.close()
+    return signalled
 
 
 def _evaluated(learner: BaseLearner, folder: RunFolder, display: Display) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl.policies.action_distributions import Distribution
 from metarl.policies.mlp import Policy
-from metarl.sampling.data import Rollout
+from metarl.sampling.data import Rollout, lengthened
 
 
 class Actor(Protocol):
@@ -46,6 +46,26 @@ class Adaptive(Protocol):
         """Adapted to these episodes of its tasks; it may be the same object, changed."""
 
 
+ROWS_PER_BLOCK = 8
+"""Rows of a product while acting are filled up to a multiple of this.
+
+The last bits of a product depend on where in memory its rows begin, and on how many there are.
+With whole blocks, a task's actions are the same in whatever company of tasks they are computed.
+"""
+
+
+def in_blocks(inputs: Tensor, dim: int) -> Tensor:
+    """The inputs with zeros at the end of a dimension, up to whole blocks."""
+    blocks = -(-inputs.shape[dim] // ROWS_PER_BLOCK)
+    return lengthened(inputs, dim, blocks * ROWS_PER_BLOCK)
+
+
+def of_rows(distribution: Distribution, *rows: slice) -> Distribution:
+    """The distribution of the actions of some rows; a σ may be of all of them."""
+    first, *others = distribution
+    return type(distribution)(first[rows], *others)
+
+
 @dataclass(frozen=True)
 class PolicyActor:
     """A policy with parameters of its own for each task."""
@@ -77,7 +97,8 @@ class PolicyActor:
 
     def act(self, inputs: Tensor) -> tuple[Distribution, Tensor | None]:
         """π(· | s)."""
-        return self.policy.distribution(self.parameters, inputs), None
+        distribution = self.policy.distribution(self.parameters, in_blocks(inputs, 1))
+        return of_rows(distribution, slice(None), slice(inputs.shape[1])), None
 
     def remember(self, actions: Tensor, rewards: Tensor, active: Tensor) -> None:
         """Nothing: the policy has no memory."""

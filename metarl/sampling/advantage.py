@@ -5,7 +5,7 @@ from torch import Tensor
 
 from metarl.sampling.baseline import Baseline, fit_values
 from metarl.sampling.data import Batch, Rollout
-from metarl.support.parallel import Workers, chunk_size, chunk_slices
+from metarl.support.parallel import Shard, Workers
 
 SMALLEST_STD = 1e-8
 
@@ -18,6 +18,8 @@ def make_batch(
     baseline: Baseline = fit_values,
 ) -> Batch:
     """The rollout with its advantages, normalised to mean 0 and deviation 1 for each task."""
+    tasks, episodes, time = rollout.valid.shape
+    shard = rollout.shard or Shard.whole(tasks, episodes * time, rollout.valid.device)
 
     def of_tasks(tasks: slice) -> tuple[Tensor, Tensor, Tensor]:
         part = rollout[tasks]
@@ -34,9 +36,8 @@ def make_batch(
         scaled = (advantages - mean) * part.valid, rewards * powers, (values + mean) * powers
         return tuple((x / std).float() for x in scaled)  # type: ignore[return-value]
 
-    tasks, episodes, time = rollout.valid.shape
-    slices = chunk_slices(tasks, chunk_size(tasks, episodes * time, rollout.valid.device))
-    advantages, rewards, values = map(torch.cat, zip(*workers.map(of_tasks, slices), strict=True))
+    parts = workers.map(of_tasks, shard.slices)
+    advantages, rewards, values = map(torch.cat, zip(*parts, strict=True))
     return Batch(
         rollout.observations,
         rollout.actions,

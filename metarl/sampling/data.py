@@ -1,11 +1,14 @@
 """The batch types of sampling: rollouts, trials, and what a learner sees of them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
+
+from metarl.support.parallel import Shard
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,51 @@ class Trials:
         """Environment steps taken."""
         return int(self.valid.sum())
 
+    @classmethod
+    def joined(cls, parts: Sequence["Trials"]) -> Self:
+        """Trials of consecutive tasks as one, padded to the longest."""
+        longest = max(part.valid.shape[1] for part in parts)
+        joined: dict[str, Any] = {"unstable": sum(part.unstable for part in parts)}
+        for name in (field.name for field in fields(cls) if field.name not in joined):
+            values = [getattr(part, name) for part in parts]
+            if name in PER_STEP:
+                values = [lengthened(value, 1, longest) for value in values]
+            joined[name] = None if any(v is None for v in values) else torch.cat(values)
+        return cls(**joined)
+
+    def to(self, device: torch.device) -> "Trials":
+        """The trials with what the network reads on a device."""
+        read = ("inputs", "actions", "log_probs", "values")
+        return replace(self, **{name: getattr(self, name).to(device) for name in read})
+
 
 PER_STEP = ("inputs", "actions", "log_probs", "values", "rewards", "valid")
 """Fields of `Trials` that have a number for each step."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """How the episodes of some tasks went: what processes tell one another of their rollouts."""
+
+    returns: Tensor  # [tasks, episodes] float64, undiscounted
+    log_probs: Tensor  # [tasks, episodes] float32, sums over the steps
+    env_steps: int
+    """Environment steps taken."""
+    unstable: int
+    """Episodes cut short because the simulation failed."""
+    success: Tensor | None  # [tasks, episodes] bool, at any step; None if not reported
+
+    @classmethod
+    def joined(cls, parts: Sequence["Outcomes"]) -> Self:
+        """Those of consecutive tasks as one."""
+        successes = [part.success for part in parts if part.success is not None]
+        return cls(
+            torch.cat([part.returns for part in parts]),
+            torch.cat([part.log_probs for part in parts]),
+            sum(part.env_steps for part in parts),
+            sum(part.unstable for part in parts),
+            torch.cat(successes) if successes else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -51,6 +96,7 @@ class Rollout:
     unstable: int = 0  # episodes cut short because the simulation failed
     success: Tensor | None = None  # [tasks, episodes] bool, at any step; None if not reported
     values: Tensor | None = None  # [tasks, episodes, time] float32, of actors that estimate them
+    shard: Shard | None = None  # which of all processes' tasks these are; None: all of them
 
     def __post_init__(self) -> None:
         """Checks the shapes."""
@@ -69,7 +115,7 @@ class Rollout:
 
     def __getitem__(self, tasks: slice) -> "Rollout":
         """The episodes of some tasks; `unstable` counts those of all."""
-        return self._map(lambda values: values[tasks])
+        return replace(self._map(lambda values: values[tasks]), shard=None)
 
     def to(self, device: torch.device) -> "Rollout":
         """The rollout on a device."""
@@ -85,6 +131,19 @@ class Rollout:
         """Environment steps taken."""
         return int(self.valid.sum())
 
+    @property
+    def outcomes(self) -> Outcomes:
+        """How the episodes went."""
+        sums = self.log_probs.sum(-1)
+        return Outcomes(self.returns, sums, self.env_steps, self.unstable, self.success)
+
+    def padded(self, steps: int) -> "Rollout":
+        """The rollout with padding up to so many steps."""
+        per_step = ("observations", "actions", "log_probs", "rewards", "valid", "values")
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = {n: lengthened(values[n], 2, steps) for n in per_step if values[n] is not None}
+        return Rollout(**values | changed)
+
     def path(self) -> Tensor:
         """Observations of each task's first episode, NaN after its end: [tasks, time, ...]."""
         padding = ~self.valid[:, 0].unsqueeze(-1)
@@ -94,6 +153,15 @@ class Rollout:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed = {n: function(v) for n, v in values.items() if isinstance(v, Tensor)}
         return Rollout(**values | changed)
+
+
+def lengthened(values: Tensor, dim: int, size: int) -> Tensor:
+    """The values with zeros at the end of a dimension."""
+    missing = list(values.shape)
+    missing[dim] = size - missing[dim]
+    if not missing[dim]:
+        return values
+    return torch.cat([values, values.new_zeros(missing)], dim)
 
 
 def expect_shapes(batch: object, **shapes: tuple[int, ...]) -> None:

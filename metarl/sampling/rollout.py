@@ -1,7 +1,9 @@
 """Collecting rollouts: episodes of several tasks at once."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ def collect(
     key: RandomKey,
     stage: int,
     workers: Workers,
+    first_task: int = 0,
 ) -> Rollout:
     """`episodes` episodes of each task, one in each of the simulations' environments.
 
@@ -41,6 +44,7 @@ def collect(
         tasks: arrays [tasks, ...].
         horizon: most steps an episode can have.
         key, stage: name the streams of resets and action noise.
+        first_task: the number of the first task among those of all processes.
 
     Returns:
         A rollout on the CPU.
@@ -52,7 +56,8 @@ def collect(
     shares = [slice(*bounds) for bounds in pairwise([0, *ends.tolist()])]
 
     def of_share(simulation: Simulation, share: slice) -> Rollout:
-        indices, own = range(share.start, share.stop), select_tasks(tasks, share)
+        indices = range(first_task + share.start, first_task + share.stop)
+        own = select_tasks(tasks, share)
         return _collect(
             simulation, actor.part(share), units, own, indices, episodes, horizon, key, stage
         )
@@ -172,28 +177,10 @@ def _masked(actions: Tensor, mask: Tensor) -> Tensor:
 def _joined(rollouts: list[Rollout]) -> Rollout:
     """The rollouts of several simulations as one, padded to the longest."""
     longest = max(rollout.valid.shape[2] for rollout in rollouts)
-
-    def padded(values: Tensor) -> Tensor:
-        missing = (*values.shape[:2], longest - values.shape[2], *values.shape[3:])
-        return torch.cat([values, values.new_zeros(missing)], 2)
-
-    def joined(name: str, per_step: bool = True) -> Tensor:
-        parts = [getattr(rollout, name) for rollout in rollouts]
-        return torch.cat([padded(part) for part in parts] if per_step else parts)
-
-    def optional(name: str, per_step: bool) -> Tensor | None:
-        missing = any(getattr(rollout, name) is None for rollout in rollouts)
-        return None if missing else joined(name, per_step)
-
-    return Rollout(
-        observations=joined("observations"),
-        actions=joined("actions"),
-        log_probs=joined("log_probs"),
-        rewards=joined("rewards"),
-        valid=joined("valid"),
-        terminated=joined("terminated", per_step=False),
-        final_observations=joined("final_observations", per_step=False),
-        unstable=sum(rollout.unstable for rollout in rollouts),
-        success=optional("success", per_step=False),
-        values=optional("values", per_step=True),
-    )
+    padded = [rollout.padded(longest) for rollout in rollouts]
+    joined: dict[str, Any] = {"unstable": sum(rollout.unstable for rollout in rollouts)}
+    joined["shard"] = None
+    for name in (field.name for field in fields(Rollout) if field.name not in joined):
+        parts = [getattr(rollout, name) for rollout in padded]
+        joined[name] = None if any(part is None for part in parts) else torch.cat(parts)
+    return Rollout(**joined)

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from metarl.policies.action_distributions import Distribution
 from metarl.policies.mlp import Policy
 from metarl.policies.recurrent import RecurrentPolicy
+from metarl.sampling.actor import in_blocks, of_rows
 from metarl.sampling.data import PER_STEP, Rollout, Trials
 
 
@@ -83,8 +84,12 @@ class TrialActor:
 
     def act(self, inputs: Tensor) -> tuple[Distribution, Tensor | None]:
         """π(· | history) and the values: [trials, 1, ...]."""
-        distribution, values, self._later = self._network(inputs, self.memory.hidden)
-        return distribution, values
+        trials = slice(len(inputs))
+        distribution, values, later = self._network(
+            in_blocks(inputs, 0), in_blocks(self.memory.hidden, 1)
+        )
+        self._later = later[:, trials]
+        return of_rows(distribution, trials), values[trials]
 
     def remember(self, actions: Tensor, rewards: Tensor, active: Tensor) -> None:
         """A trial whose episode has ended rests until all have: its memory stays as it is."""
@@ -99,7 +104,7 @@ class TrialActor:
         memory.began.zero_()
 
 
-def join_trials(rollouts: Sequence[Rollout], device: torch.device) -> Trials:
+def join_trials(rollouts: Sequence[Rollout]) -> Trials:
     """The trials of consecutive rollouts [trials, 1, time, ...], without gaps between episodes.
 
     As the hidden state stands still while an ended episode rests, a GRU over the joined steps
@@ -110,8 +115,7 @@ def join_trials(rollouts: Sequence[Rollout], device: torch.device) -> Trials:
 
     def joined(name: str) -> Tensor:
         steps = torch.cat([getattr(rollout, name).squeeze(1) for rollout in rollouts], 1)
-        rows = pad_sequence([x[m] for x, m in zip(steps, valid, strict=True)], True)
-        return rows if name in ("rewards", "valid") else rows.to(device)
+        return pad_sequence([x[m] for x, m in zip(steps, valid, strict=True)], True)
 
     rates = [r.success.squeeze(1) for r in rollouts if r.success is not None]
     return Trials(

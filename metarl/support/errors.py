@@ -19,6 +19,10 @@ class WorkerError(Exception):
     """A worker process failed: the message has the worker, environment, task and traceback."""
 
 
+class RankError(Exception):
+    """Another process of torchrun has ended, or did not answer in time."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint `; did you mean NAME?` with the most similar known name; empty if none is."""
     near = difflib.get_close_matches(name, known, 1)

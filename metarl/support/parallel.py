@@ -3,10 +3,10 @@
 Work over tasks is a map over chunks and a sum of what they give (`Workers.sum`). Neither the number
 of threads nor the division of the tasks among processes changes a bit of the sum, for two reasons:
 
-- A chunk's size depends on the size of its tasks alone, and a process has whole chunks. So a chunk
-  is the same computation wherever it runs. Nothing finer would do: torch computes a task in other
-  last bits when other tasks accompany it, because a batched product of one matrix takes another
-  path than one of several.
+- A chunk has so many tasks whatever the number of processes, and a process has whole chunks. So a
+  chunk is the same computation wherever it runs. Nothing finer would do: torch computes a task in
+  other last bits when other tasks accompany it, because a batched product of one matrix takes
+  another path than one of several.
 - The chunks' results are summed along one binary tree over the chunks of all processes. A process
   sums the nodes that cover its own chunks, and completes the tree from the nodes of the others.
 
@@ -15,10 +15,10 @@ operation: beside a simulator's pool on the same cores it slows an update many t
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Self, TypeAlias, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,60 +30,92 @@ R = TypeVar("R")
 
 ROWS_PER_CHUNK = 4096
 """Samples whose activations fit a core's cache: measured best of 1,000 to 40,000."""
+LEAST_CHUNKS = 4
+"""Chunks that tasks are divided into, however few samples they have, so that several threads and
+processes can share them."""
 
-Nodes: TypeAlias = Mapping[tuple[int, int], tuple[Tensor, ...]]
-"""Sums of the chunks from the first index to before the second, in the indices of all chunks."""
+Node: TypeAlias = tuple[int, int]
+"""The chunks from the first index to before the second, among the chunks of all processes."""
 
-Gather: TypeAlias = Callable[[Nodes], Iterable[Nodes]]
-"""The nodes of this process -> those of every process, its own among them."""
+
+class Ranks(Protocol):
+    """The processes that share the work: this one alone, or those that torchrun has started."""
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+
+    @property
+    def number(self) -> int:
+        """Number of processes."""
+
+    def gather(self, values: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """The vector of each process, by rank; `lengths` are their lengths."""
+
+    def exchange(self, value: R) -> list[R]:
+        """The value of each process, by rank; values can be pickled."""
+
+
+class Alone:
+    """The only process of a run."""
+
+    rank, number = 0, 1
+
+    def gather(self, values: Tensor, lengths: Sequence[int]) -> list[Tensor]:
+        """The vector."""
+        return [values]
+
+    def exchange(self, value: R) -> list[R]:
+        """The value."""
+        return [value]
 
 
 @dataclass(frozen=True)
 class Shard:
-    """The tasks `start` to `stop` (exclusive) that a process has, of `total` in all processes."""
+    """The tasks that a process has: whole chunks, as equal in number as can be."""
 
-    start: int
-    stop: int
     total: int
-
-    def __post_init__(self) -> None:
-        """Checks the order.
-
-        Raises:
-            ValueError: `start` to `stop` is no part of the tasks.
-
-        """
-        if not 0 <= self.start <= self.stop <= self.total:
-            raise ValueError(f"{self} is not a part of tasks 0 to {self.total}")
+    """Tasks of all processes."""
+    chunk: int
+    """Tasks of a chunk; the last one may have fewer."""
+    rank: int = 0
+    ranks: int = 1
 
     @classmethod
-    def whole(cls, total: int) -> Self:
-        """All tasks in one process."""
-        return cls(0, total, total)
-
-    @classmethod
-    def of(cls, rank: int, ranks: int, total: int, chunk: int) -> Self:
-        """The tasks of a process: whole chunks, as equal in number as can be, perhaps none."""
-        chunks = -(-total // chunk)
-        start, stop = (min(total, chunks * i // ranks * chunk) for i in (rank, rank + 1))
-        return cls(start, stop, total)
+    def whole(cls, tasks: int, rows: int, device: torch.device) -> Self:
+        """All tasks in one process; each can have so many `rows` of samples."""
+        return cls(tasks, chunk_size(tasks, rows) if device.type == "cpu" else tasks)
 
     @property
-    def tasks(self) -> int:
-        """Number of tasks that the process has."""
-        return self.stop - self.start
+    def chunks(self) -> range:
+        """The indices of its chunks among all."""
+        number = self.all_chunks
+        return range(number * self.rank // self.ranks, number * (self.rank + 1) // self.ranks)
 
-    def in_chunks(self, chunk: int) -> "Shard":
-        """The same shard in indices of chunks.
+    @property
+    def all_chunks(self) -> int:
+        """Number of chunks of all processes."""
+        return -(-self.total // self.chunk)
 
-        Raises:
-            ValueError: it does not consist of whole chunks.
+    @property
+    def tasks(self) -> slice:
+        """Its tasks among all."""
+        ends = self.chunks.start, self.chunks.stop
+        return slice(*(min(self.total, self.chunk * end) for end in ends))
 
-        """
-        for end in (self.start, self.stop):
-            if end % chunk and end != self.total:
-                raise ValueError(f"{self} must begin and end at a multiple of {chunk} tasks")
-        return Shard(*(-(-end // chunk) for end in (self.start, self.stop, self.total)))
+    @property
+    def slices(self) -> list[slice]:
+        """Each of its chunks, in indices of its own tasks."""
+        first, stop = self.tasks.start, self.tasks.stop
+        return [
+            slice(start - first, min(start + self.chunk, stop) - first)
+            for start in range(first, stop, self.chunk)
+        ]
+
+    @property
+    def all(self) -> "list[Shard]":
+        """Those of all processes, by rank."""
+        return [replace(self, rank=rank) for rank in range(self.ranks)]
 
 
 def available_cores() -> int:
@@ -104,21 +136,27 @@ def pick_device(name: str) -> torch.device:
         raise UsageError(
             f"--device cuda: no GPU is available (torch {build} CUDA); use auto or cpu"
         )
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and available) else "cpu")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    if "LOCAL_RANK" not in os.environ:
+        return torch.device("cuda")
+    # torchrun numbers the processes of a host: each takes a GPU of its own, if there are as many.
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
 
 
 class Workers:
     """A pool of threads that maps a function over chunks, in order."""
 
-    def __init__(self, threads: int = 0, gather: Gather | None = None):
+    def __init__(self, threads: int = 0, ranks: Ranks | None = None):
         """Workers of one process.
 
         Args:
             threads: 0 takes every core of this process.
-            gather: what exchanges the nodes of sums, where several processes share the tasks.
+            ranks: the processes that share the tasks; this one alone if not given.
 
         """
         self.threads = threads or available_cores()
+        self.ranks = ranks or Alone()
         torch.set_num_threads(1)
         # The number is one of each thread: where a product in a thread of the pool came first, it
         # would be divided over all cores, and its last bits would differ from run to run.
@@ -127,12 +165,30 @@ class Workers:
             self._pool = ThreadPoolExecutor(
                 self.threads, initializer=torch.set_num_threads, initargs=(1,)
             )
-        self._gather = gather
 
     def describe(self, device: torch.device) -> Json:
         """What config.json of a run holds of the device and the threads."""
         name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
         return {"learner": str(device), "name": name, "threads": self.threads}
+
+    def shard(self, tasks: int, rows: int, device: torch.device) -> Shard:
+        """What this process has of `tasks` tasks with up to `rows` samples each.
+
+        Raises:
+            UsageError: there are more processes than chunks of tasks.
+
+        """
+        number = self.ranks.number
+        chunk = Shard.whole(tasks, rows, device).chunk
+        if device.type != "cpu":
+            chunk = -(-tasks // number)  # a GPU takes all of its tasks at once
+        shard = Shard(tasks, chunk, self.ranks.rank, number)
+        if shard.ranks > shard.all_chunks:
+            raise UsageError(
+                f"{shard.ranks} processes cannot share {tasks} tasks, which are computed {chunk} "
+                f"at a time: start at most {shard.all_chunks}, or take more tasks"
+            )
+        return shard
 
     def map(self, function: Callable[..., R], *items: Iterable[Any]) -> list[R]:
         """`list(map(function, *items))`, on the pool's threads; one call alone on this thread."""
@@ -142,71 +198,82 @@ class Workers:
         return list(self._pool.map(lambda call: function(*call), calls))
 
     def sum(
-        self,
-        function: Callable[..., tuple[Tensor, ...]],
-        *items: Iterable[Any],
-        shard: Shard | None = None,
+        self, function: Callable[[Any], tuple[Tensor, ...]], items: Iterable[Any], shard: Shard
     ) -> tuple[Tensor, ...]:
         """The sum of the function's tensors over the chunks of all processes.
 
         Args:
-            items: one for each chunk of this process, as for `map`.
-            shard: which chunks these are (`Shard.in_chunks`); all of them if not given.
+            items: one for each chunk of the shard.
 
         Raises:
-            ValueError: the items are not as many as the shard has, or a node is missing.
+            ValueError: the items are not as many as the shard has chunks.
 
         """
-        leaves = self.map(function, *items)
-        shard = shard or Shard.whole(len(leaves))
-        if len(leaves) != shard.tasks:
-            raise ValueError(f"{len(leaves)} chunks are not those of {shard}")
-        known = {(i, i + 1): leaf for i, leaf in enumerate(leaves, shard.start)}
-        nodes: Nodes = {
-            node: _node(*node, known) for node in _covered(0, shard.total, shard) if leaves
+        leaves = self.map(function, items)
+        if len(leaves) != len(shard.chunks):
+            raise ValueError(f"{len(leaves)} results are not those of chunks {shard.chunks}")
+        known = {(i, i + 1): leaf for i, leaf in zip(shard.chunks, leaves, strict=True)}
+        if shard.ranks > 1:
+            known = self._gathered(known, shard)
+        return _node((0, shard.all_chunks), known)
+
+    def _gathered(
+        self, known: dict[Node, tuple[Tensor, ...]], shard: Shard
+    ) -> dict[Node, tuple[Tensor, ...]]:
+        """The nodes that the chunks of every process fill, in one message of each."""
+        nodes = [list(_filled((0, shard.all_chunks), peer.chunks)) for peer in shard.all]
+        own = [_node(node, known) for node in nodes[shard.rank]]
+        like = own[0]
+        size = sum(tensor.numel() for tensor in like)
+        # Where dtypes differ, `cat` takes the widest, from which each comes back as it was.
+        message = torch.cat([tensor.reshape(-1) for node in own for tensor in node])
+        messages = self.ranks.gather(message, [size * len(keys) for keys in nodes])
+        return {
+            key: tuple(
+                part.view_as(tensor).to(tensor.dtype)
+                for part, tensor in zip(
+                    row.split([tensor.numel() for tensor in like]), like, strict=True
+                )
+            )
+            for keys, values in zip(nodes, messages, strict=True)
+            for key, row in zip(keys, values.view(len(keys), size), strict=True)
         }
-        if self._gather is not None:
-            nodes = {node: value for part in self._gather(nodes) for node, value in part.items()}
-        return _node(0, shard.total, nodes)
 
 
-def _middle(start: int, stop: int) -> int:
+def _middle(node: Node) -> int:
     """Where a node divides: its left half is the largest power of two below its size."""
+    start, stop = node
     return start + (1 << (stop - start - 1).bit_length() - 1)
 
 
-def _covered(start: int, stop: int, shard: Shard) -> Iterator[tuple[int, int]]:
-    """The largest nodes under this one that lie within the shard."""
-    if shard.start <= start and stop <= shard.stop:
-        yield start, stop
-    elif start < shard.stop and shard.start < stop:
-        middle = _middle(start, stop)
-        yield from _covered(start, middle, shard)
-        yield from _covered(middle, stop, shard)
+def _filled(node: Node, chunks: range) -> Iterator[Node]:
+    """The largest nodes under this one that consist of the chunks."""
+    start, stop = node
+    if chunks.start <= start and stop <= chunks.stop:
+        yield node
+    elif start < chunks.stop and chunks.start < stop:
+        middle = _middle(node)
+        yield from _filled((start, middle), chunks)
+        yield from _filled((middle, stop), chunks)
 
 
-def _node(start: int, stop: int, known: Nodes) -> tuple[Tensor, ...]:
+def _node(node: Node, known: Mapping[Node, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """The value of a node: a known one, or the sum of its halves."""
-    if (start, stop) in known:
-        return known[start, stop]
-    if stop - start <= 1:
-        raise ValueError(f"no process has given chunk {start}")
-    middle = _middle(start, stop)
-    halves = _node(start, middle, known), _node(middle, stop, known)
+    if node in known:
+        return known[node]
+    middle = _middle(node)
+    halves = _node((node[0], middle), known), _node((middle, node[1]), known)
     return tuple(left + right for left, right in zip(*halves, strict=True))
 
 
-def chunk_size(tasks: int, rows_per_task: int, device: torch.device) -> int:
-    """Tasks of a chunk: about `ROWS_PER_CHUNK` rows; a GPU takes all `tasks` at once.
+def chunk_size(tasks: int, rows: int) -> int:
+    """Tasks of a chunk on the CPU: a power of two, with about `ROWS_PER_CHUNK` rows at most.
 
-    Sizes are powers of two, so that chunks of tasks with many rows (all time steps) fill those of
-    tasks with fewer (every tenth): a shard of whole chunks of the latter is one of the former.
+    Args:
+        tasks: of all processes.
+        rows: samples that a task can have. Not those that it happens to have: processes must
+            divide the tasks before they know.
+
     """
-    if device.type != "cpu":
-        return max(1, tasks)
-    return 1 << max(1, ROWS_PER_CHUNK // rows_per_task).bit_length() - 1
-
-
-def chunk_slices(tasks: int, size: int) -> list[slice]:
-    """Slices over the tasks of a process, each a chunk."""
-    return [slice(start, min(start + size, tasks)) for start in range(0, tasks, size)]
+    most = max(1, min(ROWS_PER_CHUNK // max(1, rows), tasks // LEAST_CHUNKS))
+    return 1 << most.bit_length() - 1
