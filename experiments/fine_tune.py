@@ -21,6 +21,7 @@ from metarl.cli.evaluate import print_evaluation
 from metarl.learners.few_shot import FewShotConfig, FewShotLearner
 from metarl.runs.run import run
 from metarl.support.errors import UsageError
+from metarl.support.ranks import is_leader, ranks
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,10 @@ def with_fresh_head(state: dict[str, Any], ways: int) -> tuple[nn.Module, tuple[
 def load_backbone(config: FineTuneConfig, domain: Domain) -> dict[str, Any]:
     """The state dict of `--backbone`, or that in the run folder, which is trained if needed."""
     path = config.backbone or config.run_folder / "backbone.pt"
-    if config.backbone is None and not path.exists():
+    if config.backbone is None and not path.exists() and is_leader():
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(train_backbone(domain, config.backbone_epochs), path)
+    ranks(config.rank_timeout).exchange(None)  # other processes of torchrun wait for the file
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except (OSError, RuntimeError) as error:

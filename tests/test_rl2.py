@@ -34,7 +34,7 @@ def sampled(config=SMALL, iterations=1):
     learner = RL2Learner(config)
     list(learner.learn(iterations))
     tasks = learner.family.sample_tasks(config.trials, RandomKey(5))
-    return learner, join_trials(learner.sample_trials(tasks, RandomKey(5)), learner.device)
+    return learner, join_trials(learner.sample_trials(tasks, RandomKey(5))).to(learner.device)
 
 
 def experience_of(trials, discount=0.9, gae_lambda=0.8, scale=2.0):

@@ -147,12 +147,11 @@ def test_threads_change_no_task_no_reset_and_no_noise():
         ]
     )
     assert one.success is two.success is None
-    scalars = ("unstable", "success", "values")
-    for name in (f.name for f in dataclasses.fields(one) if f.name not in scalars):
+    others = ("unstable", "success", "values", "shard")
+    for name in (f.name for f in dataclasses.fields(one) if f.name not in others):
         assert torch.equal(getattr(one, name), getattr(two, name))
-    # A matrix product over more tasks may round otherwise; resets and noise are the same.
-    assert torch.equal(one.observations[:, :, 0], whole.observations[:, :, 0])
-    torch.testing.assert_close(one.actions[:, :, 0], whole.actions[:, :, 0])
+        # A product over more tasks gives each the same bits, as its rows are filled up.
+        assert torch.equal(getattr(one, name), getattr(whole, name))
 
 
 def test_a_batch_of_episodes_restarts_wholly_at_the_next_collection():

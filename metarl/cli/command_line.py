@@ -31,16 +31,18 @@ def one_line_errors() -> Iterator[None]:
     except (UsageError, RankError) as error:
         if os.environ.get(DEBUG, "0") not in ("", "0"):
             traceback.print_exc()
-        _tell(error)
-        raise SystemExit(2) from None
+        if (where := _first_to_tell()) is not None:
+            print(f"error: {where}{error}", file=sys.stderr, flush=True)
+        raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
+    except Exception:
+        _first_to_tell()  # Python prints the traceback; other processes have nothing to add
+        raise
 
 
-def _tell(error: Exception) -> None:
-    """Prints the error; of several processes of torchrun, the first one that meets an error."""
+def _first_to_tell() -> str | None:
+    """Which process this is, if no other one of torchrun has told of an error; otherwise None."""
     if "RANK" not in os.environ:  # the import of torch takes a second
-        print(f"error: {error}", file=sys.stderr)
-        return
+        return ""
     from metarl.support.ranks import described, first_to_tell
 
-    if first_to_tell():
-        print(f"error: {described()}: {error}", file=sys.stderr, flush=True)
+    return described() if first_to_tell() else None

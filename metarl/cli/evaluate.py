@@ -24,6 +24,7 @@ from metarl.runs.report import (
 from metarl.runs.run import load, read_config
 from metarl.support.errors import UsageError
 from metarl.support.options import at_least
+from metarl.support.ranks import is_leader
 from metarl.tasks.task import select_tasks
 
 WORST = 3
@@ -135,7 +136,12 @@ def _print_worst(evaluation: Evaluation) -> None:
 
 
 def print_evaluation(evaluation: Evaluation, title: str = "") -> None:
-    """Prints the mean and its interval after each inner step, for each group of tasks."""
+    """Prints the mean and its interval after each inner step, for each group of tasks.
+
+    Of several processes of torchrun, the first one prints.
+    """
+    if not is_leader():
+        return
     metrics = evaluation.metrics()
     names = [name.removesuffix("/step_0/mean") for name in metrics if name.endswith("step_0/mean")]
     table = Table("step", *names, box=None, title=title, title_justify="left")

@@ -1,6 +1,7 @@
 """The `metarl` command, which imports the file of a subcommand only to run it."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UsageError(
                 f"metarl has no command {name}; the commands are {known}{nearest(name, COMMANDS)}"
             )
+        if name != "train" and "TORCHELASTIC_RUN_ID" in os.environ:
+            raise UsageError(f"metarl {name} runs in one process: start it without torchrun")
         command = COMMANDS[name]
         if not command.has_options and HELP & set(rest):
             print(f"metarl {_usage(name)}")

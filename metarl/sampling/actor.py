@@ -61,9 +61,9 @@ def in_blocks(inputs: Tensor, dim: int) -> Tensor:
 
 
 def of_rows(distribution: Distribution, *rows: slice) -> Distribution:
-    """The distribution of the actions of some rows; a σ may be of all of them."""
+    """The distribution of the actions of some rows; σ may be that of all rows of a task."""
     first, *others = distribution
-    return type(distribution)(first[rows], *others)
+    return type(distribution)(first[rows], *(part[rows[0]] for part in others))
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,13 @@ class PolicyActor:
 
     def act(self, inputs: Tensor) -> tuple[Distribution, Tensor | None]:
         """π(· | s)."""
-        distribution = self.policy.distribution(self.parameters, in_blocks(inputs, 1))
-        return of_rows(distribution, slice(None), slice(inputs.shape[1])), None
+        tasks, episodes = inputs.shape[:2]
+        parameters, rows = self.parameters, in_blocks(inputs, 1)
+        if tasks == 1:  # a batch of one product is computed in another way than of several
+            parameters = {name: p.expand(2, *p.shape[1:]) for name, p in parameters.items()}
+            rows = rows.expand(2, *rows.shape[1:])
+        distribution = self.policy.distribution(parameters, rows)
+        return of_rows(distribution, slice(tasks), slice(episodes)), None
 
     def remember(self, actions: Tensor, rewards: Tensor, active: Tensor) -> None:
         """Nothing: the policy has no memory."""

@@ -4,6 +4,7 @@ Each process (*rank*) runs the whole program on its share of the tasks. They mee
 of torch.distributed: gloo between CPUs, NCCL between GPUs.
 """
 
+import atexit
 import contextlib
 import datetime
 import functools
@@ -52,6 +53,7 @@ class Torchrun:
                 world_size=self.number,
                 timeout=datetime.timedelta(seconds=timeout),
             )
+        atexit.register(dist.destroy_process_group)
 
     def gather(self, values: Tensor, lengths: Sequence[int]) -> list[Tensor]:
         """The vector of each process, by rank; `lengths` are their lengths.
@@ -121,8 +123,8 @@ def first_to_tell() -> bool:
 
 
 def described() -> str:
-    """The process, for people: `rank 1 on HOST`; empty without torchrun."""
-    return f"rank {_variable('RANK')} on {socket.gethostname()}" if is_launched() else ""
+    """The process before a message, `rank 1 on HOST: `; empty without torchrun."""
+    return f"rank {_variable('RANK')} on {socket.gethostname()}: " if is_launched() else ""
 
 
 def note_begin() -> None:
