@@ -20,6 +20,7 @@ BENCHMARKS = Path(__file__).parents[1] / "experiments" / "benchmarks"
             "--families envs:ReacherGoal-v0 --tasks 2 --episodes 2 --horizon 3 --seconds 0",
             "ReacherGoal-v0",
         ),
+        ("ranks", "--pairs 1 --iterations 1 --family envs:BernoulliBandit-v0", "efficiency"),
     ],
 )
 def test_a_benchmark_prints_figures_and_their_limit(script, options, told):

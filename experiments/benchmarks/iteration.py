@@ -15,6 +15,7 @@ import tyro
 
 from metarl import Config, Learner
 from metarl.runs.folder import RunFolder
+from metarl.support.ranks import is_leader
 
 LIMIT = 40_000
 
@@ -44,6 +45,8 @@ def main(
             rows.append(seconds | {"record": record, "whole": metrics["time/whole"] + record})
         folder.close()
     steps = learner.env_steps / learner.iteration
+    if not is_leader():  # of several processes of torchrun, one prints
+        return
     rows = rows[warmup:]
     name = torch.cuda.get_device_name() if learner.device.type == "cuda" else "cpu"
     print(
