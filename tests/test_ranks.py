@@ -134,8 +134,11 @@ def children(agent):
 
 
 def rank_of(pid):
-    with open(f"/proc/{pid}/environ", "rb") as file:
-        variables = dict(entry.split(b"=", 1) for entry in file.read().split(b"\0") if entry)
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            variables = dict(entry.split(b"=", 1) for entry in file.read().split(b"\0") if entry)
+    except OSError:  # it has ended in the meantime
+        return -1
     return int(variables.get(b"RANK", -1))
 
 
@@ -226,6 +229,57 @@ def test_a_run_whose_processes_are_killed_ends_as_if_undisturbed(tmp_path, victi
         assert numbers(tmp_path / "run") == expected
         if kills < 10:
             subprocess.run(["rm", "-r", "run"], cwd=tmp_path, check=True)
+
+
+@pytest.fixture
+def hosts():
+    """Two network namespaces that can reach each other: (address, command to run in it) of each."""
+    names = [f"metarl-{os.getpid()}-{i}" for i in range(2)]
+    addresses = ["10.213.0.1", "10.213.0.2"]
+
+    def ip(*arguments, check=True):
+        return subprocess.run(["ip", *arguments], check=check, capture_output=True)
+
+    try:
+        if ip("netns", "add", names[0], check=False).returncode:
+            pytest.skip("network namespaces cannot be made here")
+        ip("netns", "add", names[1])
+        ends = ("link", "add", "wire", "netns", names[0], "type", "veth")
+        ip(*ends, "peer", "name", "wire", "netns", names[1])
+        for name, address in zip(names, addresses, strict=True):
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", "wire")
+            ip("-n", name, "link", "set", "wire", "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield [(a, ["ip", "netns", "exec", n]) for n, a in zip(names, addresses, strict=True)]
+    except FileNotFoundError:
+        pytest.skip("there is no program `ip`")
+    finally:
+        for name in names:
+            ip("netns", "del", name, check=False)
+
+
+@pytest.mark.ranks
+def test_two_hosts_compute_what_one_process_does(tmp_path, hosts):
+    expected = alone(tmp_path, *MAML)
+    meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=hosts"]
+    meeting.append(f"--rdzv-endpoint={hosts[0][0]}:29400")
+    agents = []
+    for number, (address, enter) in enumerate(hosts):
+        # The first namespace has no name of its own by which torchrun would know itself.
+        own = [f"--rdzv-conf=is_host={1 - number}", f"--local-addr={address}"]
+        command = [*enter, sys.executable, "-m", "torch.distributed.run", *meeting, *own]
+        process = subprocess.Popen(
+            [*command, "-m", "metarl", "train", *MAML, "--run-dir", "run"],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "wire"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        agents.append(process)
+    results = [finish(agent) for agent in agents]
+    assert [status for status, *_ in results] == [0, 0], results
+    assert numbers(tmp_path / "run") == expected
 
 
 @pytest.mark.ranks
