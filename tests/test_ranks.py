@@ -310,3 +310,31 @@ metarl.learners.learner.collect = hanging
     told = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert len(told) == 1
     assert "lost another process of torchrun" in told[0]
+
+
+@pytest.mark.ranks
+def test_two_machines_share_the_runs_of_a_comparison(tmp_path):
+    options = (
+        *("--family", "envs:Navigation2D-v0", "--algorithms", "maml-pg", "reptile", "--seeds", "3"),
+        *("--iterations", "40", "--meta-batch-size", "4", "--episodes", "4", "--eval-tasks", "4"),
+        *("--processes", "1", "--run-dir", "shared"),
+    )
+
+    def compare():
+        command = [sys.executable, "-m", "metarl", "compare", *options]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, cwd=tmp_path, **pipes)
+
+    machines = [compare(), compare()]
+    results = [finish(machine) for machine in machines]
+    runs = list(tmp_path.glob("shared/*/seed-*"))
+    assert len(runs) == 6
+    for folder in runs:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["iteration"] for line in lines] == list(range(1, len(lines) + 1))
+    for status, _, errors in results:
+        assert status == 0 or "is in use by process" in errors
+    status, output, errors = finish(compare())
+    assert status == 0, errors
+    assert output.count("finished before") == 6
+    assert "reptile" in output

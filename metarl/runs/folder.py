@@ -4,6 +4,7 @@ import fcntl
 import json
 import logging
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class RunFolder:
             self._lock.close()
             raise UsageError(f"run folder {path} is in use by {owner}") from error
         self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()}\n")
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._lock.flush()
 
     @property
