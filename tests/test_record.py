@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -28,7 +29,16 @@ def test_a_checkpoint_of_the_same_iteration_is_replaced(tmp_path):
     assert checkpoint.load_newest(tmp_path)["seconds"] == 9
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "no manifest", "bad manifest"])
+MANIFESTS = {
+    "without files": "{}",
+    "another type": "[1, 2]",
+    "a number": "7",
+    "files of another type": '{"files": 3}',
+    "nested": "[" * 100_000 + "]" * 100_000,
+}
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "no manifest", "no state", *MANIFESTS])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, damage, caplog):
     checkpoint.save_checkpoint(tmp_path, 7, STATE)
     newest = checkpoint.save_checkpoint(tmp_path, 8, STATE | {"iteration": 8})
@@ -39,8 +49,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, dam
         (newest / checkpoint.STATE).write_bytes(data[:100])
     elif damage == "no manifest":
         (newest / checkpoint.MANIFEST).unlink()
+    elif damage == "no state":  # whole, but not what torch can read
+        (newest / checkpoint.STATE).write_bytes(b"x" * 100)
+        digest = hashlib.sha256(b"x" * 100).hexdigest()
+        manifest = {"files": {checkpoint.STATE: {"sha256": digest}}}
+        (newest / checkpoint.MANIFEST).write_text(json.dumps(manifest))
     else:
-        (newest / checkpoint.MANIFEST).write_text("{}")
+        (newest / checkpoint.MANIFEST).write_text(MANIFESTS[damage])
     with pytest.raises(UsageError, match="000008"):
         checkpoint.load_checkpoint(newest)
     assert checkpoint.load_newest(tmp_path)["iteration"] == 7
@@ -48,6 +63,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, dam
     shutil.rmtree(tmp_path / "000007")
     with pytest.raises(UsageError, match=r"no checkpoint in .* is intact"):
         checkpoint.load_newest(tmp_path)
+
+
+def test_checkpoints_are_ordered_by_their_iterations_and_other_folders_are_none(tmp_path):
+    for iteration in (999_990, 1_000_000, 20):
+        checkpoint.save_checkpoint(tmp_path, iteration, STATE | {"iteration": iteration})
+    (tmp_path / "2026-backup").mkdir()
+    assert checkpoint.load_newest(tmp_path)["iteration"] == 1_000_000
+    checkpoint.prune_checkpoints(tmp_path, 1, None)
+    assert {path.name for path in tmp_path.iterdir()} == {"1000000", "2026-backup"}
 
 
 def test_what_was_not_finished_is_not_a_checkpoint(tmp_path, monkeypatch):

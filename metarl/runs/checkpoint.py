@@ -54,10 +54,15 @@ def save_checkpoint(folder: Path, iteration: int, state: State) -> Path:
     return final
 
 
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a folder, from the oldest to the newest; names are iterations."""
+    named = [path for path in folder.glob("[0-9]*") if path.name.isdecimal()]
+    return sorted(named, key=lambda path: int(path.name))
+
+
 def prune_checkpoints(folder: Path, keep: int, best: int | None) -> None:
     """Removes all but the newest `keep` checkpoints and that of iteration `best`."""
-    checkpoints = sorted(folder.glob("[0-9]*"))
-    for checkpoint in checkpoints[:-keep]:
+    for checkpoint in checkpoints_in(folder)[:-keep]:
         if int(checkpoint.name) != best:
             # Renamed first, so that a crash does not leave half a checkpoint under its name.
             aside = folder / f".{checkpoint.name}.part"
@@ -87,13 +92,19 @@ def load_checkpoint(checkpoint: Path) -> State:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
         data = (checkpoint / STATE).read_bytes()
         expected = manifest["files"][STATE]["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"checkpoint {checkpoint} is incomplete: {error}") from error
     if hashlib.sha256(data).hexdigest() != expected:
         raise UsageError(
             f"checkpoint {checkpoint} is damaged: the SHA-256 of {STATE} is not that of {MANIFEST}"
         )
-    state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    try:
+        state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the bytes make of the unpickler
+        # Torch's own message advises to read the file without care.
+        raise UsageError(
+            f"{STATE} of checkpoint {checkpoint} cannot be read: {type(error).__name__}"
+        ) from error
     return state
 
 
@@ -107,8 +118,8 @@ def load_newest(folder: Path) -> State | None:
         UsageError: there are checkpoints, but none is intact.
 
     """
-    checkpoints = sorted((path for path in folder.glob("[0-9]*")), reverse=True)
-    for checkpoint in checkpoints:
+    checkpoints = checkpoints_in(folder)
+    for checkpoint in reversed(checkpoints):
         try:
             return load_checkpoint(checkpoint)
         except UsageError as error:

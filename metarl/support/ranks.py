@@ -16,10 +16,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import (
-    PrefixStore,
-    Store,
-)  # torch.distributed exports it to Python only
+from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from metarl.support.errors import RankError
