@@ -47,8 +47,8 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the learner computes; auto takes a GPU if there is one."""
     threads: WholeNumber = 0
-    """Threads of the simulator and of the learner, which take turns; 0 is one for each core, which
-    the processes of torchrun on a host share."""
+    """Threads of the simulator and of the learner, which take turns; 0 uses one per core. Processes
+    of torchrun on one host share the cores."""
     rank_timeout: Positive = 600.0
     """Seconds that the processes of torchrun wait for one another before the run gives up."""
 

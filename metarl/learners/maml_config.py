@@ -43,29 +43,30 @@ class MAMLConfig(OuterOptions, FamilyRunConfig):
     discount: Probability = 0.99
     """Discount γ of the advantages; reported returns are undiscounted."""
     gae_lambda: Probability = 0.9
-    """λ of generalised advantage estimation. The published codes have 1: what the baseline does not
-    explain of far rewards then hides the small gain of one inner step, and learning starts late
-    (HalfCheetahDir, seed 1, after 50 iterations: 93, with 0.9 it is 122)."""
+    """λ of generalised advantage estimation. Published implementations use 1. With 1, noise in far
+    rewards hides the small gain of one inner step, and learning starts late (return on
+    HalfCheetahDir, seed 1, after 50 iterations: 93; with 0.9 it is 122)."""
     baseline: Literal["linear", "network"] = "linear"
-    """State values of the advantages, fitted to each task's rollouts: linear in the observation and
-    its square, or with a small network on top, which takes seconds an iteration."""
+    """State values for the advantages, fitted to the rollouts of each task: linear in the
+    observation and its square, or with a small network on top, which takes seconds per
+    iteration."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Hidden layers of the policy."""
     activation: Activation = "tanh"
     """Activation of the hidden layers."""
     normalise_observations: bool = False
-    """Normalise observations by the mean and deviation of all earlier iterations' ones."""
+    """Normalise observations by their mean and standard deviation over all earlier iterations."""
 
     estimator: Estimator = "lvc"
-    """Surrogate that the inner loop follows: all have the same gradient, and differ in what the
-    meta-gradient makes of its derivative; first_order leaves that out."""
+    """Surrogate that the inner loop maximises. All have the same gradient. They differ in the
+    derivative of this gradient, which the meta-gradient needs; first_order leaves it out."""
     sampling_correction: bool = False
-    """Credit what was sampled before adaptation with the return after it (E-MAML); meant for the
-    naive estimator, as dice, loaded_dice and taypo2 hold the effect already."""
+    """Credit the actions before adaptation with the return after it (E-MAML). It is meant for the
+    naive estimator: dice, loaded_dice and taypo2 include this effect already."""
     correction_over_steps: Literal["sum", "mean"] = "sum"
-    """Whether that credit is summed over the steps before adaptation, which is exact, or their
-    mean, as the published codes have it: on 20 tasks of Navigation2D, after 25 iterations, the
-    sum's noise was 60 times that of the rest of the gradient."""
+    """Whether that credit is summed over the steps before adaptation, which is exact, or averaged,
+    as published implementations do. The sum is noisy: on 20 tasks of Navigation2D, after 25
+    iterations, its noise was 60 times that of the rest of the gradient."""
     adapts: Literal["all", "head", "context"] = "all"
     """What the inner loop changes: all parameters, the last layer and σ (ANIL), or a context that
     is an input of the policy (CAVIA)."""

@@ -22,8 +22,8 @@ class NaturalOptions:
     cg_damping: NonNegative = 1e-5
     """Added to the diagonal of the Fisher matrix."""
     fisher_fraction: Share = 0.1
-    """Share of the time steps, evenly spaced from a first one that differs between episodes, that
-    Fisher products see; 1 takes all. The gradient and the line search always see all."""
+    """Share of the time steps that Fisher products use; 1 uses all. They are evenly spaced, and
+    begin at another step in each episode. The gradient and the line search always use all."""
 
 
 def natural_step(
