@@ -1,12 +1,10 @@
 """A learner outside metarl, in one file: trained, evaluated, adapted, plotted and compared."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 
@@ -28,14 +26,7 @@ def package(tmp_path_factory):
 
 
 def metarl(*arguments, cwd, package, status=0):
-    path = os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])
-    result = subprocess.run(
-        [sys.executable, "-m", "metarl", *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
+    result = forked.metarl(*arguments, cwd=cwd, path=[package])
     assert result.returncode == status, result.stdout + result.stderr
     return result.stdout + result.stderr
 
