@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from forked import python
+from forked import compare, python
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,16 +23,6 @@ ELSEWHERE = {"pip", "pytest", "ruff"}
 
 STARTED = {"families", "plot"}
 """Commands of metarl that are started as a user starts them. The others run in a fork."""
-
-TRAIN_ALL_BUT_ONE = """
-import sys
-from metarl.cli.parsing import parse
-from metarl.studies.comparison import Comparison, outcome
-comparison = parse(Comparison, sys.argv[1:], None)
-for name in comparison.names[1:]:
-    outcome(comparison, name, 1)
-"""
-"""Leaves one run to `metarl compare`, which starts a process for each run that is not finished."""
 
 
 def blocks(text):
@@ -76,7 +66,7 @@ def run_line(line, folder):
     if first == "train":
         options += ["--run-dir", f"run-{len(line)}"]
     if first == "compare":
-        run("-c", TRAIN_ALL_BUT_ONE, *options, cwd=folder)
+        return output_of(compare(*options, cwd=folder))
     if program == "metarl" and first not in STARTED:
         return run("-m", "metarl", first, *options, cwd=folder)
     started = [str(Path(sys.executable).with_name(program)), first, *options]

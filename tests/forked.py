@@ -18,8 +18,18 @@ PRELOADED = [
     *("metarl.cli.train", "metarl.cli.evaluate", "metarl.cli.adapt", "metarl.cli.compare"),
     *("metarl.cli.plot", "metarl.cli.check", "metarl.cli.new_family", "metarl.policies.export"),
     *("metarl.learners.maml", "metarl.learners.rl2", "metarl.learners.few_shot"),
+    "sklearn.datasets",
 ]
 """Not `envs`, of which a user's folder may have another, nor MuJoCo, which decides how to draw."""
+
+TRAIN_ALL_BUT_ONE = """
+import sys
+from metarl.cli.parsing import parse
+from metarl.studies.comparison import Comparison, outcome
+comparison = parse(Comparison, sys.argv[1:], None)
+for name in comparison.names[1:]:
+    outcome(comparison, name, 1)
+"""
 
 SECONDS = 300
 """The longest time that a command may take."""
@@ -43,6 +53,8 @@ def python(*arguments, cwd=None, path=()):
     path = [str(folder) for folder in path]
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder, name) for name in ("stdout", "stderr")]
+        for output in outputs:
+            output.touch()
         process = server.Process(
             target=_run, args=(words, cwd or os.getcwd(), dict(os.environ), path, outputs)
         )
@@ -60,10 +72,20 @@ def metarl(*arguments, cwd=None, path=()):
     return python("-m", "metarl", *arguments, cwd=cwd, path=path)
 
 
+def compare(*options, cwd, path=()):
+    """The same for `metarl compare` with one seed.
+
+    It starts a process for each run that is not finished. All but the first are trained before, in
+    one fork.
+    """
+    trained = python("-c", TRAIN_ALL_BUT_ONE, *options, cwd=cwd, path=path)
+    return metarl("compare", *options, cwd=cwd, path=path) if not trained.returncode else trained
+
+
 def _run(words, cwd, environment, path, outputs):
     """Makes this fork the process of a command line, and runs it."""
     for number, output in enumerate(outputs, start=1):
-        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(output, os.O_WRONLY), number)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
@@ -82,5 +104,5 @@ def _run(words, cwd, environment, path, outputs):
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     else:
         sys.argv = words
-        sys.path = [str(Path(first).parent), *path, *installed]
+        sys.path = [str(Path(first).resolve().parent), *path, *installed]
         runpy.run_path(first, run_name="__main__")
