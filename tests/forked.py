@@ -87,6 +87,7 @@ def _run(words, cwd, environment, path, outputs):
     for number, output in enumerate(outputs, start=1):
         os.dup2(os.open(output, os.O_WRONLY), number)
     os.chdir(cwd)
+    multiprocessing.process.ORIGINAL_DIR = os.getcwd()  # what "" of sys.path is to a child
     os.environ.clear()
     os.environ.update(environment)
     if path:
