@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from forked import compare, python
+from forked import SECONDS, compare, python
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,7 +70,9 @@ def run_line(line, folder):
     if program == "metarl" and first not in STARTED:
         return run("-m", "metarl", first, *options, cwd=folder)
     started = [str(Path(sys.executable).with_name(program)), first, *options]
-    return output_of(subprocess.run(started, cwd=folder, capture_output=True, text=True))
+    return output_of(
+        subprocess.run(started, cwd=folder, capture_output=True, text=True, timeout=SECONDS)
+    )
 
 
 def train_small(folder):
