@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forked import SECONDS, compare, python
+
 ROOT = Path(__file__).parents[1]
 
 SMALLER = {
@@ -18,6 +20,9 @@ SMALLER = {
 
 ELSEWHERE = {"pip", "pytest", "ruff"}
 """Programs that CI runs by itself."""
+
+STARTED = {"families", "plot"}
+"""Commands of metarl that are started as a user starts them. The others run in a fork."""
 
 
 def blocks(text):
@@ -36,11 +41,12 @@ def commands(text):
     ]
 
 
-def run(*command, cwd):
-    """The output of a command, which must succeed."""
-    result = subprocess.run(
-        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=300
-    )
+def run(*arguments, cwd):
+    """What Python prints with these arguments; it must succeed."""
+    return output_of(python(*arguments, cwd=cwd))
+
+
+def output_of(result):
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -49,23 +55,30 @@ def run_line(line, folder):
     """Runs what follows the making of the virtual environment, with this one's programs."""
     command = line.split("&&")[-1].split()
     assert command[0].startswith(".venv/bin/")
-    program = Path(sys.executable).with_name(Path(command[0]).name)
-    if ELSEWHERE.intersection((program.name, *command)):
+    program, (first, *options) = Path(command[0]).name, command[1:]
+    if ELSEWHERE.intersection((program, first, *options)):
         return None
-    if program.name == "tensorboard":
-        return run(program, "--version", cwd=folder)
-    if command[1].endswith(".py"):
-        command[1] = str(ROOT / command[1])
-    command += SMALLER.get(Path(command[1]).name, "").split()
-    if command[1] == "train":
-        command += ["--run-dir", f"run-{len(line)}"]
-    return run(program, *command[1:], cwd=folder)
+    options += SMALLER.get(Path(first).name, "").split()
+    if program == "tensorboard":
+        first, options = "--version", []
+    if first.endswith(".py"):
+        first = str(ROOT / first)
+    if first == "train":
+        options += ["--run-dir", f"run-{len(line)}"]
+    if first == "compare":
+        return output_of(compare(*options, cwd=folder))
+    if program == "metarl" and first not in STARTED:
+        return run("-m", "metarl", first, *options, cwd=folder)
+    started = [str(Path(sys.executable).with_name(program)), first, *options]
+    return output_of(
+        subprocess.run(started, cwd=folder, capture_output=True, text=True, timeout=SECONDS)
+    )
 
 
 def train_small(folder):
     """The run of the README, much smaller: runs/HalfCheetahDir-v0/seed-1."""
     small = "--iterations 2 --meta-batch-size 2 --episodes 3 --horizon 5 --eval-every 0"
-    run(sys.executable, ROOT / "experiments/half_cheetah_dir.py", *small.split(), cwd=folder)
+    run(ROOT / "experiments/half_cheetah_dir.py", *small.split(), cwd=folder)
 
 
 def broken_links(path):

@@ -1,10 +1,9 @@
 """The benchmarks run; what they measure is for people to look at, on a quiet machine."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import python
 
 BENCHMARKS = Path(__file__).parents[1] / "experiments" / "benchmarks"
 
@@ -24,8 +23,8 @@ BENCHMARKS = Path(__file__).parents[1] / "experiments" / "benchmarks"
     ],
 )
 def test_a_benchmark_prints_figures_and_their_limit(script, options, told):
-    command = [sys.executable, BENCHMARKS / f"{script}.py", *options.split(), "--threads", "1"]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    line = next(line for line in out.splitlines() if line.startswith(told))
+    result = python(BENCHMARKS / f"{script}.py", *options.split(), "--threads", "1")
+    assert result.returncode == 0, result.stderr
+    line = next(line for line in result.stdout.splitlines() if line.startswith(told))
     assert any(word[0].isdigit() for word in line.split())
-    assert "limit" in out
+    assert "limit" in result.stdout

@@ -1,10 +1,9 @@
 """`metarl check` finds each planted fault, and nothing where there is none."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import metarl
 
 from metarl.simulation.backends import make_simulation
 from metarl.simulation.checker import CHECKS, check_family
@@ -87,10 +86,7 @@ def test_what_does_not_pickle_is_found():
 
 @pytest.mark.parametrize(("name", "status"), [("Line", 0), ("NanReward", 1)])
 def test_the_command_prints_a_table_and_says_so_by_its_status(name, status):
-    result = subprocess.run(
-        [sys.executable, "-m", "metarl", "check", f"faulty_families:{name}-v0"],
-        cwd=Path(__file__).parent, capture_output=True, text=True,
-    )  # fmt: skip
+    result = metarl("check", f"faulty_families:{name}-v0", cwd=Path(__file__).parent)
     assert result.returncode == status, result.stderr
     for check in CHECKS:
         assert check in result.stdout

@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from forked import python
 
 from metarl import Config
 from metarl.cli.main import main
@@ -172,8 +173,7 @@ SCRIPTS = [
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_each_experiment_runs(script, tmp_path):
     family = ["--family", "envs:PendulumParams-v0"] if script.stem == "train" else []
-    command = [sys.executable, str(script), *family, *TINY, "--run-dir", str(tmp_path / "run")]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    result = python(script, *family, *TINY, "--run-dir", tmp_path / "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
@@ -181,8 +181,8 @@ def test_each_experiment_runs(script, tmp_path):
 
 def test_the_bias_of_the_estimators_is_recorded(tmp_path):
     sizes = "--mdps 3 --sampled-mdps 1 --repeats 3 --batch-sizes 10 20 --horizon 3"
-    command = [sys.executable, str(EXPERIMENTS / "meta_gradient_bias.py"), *sizes.split()]
-    result = subprocess.run([*command, "--run-dir", str(tmp_path)], capture_output=True, text=True)
+    script = EXPERIMENTS / "meta_gradient_bias.py"
+    result = python(script, *sizes.split(), "--run-dir", tmp_path)
     assert result.returncode == 0, result.stderr
     estimators = json.loads((tmp_path / "results.json").read_text())["estimators"]
     assert estimators["dice"]["expected"]["max"] < 1e-8

@@ -1,8 +1,7 @@
 import re
-import subprocess
-import sys
 
 import pytest
+from forked import metarl, python
 
 from metarl.support.errors import UsageError
 from metarl.tasks.starter import write_family
@@ -19,10 +18,7 @@ def test_the_starter_passes_its_own_test(mujoco, tmp_path):
     paths = write_family("PushToGoal2D", tmp_path, mujoco)
     assert [path.name for path in paths] == FILES[mujoco]
     test = paths[-1]
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test)],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+    result = python("-m", "pytest", "-q", "-p", "no:cacheprovider", test, cwd=tmp_path)
     assert result.returncode == 0, result.stdout
     assert "2 passed" in result.stdout
 
@@ -41,12 +37,6 @@ def test_nothing_is_overwritten(mine, tmp_path):
         write_family("Reach", tmp_path, mujoco=True)
     assert [path.name for path in tmp_path.iterdir()] == [mine]
     assert (tmp_path / mine).read_text() == "mine"
-
-
-def metarl(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "metarl", *arguments], cwd=cwd, capture_output=True, text=True
-    )
 
 
 def test_the_command_writes_a_mujoco_family_that_trains_as_it_says(tmp_path):

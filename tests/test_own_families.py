@@ -1,31 +1,25 @@
 """The examples of experiments/own_families keep the contract and train from their folder."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import metarl
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "own_families"
 EXAMPLES = ["hill:Hill-v0", "acrobot:AcrobotLinks-v0", "slider:Slider-v0"]
 
 
-def metarl(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "metarl", *arguments], cwd=FOLDER, capture_output=True, text=True
-    )
-
-
 @pytest.mark.parametrize("family", EXAMPLES)
 def test_the_check_passes(family):
-    result = metarl("check", family)
+    result = metarl("check", family, cwd=FOLDER)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("family", EXAMPLES)
 def test_it_trains(family, tmp_path):
     small = "--iterations 1 --meta-batch-size 2 --episodes 2 --horizon 5 --eval-every 0 --workers 1"
-    result = metarl("train", "--family", family, *small.split(), "--run-dir", str(tmp_path / "run"))
+    options = ["--family", family, *small.split(), "--run-dir", tmp_path / "run"]
+    result = metarl("train", *options, cwd=FOLDER)
     assert result.returncode == 0, result.stderr
     assert "iteration 1/1" in result.stdout
 

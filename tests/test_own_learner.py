@@ -1,12 +1,10 @@
 """A learner outside metarl, in one file: trained, evaluated, adapted, plotted and compared."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 
@@ -28,14 +26,10 @@ def package(tmp_path_factory):
 
 
 def metarl(*arguments, cwd, package, status=0):
-    path = os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])
-    result = subprocess.run(
-        [sys.executable, "-m", "metarl", *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
+    return output_of(forked.metarl(*arguments, cwd=cwd, path=[package]), status)
+
+
+def output_of(result, status=0):
     assert result.returncode == status, result.stdout + result.stderr
     return result.stdout + result.stderr
 
@@ -90,13 +84,13 @@ def test_it_is_evaluated_plotted_and_adapted(run, package):
 
 def test_it_is_compared_with_maml(run, package):
     small = ["--iterations", "1", "--seeds", "1", "--meta-batch-size", "4", "--episodes", "4"]
-    output = metarl(
-        *("compare", "--family", FAMILY, "--algorithms", "maml-pg", "beta-bandit", *small),
+    result = forked.compare(
+        *("--family", FAMILY, "--algorithms", "beta-bandit", "maml-pg", *small),
         *("--eval-tasks", "5", "--run-dir", "compared"),
         cwd=run,
-        package=package,
+        path=[package],
     )
-    assert "beta-bandit" in output
+    assert "beta-bandit, seed 1: finished\n" in output_of(result)
     lines = (run / "compared/comparison.csv").read_text()
     assert "maml-pg" in lines
     assert "beta-bandit" in lines

@@ -1,7 +1,6 @@
 """Every code block of the README runs, and its files are there."""
 
 import re
-import sys
 
 import pytest
 from documentation import ROOT, blocks, broken_links, commands, run, run_line, train_small
@@ -19,20 +18,20 @@ def test_there_is_no_other_kind_of_block():
 def test_the_own_family_trains_as_the_readme_says(tmp_path):
     (code,) = [code for code in PYTHON if "gymnasium.register" in code]
     (new,) = re.findall(r"`metarl (new-family \S+)`", README)
-    run(sys.executable, "-m", "metarl", *new.split(), cwd=tmp_path)
+    run("-m", "metarl", *new.split(), cwd=tmp_path)
     assert (tmp_path / "reach.py").read_text() == code
     (command,) = re.findall(r"`metarl (train --family reach:\S+)`", README)
     small = "--iterations 2 --meta-batch-size 4 --episodes 4 --eval-every 2 --eval-tasks 4"
-    output = run(sys.executable, "-m", "metarl", *command.split(), *small.split(), cwd=tmp_path)
+    output = run("-m", "metarl", *command.split(), *small.split(), cwd=tmp_path)
     assert "iteration 2/2" in output
     assert (tmp_path / "runs" / "Reach-v0" / "seed-1" / "metrics.jsonl").exists()
     (check,) = re.findall(r"`metarl (check reach:\S+)`", README)
-    assert "FAULT" not in run(sys.executable, "-m", "metarl", *check.split(), cwd=tmp_path)
+    assert "FAULT" not in run("-m", "metarl", *check.split(), cwd=tmp_path)
 
 
 def test_the_python_example_runs(tmp_path):
     (code,) = [code for code in PYTHON if "metarl.Learner" in code]
-    lines = run(sys.executable, "-c", code, cwd=tmp_path).splitlines()
+    lines = run("-c", code, cwd=tmp_path).splitlines()
     assert len(lines) == 7
     before, after = map(float, lines[4].split())
     assert after > before  # a newcomer's first look: it learns to adapt

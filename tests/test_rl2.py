@@ -212,7 +212,7 @@ def test_it_learns_to_explore_a_bandit():
     """Ten pulls of five arms: the first pays .5 whatever is done, the last ones more."""
     config = RL2Config(
         "envs:BernoulliBandit-v0",
-        trials=200,
+        trials=100,
         episodes=10,
         hidden_size=32,
         learning_rate=3e-3,

@@ -3,13 +3,12 @@
 import copy
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import python
 from torch import nn
 
 from envs.classification import (
@@ -301,10 +300,7 @@ TINY = (
 )
 def test_each_experiment_runs(command, tmp_path):
     script, *options = command.split()
-    result = subprocess.run(
-        [sys.executable, str(EXPERIMENTS / script), *options, *TINY, "--run-dir", "run"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+    result = python(EXPERIMENTS / script, *options, *TINY, "--run-dir", "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "iteration 2/2" in result.stdout
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
@@ -314,8 +310,7 @@ def test_each_experiment_runs(command, tmp_path):
 def test_a_backbone_that_does_not_fit_is_one_line(tmp_path):
     torch.save({"0.weight": torch.zeros(3, 3)}, tmp_path / "other.pt")
     for name, message in (("other.pt", "does not fit"), ("nothing.pt", "cannot be read")):
-        command = [sys.executable, str(EXPERIMENTS / "fine_tune.py"), "--backbone", name, *TINY]
-        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        result = python(EXPERIMENTS / "fine_tune.py", "--backbone", name, *TINY, cwd=tmp_path)
         assert result.returncode == 2
         (line,) = result.stderr.splitlines()
         assert message in line

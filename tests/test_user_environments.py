@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from forked import metarl
 from gymnasium import spaces
 
 from metarl import Config, Learner
@@ -343,12 +344,6 @@ def project(tmp_path):
     return tmp_path
 
 
-def python(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-
-
 @pytest.mark.parametrize(
     "family",
     [
@@ -363,13 +358,14 @@ def python(folder, *arguments):
 def test_families_of_both_packages_called_envs_train(project, family):
     small = "--iterations 1 --meta-batch-size 2 --episodes 2 --horizon 5 --eval-every 0 --workers 1"
     options = ["--family", family, "--run-dir", "run", *small.split()]
-    result = python(project, "-m", "metarl", "train", *options)
+    result = metarl("train", *options, cwd=project)
     assert result.returncode == 0, result.stderr
     assert "iteration 1/1" in result.stdout
 
 
 def test_a_shipped_declaration_unpickles_beside_a_package_called_envs(project):
-    result = python(project, "spawned.py")
+    command = [sys.executable, "spawned.py"]
+    result = subprocess.run(command, cwd=project, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     shape, own, module = result.stdout.splitlines()
     assert shape == "(27,)"
@@ -378,11 +374,11 @@ def test_a_shipped_declaration_unpickles_beside_a_package_called_envs(project):
 
 
 def test_a_family_that_neither_package_has_is_one_line(project):
-    result = python(project, "-m", "metarl", "check", "envs:HalfCheetaDir-v0")
+    result = metarl("check", "envs:HalfCheetaDir-v0", cwd=project)
     assert result.returncode == 2
     assert f"module envs ({project}" in result.stderr
     assert "did you mean envs:HalfCheetahDir-v0?" in result.stderr
-    result = python(project, "-m", "metarl", "check", "envs.nothing:HalfCheetahDir-v0")
+    result = metarl("check", "envs.nothing:HalfCheetahDir-v0", cwd=project)
     assert result.stderr == (
         "error: there is no module envs.nothing here or among the installed packages\n"
     )
