@@ -75,6 +75,7 @@ def failure(capsys, *arguments):
             ["no gradient for --step-sizes per_layer"],
         ),
         (["--learner", "few_shot"], ["--learner few_shot does not train on task families"]),
+        (["--resume", "--run-dir", "runs/sed-1"], ["runs/sed-1 holds no run to resume"]),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(capsys, arguments, parts):

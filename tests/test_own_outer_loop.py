@@ -1,9 +1,11 @@
 """Outer loops and their options: declared in one file, by metarl or by another package."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -123,3 +125,33 @@ def test_two_loops_cannot_declare_the_same_option():
     with pytest.raises(UsageError, match="option size is declared by First and by Second"):
         composed([first, second])
     assert [f.name for f in dataclasses.fields(composed([first, first]))] == ["size"]
+
+
+def test_a_run_of_another_loop_does_not_depend_on_the_package(site, tmp_path):
+    """Begun without the package, it goes on with it, and the other way round."""
+    small = "--family envs:Navigation2D-v0 --meta-batch-size 2 --episodes 2 --horizon 3"
+    begin = ["-m", "metarl", "train", *small.split(), "--eval-every", "0", "--run-dir"]
+    go_on = ["-m", "metarl", "train", "--resume", "--iterations", "2", "--run-dir"]
+    without, having = (str(tmp_path / name) for name in ("without", "with"))
+    for first, second, folder in (
+        (tmp_path / "no", site, without),
+        (site, tmp_path / "no", having),
+    ):
+        assert run(first, *begin, folder, "--iterations", "1").returncode == 0
+        assert "sign_step" not in json.loads((Path(folder) / "config.json").read_text())["config"]
+        result = run(second, *go_on, folder)
+        assert result.returncode == 0, result.stderr
+
+
+def test_a_run_of_the_loop_needs_its_package(site, tmp_path):
+    small = "--family envs:Navigation2D-v0 --meta-batch-size 2 --episodes 2 --horizon 3"
+    options = [*small.split(), "--eval-every", "0", "--iterations", "1", "--outer", "sign"]
+    folder = str(tmp_path / "run")
+    begun = run(site, "-m", "metarl", "train", *options, "--sign-step", "0.5", "--run-dir", folder)
+    assert begun.returncode == 0, begun.stderr
+    result = run(tmp_path / "no", "-m", "metarl", "evaluate", folder)
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: the run has --outer sign, which no installed package announces: install the "
+        "package that has it\n"
+    )

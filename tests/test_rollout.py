@@ -200,7 +200,8 @@ def test_a_reward_that_is_not_a_number_is_an_error():
     policy = GaussianPolicy(2, 1)
     parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
     tasks = {"number": np.array([3, 7])}
-    with pytest.raises(UsageError, match="gave rewards that are not finite"):
+    message = r"rewards that are not finite: nan at step 0 of an episode of task {'number': 3}"
+    with pytest.raises(UsageError, match=message):
         collect_under([simulation], policy, parameters, tasks, 1, 9, RandomKey(0), 0, WORKERS)
 
 

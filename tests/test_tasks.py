@@ -98,6 +98,21 @@ def test_registered_families_are_listed_without_naming_their_module():
     assert make_family("Navigation2D-v0").horizon == 100
 
 
+def test_plain_families_of_a_named_module_are_listed_and_suggested(tmp_path, monkeypatch):
+    (tmp_path / "integrator.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('Integrator-v0', entry_point='integrator:Any', max_episode_steps=3)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="did you mean integrator:Integrator-v0"):
+        find_spec("integrator:Integrater-v0")
+    assert "Integrator-v0" in registered_families(["integrator"])
+    assert "Integrator-v0" not in registered_families()
+    with pytest.raises(UsageError, match=r"there is no task family Integratr-v0$"):
+        find_spec("Integratr-v0")
+    del gymnasium.registry["Integrator-v0"]
+
+
 @pytest.mark.parametrize(
     ("id", "message"),
     [

@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.simulation.backends import backend_name
-from metarl.support.modules import import_module_here
 from metarl.support.types import Space
 from metarl.tasks.distributions import Ball, Distribution, Uniform
 from metarl.tasks.family import TaskFamily, registered_families
@@ -18,10 +17,8 @@ WIDE = 120
 
 def run(modules: Sequence[str]) -> None:
     """Lists the registered families, including those of `modules`."""
-    for module in modules:
-        import_module_here(module)
     table = Table("family", "task", "horizon", "splits", "steps by", "source", box=None)
-    for name in registered_families():
+    for name in registered_families(modules):
         family = TaskFamily(name, gymnasium.spec(name).max_episode_steps or 1)
         distributions = family.distribution.parameters
         parameters = "\n".join(

@@ -27,6 +27,7 @@ class _Choices:
 
     learner: str | None = None
     algorithm: str | None = None
+    family: str | None = None
     run_dir: Path | None = None
     resume: bool = False
 
@@ -69,6 +70,10 @@ def _parse(
         # Options that are not given keep the values of the run.
         resumed = read_config(choices.run_dir)
         return parse(type(resumed), arguments, description, resumed, command)
+    if choices.resume and choices.run_dir and default is None and choices.family is None:
+        raise UsageError(
+            f"{choices.run_dir} holds no run to resume; --family FAMILY begins a new one there"
+        )
     if default is None:
         learner = choices.learner or "maml"
         config_class = find_learner(learner).Config

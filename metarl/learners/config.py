@@ -80,6 +80,10 @@ class RunConfig:
         """`run_dir`, or a folder named after the learner and the seed."""
         return Path(self.run_dir or Path("runs", f"{self.learner}-seed-{self.seed}"))
 
+    def to_json(self) -> dict[str, Any]:
+        """The options that config.json of a run folder holds."""
+        return dataclasses.asdict(self) | {"run_dir": str(self.run_folder)}
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """The configuration that config.json of a run folder holds.

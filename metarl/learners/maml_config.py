@@ -1,12 +1,13 @@
 """One run is one frozen, documented dataclass."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 from metarl.learners.config import FamilyRunConfig
 from metarl.learners.presets import find_algorithm
 from metarl.maml.estimators import SURROGATES
-from metarl.outer.registry import OUTER_LOOPS, OuterOptions
+from metarl.outer.registry import OUTER_LOOPS, OuterOptions, foreign_options
 from metarl.policies.mlp import Activation
 from metarl.support.errors import UsageError
 from metarl.support.options import Count, NonNegative, Positive, Probability, WholeNumber
@@ -101,6 +102,26 @@ class MAMLConfig(OuterOptions, FamilyRunConfig):
         if min(self.hidden_sizes, default=1) < 1:
             raise UsageError(f"--hidden-sizes {self.hidden_sizes} must be at least 1 each")
         OUTER_LOOPS[self.outer].check(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """The options that config.json holds: not those of other packages that do not matter."""
+        foreign = foreign_options(self.outer)
+        return {name: value for name, value in super().to_json().items() if name not in foreign}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The configuration that config.json of a run folder holds.
+
+        Raises:
+            UsageError: the outer loop of the run, or one of its options, does not exist here.
+
+        """
+        if data.get("outer", cls.outer) not in OUTER_LOOPS:
+            raise UsageError(
+                f"the run has --outer {data['outer']}, which no installed package announces: "
+                "install the package that has it"
+            )
+        return super().from_json(data)
 
     @classmethod
     def of(cls, algorithm: str, **options: Any) -> Self:

@@ -62,7 +62,10 @@ def composed(classes: list[type]) -> type:
     return dataclasses.dataclass(frozen=True, kw_only=True)(made)
 
 
-OUTER_LOOPS: dict[str, "type[OuterLoop[OuterOptions]]"] = announced() | {
+ANNOUNCED = announced()
+"""The outer loops of other packages."""
+
+OUTER_LOOPS: dict[str, "type[OuterLoop[OuterOptions]]"] = ANNOUNCED | {
     "trpo": TRPO,
     "ppo": PPO,
     "gradient": PolicyGradient,
@@ -71,6 +74,20 @@ OUTER_LOOPS: dict[str, "type[OuterLoop[OuterOptions]]"] = announced() | {
     "evolution": EvolutionStrategies,
 }
 """A new one is a class in a file of its own and a line here, or an entry point of the group."""
+
+
+def foreign_options(outer: str) -> set[str]:
+    """Options that only loops of other packages have, and that the loop `outer` does not have.
+
+    A run need not remember them: whether such a package is installed makes no difference to it.
+    """
+    own = {name for name in OUTER_LOOPS if name not in ANNOUNCED or name == outer}
+    options = {
+        name: {field.name for field in dataclasses.fields(loop.Options)}
+        for name, loop in OUTER_LOOPS.items()
+    }
+    return set().union(*options.values()) - set().union(*(options[name] for name in own))
+
 
 if TYPE_CHECKING:
 

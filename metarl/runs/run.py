@@ -165,10 +165,10 @@ def _begin(learner: BaseLearner, folder: RunFolder) -> float:
     if folder.has_run:
         if not (config.resume or has_begun_before()):
             raise UsageError(
-                f"run folder {folder.path} holds a run: --resume continues it, another --run-dir "
-                "begins a new one"
+                f"run folder {folder.path} holds a run: --resume continues it; to begin a new one, "
+                "give another --run-dir or delete the folder"
             )
-        _compare(folder.read_config()["config"], described["config"], config.changeable)
+        _compare(folder.read_config()["config"], described["config"], config)
         state = folder.load()
         if state is not None:
             if state["iteration"] > config.iterations:
@@ -184,11 +184,10 @@ def _begin(learner: BaseLearner, folder: RunFolder) -> float:
         described, learner.iteration, learner.measure, learner.test_steps, learner.eval_splits
     )
     note_begin()
-    print(
-        f"{learner.name}, iterations {learner.iteration + 1} to {config.iterations}, in "
-        f"{folder.path}",
-        flush=True,
-    )
+    work = f"iterations {learner.iteration + 1} to {config.iterations}"
+    if learner.iteration == config.iterations:
+        work = f"all {config.iterations} iterations are done; a larger --iterations continues"
+    print(f"{learner.name}, {work}, in {folder.path}", flush=True)
     return seconds
 
 
@@ -254,25 +253,25 @@ def _best_iteration(learner: BaseLearner, history: list[dict[str, float]]) -> in
 def describe(learner: BaseLearner) -> Json:
     """The content of config.json: the resolved options, the learner, versions and the commit."""
     own = learner.describe()
-    resolved = dataclasses.asdict(learner.config) | {"run_dir": str(learner.config.run_folder)}
     packages = ("torch", "numpy", "gymnasium", "mujoco")
     return {
-        "config": resolved | own.pop("config", {}),
+        "config": learner.config.to_json() | own.pop("config", {}),
         **own,
         "versions": {"metarl": installed_version()} | {name: version(name) for name in packages},
         "git_commit": _git_commit(),
     }
 
 
-def _compare(
-    old: Mapping[str, object], new: Mapping[str, object], changeable: frozenset[str]
-) -> None:
+def _compare(old: Mapping[str, object], new: Mapping[str, object], config: RunConfig) -> None:
     differing = []
+    # An option that came later, or with another package, had its default before.
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name, value in new.items():
         # JSON turns a tuple into a list.
-        same = old.get(name) == (list(value) if isinstance(value, tuple) else value)
-        if name not in changeable and not same:
-            differing.append(f"{option(name)} {old.get(name)}, not {value}")
+        before = old.get(name, defaults.get(name))
+        same = before == (list(value) if isinstance(value, tuple) else value)
+        if name not in config.changeable and not same:
+            differing.append(f"{option(name)} {before}, not {value}")
     if differing:
         raise UsageError(f"cannot resume: the run has {'; '.join(differing)}")
 

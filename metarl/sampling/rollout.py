@@ -137,7 +137,9 @@ def _collect(
         # On a GPU, asking would wait for the step.
         if simulation.device.type == "cpu" and ended.all():
             break
-    return _assembled(recording, type(distribution), t + 1, step, x.cpu())
+    rollout = _assembled(recording, type(distribution), t + 1, step, x.cpu())
+    _expect_finite(rollout, tasks)
+    return rollout
 
 
 def _assembled(
@@ -147,11 +149,11 @@ def _assembled(
     last: Step,
     final: Tensor,
 ) -> Rollout:
-    """The rollout of what was recorded; checks that all of it is finite."""
+    """The rollout of what was recorded."""
     mask, actions = recording.read("valid", steps).cpu(), recording.read("actions", steps)
     number = sum(f"part_{i}" in recording for i in range(2))
     together = kind(*(recording.read(f"part_{i}", steps) for i in range(number)))
-    rollout = Rollout(
+    return Rollout(
         # An ended episode rests in its last state; what it shows and draws there is no experience.
         observations=recording.read("x", steps).cpu() * mask.unsqueeze(-1),
         actions=_masked(actions.cpu(), mask),
@@ -164,10 +166,26 @@ def _assembled(
         success=recording.read("success", steps).any(-1).cpu() if "success" in recording else None,
         values=recording.read("values", steps).cpu() * mask if "values" in recording else None,
     )
+
+
+def _expect_finite(rollout: Rollout, tasks: Tasks) -> None:
+    """Checks what the environments gave.
+
+    Raises:
+        UsageError: names the first number that is not finite, its task and its step.
+
+    """
     for name in ("observations", "rewards", "final_observations"):
-        if not getattr(rollout, name).isfinite().all():
-            raise UsageError(f"the environment gave {name.replace('_', ' ')} that are not finite")
-    return rollout
+        values = getattr(rollout, name)
+        if not values.isfinite().all():
+            task, episode, *rest = (~values.isfinite()).nonzero()[0].tolist()
+            steps = int(rollout.valid[task, episode].sum())
+            raise UsageError(
+                f"the environment gave {name.replace('_', ' ')} that are not finite: "
+                f"{values[(task, episode, *rest)]:g} at step "
+                f"{steps if name == 'final_observations' else rest[0]} of an episode of task "
+                f"{ ({key: x[task].tolist() for key, x in tasks.items()}) }"
+            )
 
 
 def _masked(actions: Tensor, mask: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ def check_family(family: TaskFamily) -> list[Finding]:
             # The cause of a UsageError may be a line of the family's own code.
             raised = f"raised at {place_of(error.__cause__ or error)}"
             findings.append(Finding(name, False, text, raised))
-        if check in (_runs, _policy_fits) and not findings[-1].passed:
+        if check in (_runs, _policy_fits, _tasks_in_space) and not findings[-1].passed:
             break  # the other checks would fail for the same reason
     return findings
 
@@ -380,6 +380,10 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
         "training needs a Box of observations, a one-dimensional Box or a Discrete space of "
         "actions, and splits that contain train and test",
     ),
+    "tasks in the space": (
+        _tasks_in_space,
+        "sample_task must return values of task_space, with its types and shapes",
+    ),
     "task takes effect": (
         _task_takes_effect,
         "read the task in step or reset; a new task takes effect at the next reset",
@@ -396,10 +400,6 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     "same seed, same episode": (
         _same_seed_same_episode,
         "call super().reset(seed=seed), and draw from self.np_random only",
-    ),
-    "tasks in the space": (
-        _tasks_in_space,
-        "sample_task must return values of task_space, with its types and shapes",
     ),
     "splits are disjoint": (
         _splits_are_disjoint,

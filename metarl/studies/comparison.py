@@ -230,7 +230,7 @@ def is_finished(comparison: Comparison, name: str, seed: int) -> bool:
     folder, config = comparison.run_folder(name, seed), comparison.config(name, seed)
     if not (folder / EVALUATION).exists():
         return False
-    asked = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    asked = json.loads(json.dumps(config.to_json(), default=str))
     held = json.loads((folder / CONFIG).read_text())["config"]
     data = json.loads((folder / EVALUATION).read_text())
     test = data["splits"].get("test", {"steps": [], "tasks": []})

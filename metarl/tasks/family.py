@@ -23,7 +23,7 @@ import importlib.metadata
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
@@ -331,14 +331,22 @@ def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
     if not module and "." in name:  # a dot in the place of the colon
         raise UsageError(naming)
     where = f"module {module} ({_origin(module)}) registers no" if module else "there is no"
-    close = difflib.get_close_matches(name, registered_families(), 1, cutoff=0.5)
+    known = _registered_by([module, SHIPPED] if module else import_announced_modules())
+    close = difflib.get_close_matches(name, known, 1)
     hint = f"; did you mean {f'{module}:' if module else ''}{close[0]}?" if close else ""
     raise UsageError(f"{where} task family {name}{hint}")
 
 
-def registered_families() -> list[str]:
-    """Ids of all families: those of announced modules, and those with an entry point of metarl."""
-    packages = {"metarl", *import_announced_modules()}
+def registered_families(modules: Sequence[str] = ()) -> list[str]:
+    """Ids of all families: those of announced modules and of these `modules`, and declared ones."""
+    for module in modules:
+        import_module_here(module)
+    return _registered_by([*import_announced_modules(), *modules])
+
+
+def _registered_by(modules: Sequence[str]) -> list[str]:
+    """Ids of the families of these modules, which are imported, and of all declared families."""
+    packages = {"metarl", *(module.split(".")[0] for module in modules)}
     return sorted(
         name
         for name, spec in gymnasium.registry.items()
