@@ -6,7 +6,7 @@ import pytest
 from forked import metarl
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "own_families"
-EXAMPLES = ["hill:Hill-v0", "acrobot:AcrobotLinks-v0", "slider:Slider-v0"]
+EXAMPLES = ["hill:Hill-v0", "acrobot:AcrobotLinks-v0", "slider:Slider-v0", "cart:Cart-v0"]
 
 
 @pytest.mark.parametrize("family", EXAMPLES)

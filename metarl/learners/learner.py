@@ -142,6 +142,7 @@ class MetaLearner(BaseLearner):
         self.family = family or make_family(config.family, config.horizon, **config.family_options)
         self.device = pick_device(config.device)
         self.workers = make_workers(config.threads, config.rank_timeout)
+        self.observation_space = self.family.prototype.observation_space
         self.action_space = self.family.prototype.action_space
         scale = config.action_scale or self.family.action_scale
         self.units = ActionUnits.of(self.action_space, scale)

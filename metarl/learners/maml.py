@@ -81,7 +81,7 @@ class MAMLLearner(MetaLearner):
         super().__init__(config, family)
         self.sampling_device = pick_device(config.sampling_device)
         self.policy = make_policy(
-            self.family.prototype.observation_space,
+            self.observation_space,
             self.action_space,
             config.hidden_sizes,
             config.activation,

@@ -183,9 +183,7 @@ class RL2Learner(MetaLearner):
     def __init__(self, config: RL2Config, family: TaskFamily | None = None):
         """`family` replaces the one that the configuration names."""
         super().__init__(config, family)
-        self.spaces = make_policy(
-            self.family.prototype.observation_space, self.action_space, hidden_sizes=()
-        )
+        self.spaces = make_policy(self.observation_space, self.action_space, hidden_sizes=())
         (seed,) = RandomKey(config.seed).seeds(Use.PARAMETERS, 0, 0, 1)
         self.network = RecurrentPolicy(self.spaces, config.hidden_size, seed).to(self.device)
         self._adam = torch.optim.Adam(self.network.parameters(), config.learning_rate)
