@@ -424,7 +424,7 @@ def started(comparison, folder, iterations):
         wait_until(
             lambda: (folder / METRICS).exists() and len(metrics_of(folder)) > iterations,
         )
-        worker = int((folder / "lock").read_text().split()[-1])
+        worker = int((folder / "lock").read_text().split()[1])  # process 7 on HOST
         assert not has_ended(worker)
         yield process, worker
     finally:
