@@ -108,6 +108,7 @@ def test_two_processes_compute_what_one_does_and_one_goes_on_where_they_stopped(
     assert len(list((tmp_path / "run").glob("events*"))) == 2
 
 
+@pytest.mark.ranks
 def test_an_error_is_told_once_with_the_process_that_met_it(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
@@ -149,6 +150,7 @@ def wait_for(condition, seconds=120):
         time.sleep(0.05)
 
 
+@pytest.mark.ranks
 def test_a_signal_to_one_process_ends_all_with_a_checkpoint(tmp_path):
     long = (*MAML, "--iterations", "1000", "--eval-every", "0", "--checkpoint-every", "1000")
     process = start(2, ("-m", "metarl"), "train", *long, "--run-dir", "run", cwd=tmp_path)
