@@ -335,7 +335,7 @@ def test_two_machines_share_the_runs_of_a_comparison(tmp_path):
         lines = (folder / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["iteration"] for line in lines] == list(range(1, len(lines) + 1))
     for status, _, errors in results:
-        assert status == 0 or "is in use by process" in errors
+        assert status == 0 or "is in use by another process" in errors
     status, output, errors = finish(compare())
     assert status == 0, errors
     assert output.count("finished before") == 6

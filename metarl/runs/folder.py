@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from metarl.runs.checkpoint import load_newest, prune_checkpoints, save_checkpoint
 from metarl.runs.sinks import Sinks
 from metarl.runs.tensorboard import NO_HYPERPARAMETERS, add_summary, hyperparameters, layout
-from metarl.support.errors import UsageError
+from metarl.support.errors import InUseError, UsageError
 from metarl.support.files import replace_durably
 from metarl.support.types import Json, State
 
@@ -52,7 +52,7 @@ class RunFolder:
             self._lock.seek(0)
             owner = self._lock.read().strip() or "another process"
             self._lock.close()
-            raise UsageError(f"run folder {path} is in use by {owner}") from error
+            raise InUseError(f"run folder {path} is in use by {owner}") from error
         self._lock.truncate(0)
         self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._lock.flush()

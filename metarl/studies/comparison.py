@@ -19,7 +19,7 @@ from metarl.runs.report import write_report
 from metarl.runs.run import run
 from metarl.runs.tensorboard import Charts
 from metarl.studies.curves import Line, adaptation_curve, draw, read_run, write_figures
-from metarl.studies.jobs import Job, run_jobs
+from metarl.studies.jobs import IN_USE, Job, run_jobs
 from metarl.support.errors import UsageError, nearest
 from metarl.support.options import option
 from metarl.support.types import Json
@@ -180,6 +180,11 @@ def compare(comparison: Comparison) -> list[Line]:
     processes = comparison.processes
     codes = run_jobs(list(jobs), lambda job: is_finished(comparison, *jobs[job]), processes)
     for job, code in codes.items():
+        if code == IN_USE:
+            raise UsageError(
+                f"{job.name} is in use by another process: give the same command again when it has "
+                "ended"
+            )
         if code:
             last = (job.log.read_text().strip() or "no output").splitlines()[-1]
             raise UsageError(f"{job.name} ended with status {code}: {last} (in {job.log})")

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from metarl.support.errors import UsageError
+from metarl.support.errors import InUseError, UsageError
 from metarl.support.parallel import available_cores
 
+IN_USE = 75
+"""Exit code of a job whose folder another process uses: EX_TEMPFAIL of sysexits.h."""
 POLL_SECONDS = 0.2
 """Longest time until a signal is handled."""
 
@@ -109,4 +111,4 @@ def _run(job: Job) -> None:
         job.function(*job.arguments)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(IN_USE if isinstance(error, InUseError) else 2) from None

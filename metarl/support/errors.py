@@ -11,6 +11,10 @@ class UsageError(Exception):
     """
 
 
+class InUseError(UsageError):
+    """Another process, perhaps on another machine, is using the run folder."""
+
+
 class NonFiniteError(UsageError):
     """Training has diverged: the message names a parameter that is infinite or NaN, and where."""
 
