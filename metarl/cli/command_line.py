@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 from metarl.support.errors import RankError, UsageError
 
+LAUNCHED = "TORCHELASTIC_RUN_ID"
+"""Environment variable that torchrun sets in the processes that it starts."""
 DEBUG = "METARL_DEBUG"
 """Environment variable: 1 prints the traceback of a one-line error."""
 
@@ -20,7 +22,8 @@ def one_line_errors() -> Iterator[None]:
     METARL_DEBUG=1 in the environment prints the traceback before the line. If the reader of the
     output stops before its end, as `head` does, the program exits without a message.
     """
-    level = logging.WARNING if os.environ.get("RANK", "0") == "0" else logging.ERROR
+    follows = LAUNCHED in os.environ and os.environ["RANK"] != "0"
+    level = logging.ERROR if follows else logging.WARNING
     logging.basicConfig(format="%(levelname)s: %(message)s", level=level)
     try:
         yield
@@ -41,7 +44,7 @@ def one_line_errors() -> Iterator[None]:
 
 def _first_to_tell() -> str | None:
     """Which process this is, if no other one of torchrun has told of an error; otherwise None."""
-    if "RANK" not in os.environ:  # the import of torch takes a second
+    if LAUNCHED not in os.environ:  # the import of torch takes a second
         return ""
     from metarl.support.ranks import described, first_to_tell
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metarl.cli.command_line import one_line_errors
+from metarl.cli.command_line import LAUNCHED, one_line_errors
 from metarl.support.errors import UsageError, nearest
 
 HELP = {"-h", "--help"}
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UsageError(
                 f"metarl has no command {name}; the commands are {known}{nearest(name, COMMANDS)}"
             )
-        if name != "train" and "TORCHELASTIC_RUN_ID" in os.environ:
+        if name != "train" and LAUNCHED in os.environ:
             raise UsageError(f"metarl {name} runs in one process: start it without torchrun")
         command = COMMANDS[name]
         if not command.has_options and HELP & set(rest):

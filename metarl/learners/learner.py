@@ -17,7 +17,7 @@ from metarl.policies.action_units import ActionUnits
 from metarl.policies.export import DeployedPolicy
 from metarl.policies.parameters import Parameters
 from metarl.sampling.actor import Adaptive
-from metarl.sampling.data import Outcomes, Rollout
+from metarl.sampling.data import Outcomes, Rollout, concatenated
 from metarl.sampling.rollout import collect
 from metarl.simulation.backends import Processes, choose_backend, make_simulations
 from metarl.simulation.protocol import Simulation
@@ -218,7 +218,7 @@ class MetaLearner(BaseLearner):
     def outcomes(self, rollouts: list[Rollout]) -> list[Outcomes]:
         """How the episodes of each rollout went, of all processes' tasks."""
         parts = self.workers.ranks.exchange([rollout.outcomes for rollout in rollouts])
-        return [Outcomes.joined(stage) for stage in zip(*parts, strict=True)]
+        return [concatenated(stage) for stage in zip(*parts, strict=True)]
 
     def evaluate(
         self,

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from metarl.support.parallel import Shard
+
+T = TypeVar("T", "Trials", "Outcomes", "Rollout")
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,17 @@ class Trials:
         return int(self.valid.sum())
 
     @classmethod
-    def joined(cls, parts: Sequence["Trials"]) -> Self:
+    def joined(cls, parts: Sequence["Trials"]) -> "Trials":
         """Trials of consecutive tasks as one, padded to the longest."""
         longest = max(part.valid.shape[1] for part in parts)
-        joined: dict[str, Any] = {"unstable": sum(part.unstable for part in parts)}
-        for name in (field.name for field in fields(cls) if field.name not in joined):
-            values = [getattr(part, name) for part in parts]
-            if name in PER_STEP:
-                values = [lengthened(value, 1, longest) for value in values]
-            joined[name] = None if any(v is None for v in values) else torch.cat(values)
-        return cls(**joined)
+
+        def padded(part: Trials) -> Trials:
+            longer: dict[str, Any] = {
+                name: lengthened(getattr(part, name), 1, longest) for name in PER_STEP
+            }
+            return replace(part, **longer)
+
+        return concatenated([padded(part) for part in parts])
 
     def to(self, device: torch.device) -> "Trials":
         """The trials with what the network reads on a device."""
@@ -63,18 +66,6 @@ class Outcomes:
     unstable: int
     """Episodes cut short because the simulation failed."""
     success: Tensor | None  # [tasks, episodes] bool, at any step; None if not reported
-
-    @classmethod
-    def joined(cls, parts: Sequence["Outcomes"]) -> Self:
-        """Those of consecutive tasks as one."""
-        successes = [part.success for part in parts if part.success is not None]
-        return cls(
-            torch.cat([part.returns for part in parts]),
-            torch.cat([part.log_probs for part in parts]),
-            sum(part.env_steps for part in parts),
-            sum(part.unstable for part in parts),
-            torch.cat(successes) if successes else None,
-        )
 
 
 @dataclass(frozen=True)
@@ -153,6 +144,22 @@ class Rollout:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed = {n: function(v) for n, v in values.items() if isinstance(v, Tensor)}
         return Rollout(**values | changed)
+
+
+def concatenated(parts: Sequence[T]) -> T:
+    """Trials, outcomes or rollouts of consecutive tasks as one: counts are summed.
+
+    What one part does not have, the whole does not have.
+    """
+
+    def joined(values: list[Any]) -> Any:
+        if any(value is None for value in values):
+            return None
+        return torch.cat(values) if isinstance(values[0], Tensor) else sum(values)
+
+    kind = type(parts[0])
+    names = [field.name for field in fields(kind)]
+    return kind(**{name: joined([getattr(part, name) for part in parts]) for name in names})
 
 
 def lengthened(values: Tensor, dim: int, size: int) -> Tensor:

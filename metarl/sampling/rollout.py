@@ -1,9 +1,7 @@
 """Collecting rollouts: episodes of several tasks at once."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +10,7 @@ from torch import Tensor
 from metarl.policies.action_distributions import Distribution
 from metarl.policies.action_units import ActionUnits
 from metarl.sampling.actor import Actor
-from metarl.sampling.data import Rollout
+from metarl.sampling.data import Rollout, concatenated
 from metarl.simulation.protocol import Simulation, Step
 from metarl.support.errors import UsageError
 from metarl.support.parallel import Workers
@@ -195,10 +193,4 @@ def _masked(actions: Tensor, mask: Tensor) -> Tensor:
 def _joined(rollouts: list[Rollout]) -> Rollout:
     """The rollouts of several simulations as one, padded to the longest."""
     longest = max(rollout.valid.shape[2] for rollout in rollouts)
-    padded = [rollout.padded(longest) for rollout in rollouts]
-    joined: dict[str, Any] = {"unstable": sum(rollout.unstable for rollout in rollouts)}
-    joined["shard"] = None
-    for name in (field.name for field in fields(Rollout) if field.name not in joined):
-        parts = [getattr(rollout, name) for rollout in padded]
-        joined[name] = None if any(part is None for part in parts) else torch.cat(parts)
-    return Rollout(**joined)
+    return concatenated([rollout.padded(longest) for rollout in rollouts])
