@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from metarl.tasks.family import make_family as make_family
 
     # Assignments, because type checkers do not export names that an import changes.
-    Config, Learner = MAMLConfig, MAMLLearner
+    Config = MAMLConfig
+    Learner = MAMLLearner
 
 _DEFINED_IN = {
     "BaseLearner": "metarl.learners.learner",

@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 from documentation import ROOT
+from network import ENVIRONMENT, two_hosts
 
 from metarl.cli.main import main
 from metarl.learners.presets import ALGORITHMS
@@ -235,52 +236,81 @@ def test_a_run_whose_processes_are_killed_ends_as_if_undisturbed(tmp_path, victi
 
 @pytest.fixture
 def hosts():
-    """Two network namespaces that can reach each other: (address, command to run in it) of each."""
-    names = [f"metarl-{os.getpid()}-{i}" for i in range(2)]
-    addresses = ["10.213.0.1", "10.213.0.2"]
-
-    def ip(*arguments, check=True):
-        return subprocess.run(["ip", *arguments], check=check, capture_output=True)
-
+    """Two hosts that can reach each other."""
     try:
-        if ip("netns", "add", names[0], check=False).returncode:
-            pytest.skip("network namespaces cannot be made here")
-        ip("netns", "add", names[1])
-        ends = ("link", "add", "wire", "netns", names[0], "type", "veth")
-        ip(*ends, "peer", "name", "wire", "netns", names[1])
-        for name, address in zip(names, addresses, strict=True):
-            ip("-n", name, "addr", "add", f"{address}/24", "dev", "wire")
-            ip("-n", name, "link", "set", "wire", "up")
-            ip("-n", name, "link", "set", "lo", "up")
-        yield [(a, ["ip", "netns", "exec", n]) for n, a in zip(names, addresses, strict=True)]
-    except FileNotFoundError:
-        pytest.skip("there is no program `ip`")
-    finally:
-        for name in names:
-            ip("netns", "del", name, check=False)
+        with two_hosts() as found:
+            yield found
+    except OSError as error:
+        pytest.skip(f"network namespaces cannot be made here: {error}")
+
+
+def start_on(hosts, *arguments, cwd, options=(), first=None):
+    """torchrun on each host, with a process each, for one run; they meet at the first host."""
+    command = [*options, "-m", "metarl", "train", *arguments, "--run-dir", "run"]
+    return [
+        subprocess.Popen(
+            host.torchrun(sys.executable, first or hosts[0], command),
+            cwd=cwd,
+            env=os.environ | ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for host in hosts
+    ]
 
 
 @pytest.mark.ranks
 def test_two_hosts_compute_what_one_process_does(tmp_path, hosts):
     expected = alone(tmp_path, *MAML)
-    meeting = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=hosts"]
-    meeting.append(f"--rdzv-endpoint={hosts[0][0]}:29400")
-    agents = []
-    for number, (address, enter) in enumerate(hosts):
-        # The first namespace has no name of its own by which torchrun would know itself.
-        own = [f"--rdzv-conf=is_host={1 - number}", f"--local-addr={address}"]
-        command = [*enter, sys.executable, "-m", "torch.distributed.run", *meeting, *own]
-        process = subprocess.Popen(
-            [*command, "-m", "metarl", "train", *MAML, "--run-dir", "run"],
-            cwd=tmp_path,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "wire"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        agents.append(process)
+    agents = start_on(hosts, *MAML, cwd=tmp_path)
     results = [finish(agent) for agent in agents]
     assert [status for status, *_ in results] == [0, 0], results
+    assert numbers(tmp_path / "run") == expected
+
+
+@pytest.mark.ranks
+def test_when_a_host_fails_the_other_ends_and_both_go_on_later(tmp_path, hosts):
+    """torchrun itself is killed on the second host, and all that it has started."""
+    options = (*MAML, "--iterations", "12", "--rank-timeout", "20")
+    expected = alone(tmp_path, *options)
+    agents = start_on(hosts, *options, cwd=tmp_path)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
+    left = children(agents[0])
+    for pid in (*children(agents[1]).values(), agents[1].pid):
+        os.kill(pid, signal.SIGKILL)
+    status, _, errors = finish(agents[0], timeout=120)
+    finish(agents[1])
+    assert status == 1
+    told = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1
+    assert "lost another process of torchrun" in told[0]
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in left.values())
+    results = [finish(agent) for agent in start_on(hosts, "--resume", *options, cwd=tmp_path)]
+    assert [status for status, *_ in results] == [0, 0], results
+    assert numbers(tmp_path / "run") == expected
+
+
+@pytest.mark.ranks
+def test_a_new_torchrun_takes_the_place_of_one_that_was_killed(tmp_path, hosts, monkeypatch):
+    """Only torchrun dies on the second host: its process is left, and ends without it."""
+    # Otherwise torchrun's agents meet in a store that a new one cannot find the others in.
+    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
+    options = (*MAML, "--iterations", "80", "--eval-every", "50", "--rank-timeout", "20")
+    expected = alone(tmp_path, *options)
+    again = ("--max-restarts", "2")
+    agents = start_on(hosts, "--resume", *options, cwd=tmp_path, options=again)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
+    (left,) = children(agents[1]).values()
+    agents[1].kill()
+    agents[1].wait()
+    started = start_on(hosts[1:], "--resume", *options, cwd=tmp_path, options=again, first=hosts[0])
+    results = [finish(agent) for agent in (agents[0], *started)]
+    agents[1].communicate()
+    assert [status for status, *_ in results] == [0, 0], results
+    assert not os.path.exists(f"/proc/{left}")
     assert numbers(tmp_path / "run") == expected
 
 
