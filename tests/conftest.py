@@ -1,10 +1,12 @@
 """Shared data: small batches that are cheap and have padding in them."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
+from network import Host, two_hosts
 
 from metarl.policies.mlp import GaussianPolicy
 from metarl.policies.parameters import Parameters, expand
@@ -70,3 +72,14 @@ def make_random_batch(policy: GaussianPolicy, theta: Parameters) -> Callable[[in
         )
 
     return make
+
+
+@pytest.fixture
+def hosts() -> Iterator[tuple[Host, Host]]:
+    """Two hosts that can reach each other."""
+    with contextlib.ExitStack() as stack:
+        try:
+            found = stack.enter_context(two_hosts())
+        except OSError as error:
+            pytest.skip(f"network namespaces cannot be made here: {error}")
+        yield found

@@ -8,7 +8,7 @@ from metarl.maml.inner_loop import InnerLoop, adapt
 from metarl.maml.meta_objective import MetaObjective, policy_objective
 from metarl.outer.objective import divergence
 from metarl.policies.parameters import expand, flatten, unflatten
-from metarl.support.parallel import Workers
+from metarl.support.parallel import Shard, Workers
 
 LEARNING_RATE = 0.3
 
@@ -53,10 +53,28 @@ def objective_of(policy, inner, theta, workers):
     """batches -> the meta-objective of rollouts that θ collected."""
 
     def make(batches, inner=inner, workers=workers, **options):
-        adapted = inner.path(inner.begin(theta, 3), batches[:-1])[-1]
+        adapted = inner.path(inner.begin(theta, batches[0].tasks), batches[:-1])[-1]
         return MetaObjective(policy, inner, batches, theta, adapted, workers, **options)
 
     return make
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_the_agreement_is_the_cosine_between_the_gradients_of_two_halves(
+    theta, make_random_batch, objective_of, chunk
+):
+    batches = [make_random_batch(0), make_random_batch(1)]
+    objective = objective_of(batches, shard=Shard(3, chunk))
+    assert objective.agreement is None
+    objective.gradient(theta)
+    a, b = (
+        flatten(objective_of([batch[half] for batch in batches]).gradient(theta)[1])
+        for half in (slice(0, 1), slice(1, 3))
+    )
+    assert objective.agreement == pytest.approx(float(a @ b / (a.norm() * b.norm())))
+    at_start = objective.agreement
+    objective.gradient({name: p + 0.1 for name, p in theta.items()})
+    assert objective.agreement == at_start
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])

@@ -18,6 +18,7 @@ def history(number=60, **changes):
         "return/hurt": lambda: 0.1,
         "outer/accepted": lambda: 1.0,
         "outer/kl": lambda: 0.0098,
+        "outer/agreement": lambda: 0.3 + 0.2 * rng.normal(),
         "policy/std": lambda: 0.7,
         "policy/entropy": lambda: 1.5,
     }
@@ -44,11 +45,12 @@ NOISE = np.random.default_rng(1)
         ("certain", {"policy_std": lambda: 0.01}),
         ("wrong KL", {"outer_kl": lambda: 0.0005}),
         ("hurts", {"return_hurt": lambda: 0.8}),
+        ("noisy gradient", {"outer_agreement": lambda: NOISE.normal(0, 0.1)}),
     ],
 )
 def test_each_alarm_sounds(name, changes):
     assert set(raised(history(**changes), CONFIG)) == {name}
-    assert len(ALARMS) == 5
+    assert len(ALARMS) == 6
 
 
 def test_a_categorical_policy_is_judged_by_its_entropy():

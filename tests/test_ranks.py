@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 from documentation import ROOT
-from network import ENVIRONMENT, two_hosts
+from network import ENVIRONMENT
 
 from metarl.cli.main import main
 from metarl.learners.presets import ALGORITHMS
@@ -234,16 +234,6 @@ def test_a_run_whose_processes_are_killed_ends_as_if_undisturbed(tmp_path, victi
             subprocess.run(["rm", "-r", "run"], cwd=tmp_path, check=True)
 
 
-@pytest.fixture
-def hosts():
-    """Two hosts that can reach each other."""
-    try:
-        with two_hosts() as found:
-            yield found
-    except OSError as error:
-        pytest.skip(f"network namespaces cannot be made here: {error}")
-
-
 def start_on(hosts, *arguments, cwd, options=(), first=None):
     """torchrun on each host, with a process each, for one run; they meet at the first host."""
     command = [*options, "-m", "metarl", "train", *arguments, "--run-dir", "run"]
@@ -345,19 +335,19 @@ metarl.learners.learner.collect = hanging
 
 
 @pytest.mark.ranks
-def test_two_machines_share_the_runs_of_a_comparison(tmp_path):
+def test_two_machines_share_the_runs_of_a_comparison(tmp_path, hosts):
     options = (
         *("--family", "envs:Navigation2D-v0", "--algorithms", "maml-pg", "reptile", "--seeds", "3"),
         *("--iterations", "40", "--meta-batch-size", "4", "--episodes", "4", "--eval-tasks", "4"),
         *("--processes", "1", "--run-dir", "shared"),
     )
 
-    def compare():
-        command = [sys.executable, "-m", "metarl", "compare", *options]
+    def compare(host):
+        command = host.command([sys.executable, "-m", "metarl", "compare", *options])
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, cwd=tmp_path, **pipes)
 
-    machines = [compare(), compare()]
+    machines = [compare(host) for host in hosts]
     results = [finish(machine) for machine in machines]
     runs = list(tmp_path.glob("shared/*/seed-*"))
     assert len(runs) == 6
@@ -366,7 +356,7 @@ def test_two_machines_share_the_runs_of_a_comparison(tmp_path):
         assert [json.loads(line)["iteration"] for line in lines] == list(range(1, len(lines) + 1))
     for status, _, errors in results:
         assert status == 0 or "is in use by another process" in errors
-    status, output, errors = finish(compare())
+    status, output, errors = finish(compare(hosts[0]))
     assert status == 0, errors
     assert output.count("finished before") == 6
     assert "reptile" in output

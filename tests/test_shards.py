@@ -201,7 +201,8 @@ def meta():
         )
         value, gradient = objective.gradient(point, term)
         product = objective.curvature(point, divergence, stride=2)(point)
-        numbers = torch.tensor([value, *objective.value(point)], dtype=torch.float64)
+        means = [value, objective.agreement, *objective.value(point)]
+        numbers = torch.tensor(means, dtype=torch.float64)
         return [numbers, *gradient.values(), *product.values(), *objective.displacement().values()]
 
     return results

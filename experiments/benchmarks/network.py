@@ -38,8 +38,11 @@ class Host:
         # A namespace has no name of its own by which torchrun would know itself.
         is_first = f"--rdzv-conf=is_host={int(self == first)}"
         here = [f"--rdzv-endpoint={first.address}:{PORT}", is_first, f"--local-addr={self.address}"]
-        launcher = [python, "-m", "torch.distributed.run", *meeting, *here]
-        return ["ip", "netns", "exec", self.name, *launcher, *options]
+        return self.command([python, "-m", "torch.distributed.run", *meeting, *here, *options])
+
+    def command(self, words: list[str]) -> list[str]:
+        """The command that runs `words` here."""
+        return ["ip", "netns", "exec", self.name, *words]
 
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": WIRE}

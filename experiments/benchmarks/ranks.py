@@ -68,8 +68,10 @@ def main(
         f"{LIMIT}"
     )
     if latency is not None:
-        collectives = Inputs(**json.loads(MODEL.read_text())).collectives
-        print(f"the latency alone: {collectives} collectives, {collectives * latency / 1000:.3f} s")
+        model = Inputs(**json.loads(MODEL.read_text()))
+        messages = model.collectives * (model.step + latency / 1000)
+        expected = several / (several + messages)
+        print(f"model        {expected:.3f}: {model.collectives} messages, {messages:.3f} s")
 
 
 def seconds(commands: list[list[str]]) -> float:

@@ -36,6 +36,11 @@ COMMANDS = {
         "--family FAMILY",
         "compare algorithms and controls at equal environment steps",
     ),
+    "tune": Command(
+        "tune",
+        "--search OPTION=LOW:HIGH",
+        "search for the options of train with which a learner adapts best",
+    ),
     "plot": Command("plot", "RUN ...", "draw figures of runs, and write their numbers to a .csv"),
     "families": Command("families", "[MODULE ...]", "list the task families", False),
     "algorithms": Command("algorithms", "", "list the named algorithms with their papers", False),

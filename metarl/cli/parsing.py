@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import tyro
@@ -25,21 +25,47 @@ def parse(
         UsageError: the command line is wrong; the message is tyro's on one line.
 
     """
+    with _errors_of_tyro():
+        parsed: T = tyro.cli(
+            options,
+            prog=None if command is None else f"metarl {command}",
+            description=description,
+            args=arguments,
+            default=tyro.MISSING_NONPROP if default is None else default,
+        )
+    return parsed
+
+
+def parse_known(
+    options: type[T], arguments: Sequence[str], description: str | None, command: str
+) -> tuple[T, list[str]]:
+    """Parses `options` as `parse` does; returns all other arguments as they are.
+
+    Raises:
+        UsageError: the command line is wrong; the message is tyro's on one line.
+
+    """
+    with _errors_of_tyro():
+        parsed, others = tyro.cli(
+            options,
+            prog=f"metarl {command}",
+            description=description,
+            args=arguments,
+            return_unknown_args=True,
+        )
+    return parsed, others
+
+
+@contextlib.contextmanager
+def _errors_of_tyro() -> Iterator[None]:
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
-            parsed: T = tyro.cli(
-                options,
-                prog=None if command is None else f"metarl {command}",
-                description=description,
-                args=arguments,
-                default=tyro.MISSING_NONPROP if default is None else default,
-            )
+            yield
     except SystemExit as exit:
         if exit.code:
             raise UsageError(_unboxed(output.getvalue())) from None
         raise
-    return parsed
 
 
 def peek(options: type[T], arguments: Sequence[str]) -> T:

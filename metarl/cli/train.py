@@ -50,7 +50,7 @@ def run_experiment(
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     with one_line_errors():
-        config = _parse(default, description, arguments, command)
+        config = parse_config(default, description, arguments, command)
         learner = train(config)
     if not is_leader():
         return learner
@@ -59,12 +59,18 @@ def run_experiment(
     return learner
 
 
-def _parse(
+def parse_config(
     default: RunConfig | None,
     description: str | None,
     arguments: Sequence[str],
     command: str | None,
 ) -> RunConfig:
+    """The configuration of a command line; the learner and the algorithm determine its defaults.
+
+    Raises:
+        UsageError: the command line is wrong.
+
+    """
     choices = peek(_Choices, arguments)
     if choices.resume and choices.run_dir and (choices.run_dir / CONFIG).exists():
         # Options that are not given keep the values of the run.

@@ -131,6 +131,8 @@ class MAMLLearner(MetaLearner):
             )
             updated, update = self.outer.step(objective, self.parameters)
             expect_finite(updated, "after the meta-update", REMEDY)
+            if objective.agreement is not None:
+                update["outer/agreement"] = objective.agreement
         self.parameters = updated
         if self.policy.normaliser is not None:
             for rollout in rollouts:

@@ -1,6 +1,7 @@
 """The meta-objective of MAML for policy gradients, as a function of θ alone."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -36,6 +37,7 @@ class _Chunk:
     batch: Batch
     collected_by: Distribution
     gain: Tensor  # [tasks]: of the sampling correction
+    in_first_half: int  # so many of its tasks, the first ones, belong to the first half of all
     inner_collected_by: Callable[[], list[Distribution]]  # computed at the first call
 
 
@@ -101,6 +103,9 @@ class MetaObjective:
         first = batches[0]
         self._shard = shard or Shard.whole(first.tasks, first.rows, first.device)
         self.tasks = self._shard.total
+        self.agreement: float | None = None
+        """Cosine between the gradients of the two halves of the tasks, at the first θ whose
+        gradient was asked for; None before. Noise brings it towards 0."""
 
     def value(self, parameters: Mapping[str, Tensor]) -> tuple[float, float]:
         """(surrogate, KL) at θ."""
@@ -114,7 +119,7 @@ class MetaObjective:
             path = self._inner.path(self._begin(parameters, chunk), chunk.inner_batches)
             with torch.no_grad():
                 replay = self._replay(path, chunk)
-                return tuple(self._part(term, replay) for term in terms)
+                return tuple(term(replay).sum() / self.tasks for term in terms)
 
         return [total.item() for total in self._sum(of_chunk, self._chunks)]
 
@@ -124,11 +129,17 @@ class MetaObjective:
         """(mean of the term, its gradient by θ) at θ, through the inner loop."""
 
         def of_chunk(chunk: _Chunk) -> tuple[Tensor, ...]:
-            theta, mean = self._differentiable(parameters, chunk, term)
-            return (mean.detach(), *_gradients(mean, theta))
+            theta, values = self._differentiable(parameters, chunk, term)
+            halves = values[: chunk.in_first_half], values[chunk.in_first_half :]
+            gradients = (self._gradients_of(half, theta) for half in halves)
+            return (values.detach().sum(), *itertools.chain(*gradients))
 
         mean, *gradients = self._sum(of_chunk, self._chunks)
-        return mean.item(), dict(zip(parameters, gradients, strict=True))
+        first, second = gradients[: len(parameters)], gradients[len(parameters) :]
+        if self.agreement is None:
+            self.agreement = _cosine(first, second)
+        total = (a + b for a, b in zip(first, second, strict=True))
+        return mean.item(), dict(zip(parameters, total, strict=True))
 
     def displacement(self) -> Parameters:
         """mean_i θ'_i(θ_0) − θ_0."""
@@ -170,9 +181,9 @@ class MetaObjective:
             chunks = self._split([batch.every(stride, first) for batch in self._batches], None)
 
         def linearise(chunk: _Chunk) -> tuple[Parameters, tuple[Tensor, ...]]:
-            theta, mean = self._differentiable(parameters, chunk, term)
+            theta, values = self._differentiable(parameters, chunk, term)
             with torch.enable_grad():
-                return theta, _gradients(mean, theta, create_graph=True)
+                return theta, _gradients(values.sum(), theta, create_graph=True)
 
         graphs = self._workers.map(linearise, chunks)
 
@@ -208,6 +219,10 @@ class MetaObjective:
                 lambda tasks: (_mean_reward(batches[-1][tasks]).sum(),), self._shard.slices
             )
 
+        # Whole chunks, so that a chunk is differentiated once; a single one is divided.
+        chunks = self._shard.all_chunks
+        half = self._shard.chunk * (chunks // 2) if chunks > 1 else self.tasks // 2
+
         def of_slice(tasks: slice) -> _Chunk:
             *inner_batches, batch = [b[tasks] for b in batches]
             gain = torch.zeros_like(batch.weight[:, 0, 0])
@@ -226,6 +241,7 @@ class MetaObjective:
                 batch,
                 collected_by,
                 gain,
+                min(max(0, half - self._shard.tasks.start - tasks.start), batch.tasks),
                 functools.cache(lambda: self._inner_policies(inner_batches)),
             )
 
@@ -242,15 +258,17 @@ class MetaObjective:
     def _differentiable(
         self, parameters: Mapping[str, Tensor], chunk: _Chunk, term: Term
     ) -> tuple[Parameters, Tensor]:
-        """θ as leaves, and the chunk's part of the mean of the term, with its graph."""
+        """θ as leaves, and each task's part of the mean of the term with its graph: [tasks]."""
         theta = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
         with torch.enable_grad():
             path = self._inner.path(self._begin(theta, chunk), chunk.inner_batches, True)
-            return theta, self._part(term, self._replay(path, chunk))
+            return theta, term(self._replay(path, chunk)) / self.tasks
 
-    def _part(self, term: Term, replay: Replay) -> Tensor:
-        """The part of a chunk in the mean over all tasks: a scalar."""
-        return term(replay).sum() / self.tasks
+    def _gradients_of(self, values: Tensor, theta: Parameters) -> tuple[Tensor, ...]:
+        """The gradients of the sum of some tasks' values; the graph is kept for other tasks."""
+        if not len(values):
+            return tuple(map(torch.zeros_like, theta.values()))
+        return _gradients(values.sum(), theta, retain_graph=True)
 
     def _replay(self, path: list[Parameters], chunk: _Chunk) -> Replay:
         """The chunk under the policies on the path from θ."""
@@ -313,6 +331,12 @@ def _gradients(
         allow_unused=True,
         materialize_grads=True,
     )
+
+
+def _cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+    """Cosine of the angle between two lists of tensors, each read as one vector; 0 for zeros."""
+    a, b = (torch.cat([tensor.reshape(-1) for tensor in tensors]) for tensors in (first, second))
+    return torch.nn.functional.cosine_similarity(a, b, dim=0).item()
 
 
 def _mean_reward(batch: Batch) -> Tensor:

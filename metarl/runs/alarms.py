@@ -16,6 +16,10 @@ WINDOW = 50
 RECENT = 10
 """Number of iterations over which metrics with little noise are judged."""
 
+LEAST_AGREEMENT = 0.05
+"""Cosine between the gradients of two halves; at .05, a tenth of the square of the whole gradient
+is signal: 2 c / (1 + c)."""
+
 
 @dataclass(frozen=True)
 class Alarm:
@@ -71,6 +75,11 @@ def _wrong_kl(history: History, config: RunConfig) -> bool:
     return bool(share < 0.2 or share > 2)
 
 
+def _noisy(history: History, _: RunConfig) -> bool:
+    agreement = _recent(history, "outer/agreement", WINDOW)
+    return agreement is not None and bool(agreement.mean() < LEAST_AGREEMENT)
+
+
 def _hurts(history: History, config: RunConfig) -> bool:
     hurt = _recent(history, "return/hurt", WINDOW)
     if hurt is None or getattr(config, "inner_steps", 1) == 0:
@@ -104,6 +113,13 @@ ALARMS = {
         "the size of the meta-update is far from --max-kl. Usual causes: a line search that "
         "shortens every step because the surrogate is noisy; with --outer natural, a quadratic "
         "model that does not hold over the whole step (try a smaller --max-kl).",
+    ),
+    "noisy gradient": Alarm(
+        _noisy,
+        f"the gradients of two halves of the meta-batch hardly agree (outer/agreement below "
+        f"{LEAST_AGREEMENT} over {WINDOW} iterations): the meta-update follows noise. Raise "
+        "--meta-batch-size; with few episodes for each task, --episodes. A run that has reached "
+        "its best return looks like this as well.",
     ),
     "hurts": Alarm(
         _hurts,

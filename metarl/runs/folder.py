@@ -23,6 +23,19 @@ logger = logging.getLogger(__name__)
 METRICS = "metrics.jsonl"
 CONFIG = "config.json"
 EVALUATION = "evaluation.json"
+LOCK = "lock"
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether a process, perhaps on another machine, trains in the folder."""
+    if not (path / LOCK).exists():
+        return False
+    with open(path / LOCK) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 class RunFolder:
@@ -43,7 +56,7 @@ class RunFolder:
         self._sinks = Sinks()
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / "lock", "a+")  # noqa: SIM115 (held until close)
+            self._lock = open(path / LOCK, "a+")  # noqa: SIM115 (held until close)
         except OSError as error:
             raise UsageError(f"run folder {path} cannot be written: {error.strerror}") from error
         try:

@@ -6,7 +6,7 @@ import logging
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -32,13 +32,18 @@ logger = logging.getLogger(__name__)
 
 SAME_REQUEST_SECONDS = 1.0
 """Signals within this time after the first count as the same request to stop."""
+ENOUGH = -1
+"""Stands for a callback's request to stop, where a signal has its number."""
+
+Callback = Callable[[BaseLearner, Mapping[str, float]], str | None]
+"""Called after each iteration with its metrics; a text, the reason, ends the run there."""
 
 
-def train(config: RunConfig) -> BaseLearner:
+def train(config: RunConfig, callbacks: Sequence[Callback] = ()) -> BaseLearner:
     """Trains the learner of a configuration in its run folder; see `run`."""
     check_sinks(config.sinks)
     learner = make_learner(config)
-    run(learner)
+    run(learner, callbacks)
     return learner
 
 
@@ -89,11 +94,11 @@ def read_config(folder: Path) -> RunConfig:
     return config_class.from_json(options | {"run_dir": str(folder)})
 
 
-def run(learner: BaseLearner) -> None:
-    """Trains a learner to its last iteration in its run folder.
+def run(learner: BaseLearner, callbacks: Sequence[Callback] = ()) -> None:
+    """Trains a learner in its run folder, to its last iteration or until a callback ends the run.
 
-    Of the processes that torchrun has started, the first one alone has the folder, and prints. When
-    torchrun starts them again, they go on from the newest checkpoint.
+    Of the processes that torchrun has started, the first one alone has the folder, prints, and
+    calls the callbacks. When torchrun starts them again, they go on from the newest checkpoint.
 
     A SIGINT or SIGTERM ends the run with a checkpoint after the current iteration; the process then
     exits with status 128 + the signal's number. Another signal more than a second later ends it at
@@ -106,49 +111,58 @@ def run(learner: BaseLearner) -> None:
     """
     with _interruptible() as received:
 
-        def interrupted() -> int:
-            """The number of a signal that this process or another one has received, or 0."""
-            return max(processes.exchange(received()))
+        def stopped(enough: bool = False) -> int:
+            """A signal that one of the processes has received, or ENOUGH; 0 to go on."""
+            requests = processes.exchange(received() or ENOUGH * enough)
+            return next(filter(None, requests), 0)
 
         processes = ranks(learner.config.rank_timeout)
         try:
-            last = (_lead if is_leader() else _follow)(learner, processes, interrupted)
+            if is_leader():
+                last = _lead(learner, processes, stopped, callbacks)
+            else:
+                last = _follow(learner, processes, stopped)
         finally:
             learner.close()
-    if last and learner.iteration < learner.config.iterations:
+    if last > 0 and learner.iteration < learner.config.iterations:
         if is_leader():
             print(f"stopped after iteration {learner.iteration}; --resume continues from there")
         raise SystemExit(128 + last)
 
 
-def _lead(learner: BaseLearner, processes: Ranks, interrupted: Callable[[], int]) -> int:
-    """Trains in the run folder; the number of the signal that ended it, or 0."""
+def _lead(
+    learner: BaseLearner,
+    processes: Ranks,
+    stopped: Callable[[bool], int],
+    callbacks: Sequence[Callback],
+) -> int:
+    """Trains in the run folder; the number of the signal that ended it, ENOUGH or 0."""
     check_sinks(learner.config.sinks)
     folder = RunFolder(learner.config.run_folder)
     failed = True
     try:
         seconds = _begin(learner, folder)
         processes.exchange(learner.state() if learner.iteration else None)
-        last = _loop(learner, folder, seconds, interrupted)
+        last = _loop(learner, folder, seconds, stopped, callbacks)
         failed = False
     finally:
         folder.close(failed)
     return last
 
 
-def _follow(learner: BaseLearner, processes: Ranks, interrupted: Callable[[], int]) -> int:
-    """Does the share of a process that does not lead; the number of the signal, or 0."""
+def _follow(learner: BaseLearner, processes: Ranks, stopped: Callable[[], int]) -> int:
+    """Does the share of a process that does not lead; what ended the run, as `_lead`."""
     state = processes.exchange(None)[0]
     if state is not None:
         learner.load_state(state)
-    signalled = 0
-    while learner.iteration < learner.config.iterations and not signalled:
+    last = 0
+    while learner.iteration < learner.config.iterations and not last:
         learner.iterate()
         if _evaluates(learner):
             for split in learner.eval_splits:
                 learner.evaluate(split=split)
-        signalled = interrupted()
-    return signalled
+        last = stopped()
+    return last
 
 
 def _evaluates(learner: BaseLearner) -> bool:
@@ -192,16 +206,20 @@ def _begin(learner: BaseLearner, folder: RunFolder) -> float:
 
 
 def _loop(
-    learner: BaseLearner, folder: RunFolder, seconds: float, interrupted: Callable[[], int]
+    learner: BaseLearner,
+    folder: RunFolder,
+    seconds: float,
+    stopped: Callable[[bool], int],
+    callbacks: Sequence[Callback],
 ) -> int:
-    """Iterates to the end; the number of the signal that came before it, or 0."""
-    config, signalled = learner.config, 0
+    """Iterates to the end; the number of the signal that came before it, ENOUGH or 0."""
+    config, last = learner.config, 0
     display = Display(config.iterations, learner.iteration, learner.measure)
     start, first = time.perf_counter() - seconds, learner.iteration
     history = folder.read_metrics()
     alarms = already_raised(history, config)
     try:
-        while learner.iteration < config.iterations and not signalled:
+        while learner.iteration < config.iterations and not last:
             metrics = learner.iterate()
             if _evaluates(learner):
                 metrics |= _evaluated(learner, folder, display)
@@ -213,10 +231,13 @@ def _loop(
                     alarms.add(name)
                     folder.say("alarms", f"**{name}**: {message}", learner.iteration)
                     display.say(f"iteration {learner.iteration}: {message}", "yellow")
+            reasons = [reason for call in callbacks if (reason := call(learner, metrics))]
+            for reason in reasons:
+                display.say(f"iteration {learner.iteration}: {reason}")
             # Read once: a later signal must not end the run before this iteration is saved.
-            signalled = interrupted()
-            last = learner.iteration == config.iterations or signalled > 0
-            if last or learner.iteration % config.checkpoint_every == 0:
+            last = stopped(bool(reasons))
+            ends = last or learner.iteration == config.iterations
+            if ends or learner.iteration % config.checkpoint_every == 0:
                 state = learner.state() | {"seconds": metrics["seconds"]}
                 folder.save(learner.iteration, state)
                 folder.prune(config.keep_checkpoints, _best_iteration(learner, history))
@@ -224,7 +245,7 @@ def _loop(
             display.update(metrics, pace * (config.iterations - learner.iteration))
     finally:
         display.close()
-    return signalled
+    return last
 
 
 def _evaluated(learner: BaseLearner, folder: RunFolder, display: Display) -> dict[str, float]:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -32,11 +32,16 @@ class Job:
 
 
 def run_jobs(
-    jobs: Sequence[Job], is_finished: Callable[[Job], bool], at_a_time: int = 0
+    jobs: Iterable[Job],
+    is_finished: Callable[[Job], bool] = lambda _: False,
+    at_a_time: int = 0,
+    described: Callable[[Job], str] = lambda _: "finished",
 ) -> dict[Job, int]:
     """Runs the jobs that are not finished, `at_a_time` in parallel; 0 runs one per core.
 
-    SIGINT and SIGTERM are forwarded to the running jobs; this process exits when they have ended.
+    A job is taken from `jobs` when it can begin. When it has ended well, the line about it says
+    what `described` returns. SIGINT and SIGTERM are forwarded to the running jobs; this process
+    exits when they have ended.
 
     Returns:
         The exit code of every job.
@@ -44,13 +49,18 @@ def run_jobs(
     """
     context = multiprocessing.get_context("spawn")
     at_a_time = at_a_time or available_cores()
-    waiting, codes = list(jobs), dict.fromkeys(jobs, 0)
+    waiting, codes = iter(jobs), dict[Job, int]()
+    all_begun = False
     running: dict[int, tuple[BaseProcess, Job]] = {}  # by sentinel
     with _signals() as received:
         forwarded = 0
-        while running or (waiting and not received):
-            while waiting and len(running) < at_a_time and not received:
-                job = waiting.pop(0)
+        while running or not (all_begun or received):
+            while len(running) < at_a_time and not (all_begun or received):
+                job = next(waiting, None)
+                if job is None:
+                    all_begun = True
+                    break
+                codes[job] = 0
                 if is_finished(job):
                     _say(job, "finished before")
                     continue
@@ -62,7 +72,8 @@ def run_jobs(
                 process, job = running.pop(sentinel)
                 process.join()
                 codes[job] = process.exitcode or 0
-                _say(job, ("stopped" if received else "failed") if codes[job] else "finished")
+                failed = "stopped" if received else "failed"
+                _say(job, failed if codes[job] else described(job))
             # Forwarded here, not in the handler, which may interrupt the start of a job.
             while forwarded < len(received):
                 forwarded += 1

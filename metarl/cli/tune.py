@@ -1,0 +1,73 @@
+"""`metarl tune`: searches for the options with which a learner adapts best."""
+
+import functools
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from metarl.cli.parsing import parse_known
+from metarl.cli.train import parse_config
+from metarl.learners.config import FamilyRunConfig
+from metarl.studies.tuning import FAMILY_OPTION, Trial, Tuning, Value, tune
+from metarl.support.errors import UsageError
+from metarl.support.options import option
+
+SHOWN = 5
+"""Number of trials in the table of the best."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Runs the trials, and prints the best ones and the command that trains with their options."""
+    tuning, fixed = parse_known(Tuning, arguments, Tuning.__doc__, command="tune")
+    base = configure(fixed, {})
+    folder = tuning.run_dir or Path("tunings", base.family.rpartition(":")[2])
+    trials = tune(tuning, folder, functools.partial(configure, fixed))
+    complete = [trial for trial in trials if trial.state == "complete"]
+    if not complete:
+        raise UsageError(f"no trial in {folder} was completed")
+    _print_best(complete[:SHOWN])
+    states = [trial.state for trial in trials]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    print(f"{len(trials)} trials ({counts}) in {folder}; the best one's options:")
+    print(shlex.join(["metarl", "train", *trial_arguments(fixed, complete[0].params)]))
+
+
+def configure(fixed: Sequence[str], values: Mapping[str, Value]) -> FamilyRunConfig:
+    """The configuration of a run with these options of `metarl train`, and these values."""
+    arguments = trial_arguments(fixed, values)
+    if "run_dir" in values:
+        arguments.append("--resume")
+    config = parse_config(None, None, arguments, "tune")
+    assert isinstance(config, FamilyRunConfig)
+    return config
+
+
+def trial_arguments(fixed: Sequence[str], values: Mapping[str, Value]) -> list[str]:
+    """The options of `metarl train` with which a trial runs."""
+    arguments = list(fixed)
+    of_family = {}
+    for name, value in values.items():
+        if name.startswith(FAMILY_OPTION):
+            of_family[name.removeprefix(FAMILY_OPTION)] = value
+        elif value in ("True", "False"):
+            arguments.append(option(name if value == "True" else f"no_{name}"))
+        else:
+            arguments += [option(name), *str(value).split()]
+    if of_family:
+        before = parse_config(None, None, fixed, "tune")
+        assert isinstance(before, FamilyRunConfig)
+        pairs = (before.family_options | of_family).items()
+        arguments += ["--family-options", *(str(part) for pair in pairs for part in pair)]
+    return arguments
+
+
+def _print_best(trials: Sequence[Trial]) -> None:
+    """Prints a row for each trial: its value, its options and its folder."""
+    table = Table("value", *trials[0].params, "folder", box=None)
+    for trial in trials:
+        values = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in trial.params.values())
+        table.add_row(f"{trial.value:.4g}", *values, str(trial.folder))
+    Console().print(table)

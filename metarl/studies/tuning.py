@@ -1,0 +1,346 @@
+"""Search for the options with which a learner adapts best: a study of Optuna, many runs at a time.
+
+Each trial is a run in a folder of its own, with its own values of the options that are searched.
+Optuna proposes the values, and ends trials early that stay behind (Akiba et al. 2019, "Optuna: A
+next-generation hyperparameter optimization framework", arXiv 1907.10902).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from metarl.learners.config import FamilyRunConfig
+from metarl.learners.learner import BaseLearner
+from metarl.learners.registry import make_learner
+from metarl.runs.folder import is_in_use
+from metarl.runs.run import run
+from metarl.studies.jobs import Job, run_jobs
+from metarl.support.distribution import DISTRIBUTION
+from metarl.support.errors import NonFiniteError, UsageError, nearest
+from metarl.support.options import at_least
+
+if TYPE_CHECKING:
+    import optuna
+
+Value = int | float | str
+Configure = Callable[[Mapping[str, Value]], FamilyRunConfig]
+"""The configuration of a run in which the searched options have these values."""
+
+STUDY = "study.log"
+"""File of the study, which Optuna's own tools read."""
+ASKED = "asked"
+"""Attribute of the study: what was searched, in which runs."""
+FAMILY_OPTION = "family_options."
+"""Prefix of an option of the family among the searched ones."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Search for the options of `metarl train` with which a learner adapts best.
+
+    All other options are those of `metarl train`, the same for every trial.
+    """
+
+    search: tuple[str, ...]
+    """Options to search: NAME=LOW:HIGH, NAME=LOW:HIGH:log, or NAME=A,B,C; an option of the family
+    is family_options.NAME."""
+    trials: int = 20
+    """Runs, each with its own values of these options."""
+    prune: bool = True
+    """End a trial early that stays below the median of the trials before it."""
+    processes: int = 0
+    """Trials at a time; 0 runs one per core."""
+    run_dir: Path | None = None
+    """Folder of the study, which holds the run folders; by default tunings/FAMILY."""
+    storage: str | None = None
+    """URL of a database for the study, as Optuna takes it; by default a file in the folder, which
+    several machines can share."""
+
+    def __post_init__(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            UsageError: an option is wrong; the message names it and what would be right.
+
+        """
+        at_least("--trials", self.trials, 1)
+        at_least("--processes", self.processes, 0)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial as the table of results shows it."""
+
+    number: int
+    state: str
+    """complete, pruned, running or fail, as Optuna names it."""
+    value: float | None
+    """Mean of the measure on held-out tasks after the last inner step; None if there is none."""
+    params: dict[str, Value]
+    """The values of the options that are searched."""
+    folder: Path
+
+
+def tune(tuning: Tuning, folder: Path, configure: Configure) -> list[Trial]:
+    """Runs the trials that are not finished yet; returns all of them, the best first.
+
+    Each trial has a process of its own. A SIGINT or SIGTERM ends every run with a checkpoint;
+    another call continues from there. Several machines may work on one folder.
+
+    Raises:
+        UsageError: the search is wrong, the study in the folder is another one, Optuna is not
+            installed, or a run failed.
+
+    """
+    require_optuna()
+    base = configure({})
+    distributions = parse_search(tuning.search, base)
+    for values in corners(distributions):  # reports wrong values before hours of work
+        configure(values)
+    if not base.eval_every or base.eval_every > base.iterations or not base.eval_splits:
+        raise UsageError(
+            f"--eval-every {base.eval_every} evaluates no trial of {base.iterations} iterations, "
+            "whose values would be compared"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    learner = make_learner(base)
+    study = open_study(folder, tuning, higher_is_better=learner.higher_is_better, create=True)
+    learner.close()
+    _check_same(study, tuning, base)
+    job_numbers: dict[Job, int] = {}
+
+    def jobs() -> Iterator[Job]:
+        for number in _numbers(study, folder, tuning.trials, distributions):
+            trial = trial_folder(folder, number)
+            trial.mkdir(exist_ok=True)
+            job = Job(
+                f"trial {number}",
+                run_trial,
+                (tuning, folder, number, configure),
+                trial / f"log-{socket.gethostname()}.txt",
+            )
+            job_numbers[job] = number
+            yield job
+
+    def described(job: Job) -> str:
+        trial = study.trials[job_numbers[job]]
+        value = "" if trial.value is None else f", {trial.value:.4g}"
+        return f"{trial.state.name.lower()}{value}"
+
+    codes = run_jobs(jobs(), at_a_time=tuning.processes, described=described)
+    for job, code in codes.items():
+        if code:
+            last = (job.log.read_text().strip() or "no output").splitlines()[-1]
+            raise UsageError(f"{job.name} ended with status {code}: {last} (in {job.log})")
+    return results(study, folder)
+
+
+def run_trial(tuning: Tuning, folder: Path, number: int, configure: Configure) -> None:
+    """Trains one trial from where it stopped, and tells the study its value."""
+    import optuna
+
+    study = open_study(folder, tuning)
+    frozen = study.trials[number]
+    # Only a trial that is asked for anew has a public constructor.
+    trial = optuna.trial.Trial(study, frozen._trial_id)
+    config = configure(frozen.params | {"run_dir": str(trial_folder(folder, number))})
+    learner = make_learner(config)
+    tag = f"{learner.eval_splits[0]}/step_{learner.test_steps}/mean"
+    pruned = False
+
+    def report(learner: BaseLearner, metrics: Mapping[str, float]) -> str | None:
+        nonlocal pruned
+        if tag in metrics and learner.iteration not in frozen.intermediate_values:
+            trial.report(metrics[tag], learner.iteration)
+        pruned = tuning.prune and learner.iteration < config.iterations and trial.should_prune()
+        return "below the median of the trials before: pruned" if pruned else None
+
+    try:
+        run(learner, [report])
+    except NonFiniteError as error:
+        print(f"the trial failed: {error}")
+        study.tell(number, state=optuna.trial.TrialState.FAIL)
+        return
+    if pruned:
+        study.tell(number, state=optuna.trial.TrialState.PRUNED)
+        return
+    evaluation = learner.evaluate(config.eval_tasks, split=learner.eval_splits[0])
+    learner.close()
+    study.tell(number, evaluation.metrics()[tag], skip_if_finished=True)
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    """The run folder of a trial."""
+    return folder / f"trial-{number:04d}"
+
+
+def results(study: optuna.Study, folder: Path) -> list[Trial]:
+    """The trials: the finished ones by their values, the best first, then the others."""
+    best_first = -1 if study.direction.name == "MAXIMIZE" else 1
+
+    def place(trial: Trial) -> tuple[bool, float]:
+        complete = trial.state == "complete" and trial.value is not None
+        return not complete, best_first * (trial.value or 0.0)
+
+    trials = [
+        Trial(t.number, t.state.name.lower(), t.value, t.params, trial_folder(folder, t.number))
+        for t in study.trials
+    ]
+    return sorted(trials, key=place)
+
+
+def open_study(
+    folder: Path, tuning: Tuning, *, higher_is_better: bool = True, create: bool = False
+) -> optuna.Study:
+    """The study of the folder, in its file or in the storage that `tuning` names.
+
+    Raises:
+        UsageError: the storage cannot be opened.
+
+    """
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        storage = tuning.storage or optuna.storages.JournalStorage(
+            JournalFileBackend(str(folder / STUDY))
+        )
+        if not create:
+            return optuna.load_study(
+                study_name=folder.name, storage=storage, pruner=optuna.pruners.MedianPruner()
+            )
+        return optuna.create_study(
+            study_name=folder.name,
+            storage=storage,
+            direction="maximize" if higher_is_better else "minimize",
+            load_if_exists=True,
+        )
+    except Exception as error:  # of any type that the database's driver raises
+        where = tuning.storage or folder / STUDY
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(f"study {where} cannot be opened: {reason}") from error
+
+
+def _check_same(study: optuna.Study, tuning: Tuning, base: FamilyRunConfig) -> None:
+    """Checks that the study in the storage searches the same, in the same runs."""
+    fixed = {n: v for n, v in base.to_json().items() if n not in base.changeable}
+    fixed["iterations"] = base.iterations
+    asked = json.loads(json.dumps({"search": sorted(tuning.search), **fixed}, default=str))
+    held = study.user_attrs.setdefault(ASKED, asked)
+    if differing := [name for name in asked if asked[name] != held.get(name)]:
+        name = differing[0]
+        raise UsageError(
+            f"the study has --{name.replace('_', '-')} {held.get(name)}, not {asked[name]}: give "
+            "another --run-dir for another study"
+        )
+    study.set_user_attr(ASKED, asked)
+
+
+def _numbers(
+    study: optuna.Study,
+    folder: Path,
+    trials: int,
+    distributions: dict[str, optuna.distributions.BaseDistribution],
+) -> Iterator[int]:
+    """Numbers of trials to run: first those that were interrupted, then new ones."""
+    from optuna.trial import TrialState
+
+    for trial in study.get_trials(states=[TrialState.RUNNING]):
+        if not is_in_use(trial_folder(folder, trial.number)):
+            yield trial.number
+    while True:
+        with _locked(folder / "lock"):  # two machines must not both begin the last one
+            if len(study.trials) >= trials:
+                return
+            number = study.ask(distributions).number
+        yield number
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def require_optuna() -> None:
+    """Checks that Optuna is installed.
+
+    Raises:
+        UsageError: it is not.
+
+    """
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        install = f'pip install "{DISTRIBUTION}[tune]"'
+        raise UsageError(f"metarl tune needs Optuna: {install} ({error})") from error
+
+
+def parse_search(
+    texts: tuple[str, ...], base: FamilyRunConfig
+) -> dict[str, optuna.distributions.BaseDistribution]:
+    """The distributions of the options that are searched, by name.
+
+    Raises:
+        UsageError: a text is not NAME=LOW:HIGH[:log] or NAME=A,B,C, or there is no such option.
+
+    """
+    hints = get_type_hints(type(base))
+    found: dict[str, optuna.distributions.BaseDistribution] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        name = name.lstrip("-").replace("-", "_")
+        if not (equals and values):
+            raise UsageError(
+                f"--search {text} must be NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B,C"
+            )
+        if name not in hints and not name.startswith(FAMILY_OPTION):
+            raise UsageError(f"--search {text}: no option {name}{nearest(name, hints)}")
+        if name in found:
+            raise UsageError(f"--search {text}: {name} is searched twice")
+        found[name] = _distribution(text, values, hints.get(name, float))
+    return found
+
+
+def _distribution(text: str, values: str, hint: Any) -> optuna.distributions.BaseDistribution:
+    import optuna
+
+    if ":" not in values:
+        return optuna.distributions.CategoricalDistribution(values.split(","))
+    low, high, *rest = values.split(":")
+    kinds = {hint, *get_args(hint)}
+    is_integer = int in kinds and float not in kinds
+    kind: Any = int if is_integer else float
+    try:
+        bounds = kind(low), kind(high)
+    except ValueError:
+        wanted = "whole numbers" if is_integer else "numbers"
+        raise UsageError(f"--search {text}: LOW and HIGH must be {wanted}") from None
+    is_log = rest == ["log"]
+    if (rest and not is_log) or not all(map(math.isfinite, bounds)) or not bounds[0] < bounds[1]:
+        raise UsageError(f"--search {text} must be LOW:HIGH or LOW:HIGH:log with LOW below HIGH")
+    if is_log and bounds[0] <= 0:
+        raise UsageError(f"--search {text}: LOW must be above 0 on a logarithmic scale")
+    if is_integer:
+        return optuna.distributions.IntDistribution(*bounds, log=is_log)
+    return optuna.distributions.FloatDistribution(*bounds, log=is_log)
+
+
+def corners(
+    distributions: Mapping[str, optuna.distributions.BaseDistribution],
+) -> Iterator[dict[str, Value]]:
+    """For each option, its lowest and highest value, or each of its choices, by itself."""
+    for name, distribution in distributions.items():
+        choices = getattr(distribution, "choices", None)
+        for value in choices or (distribution.low, distribution.high):  # type: ignore[attr-defined]
+            yield {name: value}
