@@ -15,13 +15,15 @@ SMALLER = {
     "evaluate": "--tasks 3",
     "compare": "--iterations 1 --seeds 1 --meta-batch-size 2 --episodes 2 --horizon 3 "
     "--eval-tasks 2",
+    "tune": "--trials 1 --iterations 1 --meta-batch-size 2 --episodes 2 --horizon 5 --eval-every 1 "
+    "--eval-tasks 2",
 }
 """What is added to a command, so that it takes seconds."""
 
 ELSEWHERE = {"pip", "pytest", "ruff"}
 """Programs that CI runs by itself."""
 
-STARTED = {"families", "plot"}
+STARTED = {"families", "plot", "tune"}
 """Commands of metarl that are started as a user starts them. The others run in a fork."""
 
 

@@ -1,11 +1,11 @@
 """The benchmarks run; what they measure is for people to look at, on a quiet machine."""
 
-from pathlib import Path
-
 import pytest
+from documentation import ROOT
 from forked import python
+from scaling import Inputs
 
-BENCHMARKS = Path(__file__).parents[1] / "experiments" / "benchmarks"
+BENCHMARKS, DOCS = ROOT / "experiments" / "benchmarks", ROOT / "docs"
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,25 @@ def test_a_benchmark_prints_figures_and_their_limit(script, options, told):
     line = next(line for line in result.stdout.splitlines() if line.startswith(told))
     assert any(word[0].isdigit() for word in line.split())
     assert "limit" in result.stdout
+
+
+def test_the_model_of_many_hosts_is_measured_and_gives_the_table_of_the_documentation(tmp_path):
+    script, own = str(BENCHMARKS / "scaling.py"), str(tmp_path / "inputs.json")
+    tiny = ("--measure-tasks", "4", "8", "--episodes", "2", "--rounds", "1", "--inputs", own)
+    measured, committed = python(script, *tiny), python(script)
+    for result in (measured, committed):
+        assert result.returncode == 0, result.stderr
+        assert "limit: efficiency of at least 0.9 with 2 processes; expected" in result.stdout
+    table = [line for line in committed.stdout.splitlines() if line.startswith("|")]
+    assert len(table) == 5
+    assert "\n".join(table) in (DOCS / "how-to" / "several-machines.md").read_text()
+
+
+def test_the_model_of_many_hosts_agrees_with_arithmetic():
+    inputs = Inputs(
+        fixed=1.0, task=0.5, collectives=10, bytes_fixed=0.0, bytes_task=1.25e9, step=0.1
+    )
+    # 40 tasks are 10 chunks of 4; of 8 hosts, two have 2 chunks. A message passes 7 hosts.
+    assert inputs.seconds(40, 1) == 21.0
+    assert inputs.seconds(40, 8) == pytest.approx(1.0 + 8 * 0.5 + 7 * (1.0 + 8.0))
+    assert inputs.efficiency(40, 8) == pytest.approx(21.0 / (8 * 68.0))

@@ -93,7 +93,7 @@ def table(inputs: Inputs) -> str:
 
 def measure(path: Path, tasks: tuple[int, int], episodes: int, rounds: int) -> None:
     """Measures the inputs on this machine, and writes them as JSON."""
-    small, large = (_alone(number, episodes, rounds) for number in tasks)
+    small, large = _alone(tasks, episodes, rounds)
     task = (large - small) / (tasks[1] - tasks[0])
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     sent = []
@@ -112,10 +112,11 @@ def measure(path: Path, tasks: tuple[int, int], episodes: int, rounds: int) -> N
     path.write_text(json.dumps(asdict(inputs), indent=2) + "\n")
 
 
-def _alone(tasks: int, episodes: int, rounds: int) -> float:
-    """Median seconds of an iteration in one process."""
-    learner = _learner(tasks, episodes)
-    return statistics.median([m["time/whole"] for m in learner.learn(rounds + 1)][1:])
+def _alone(tasks: tuple[int, int], episodes: int, rounds: int) -> list[float]:
+    """Median seconds of an iteration in one process, of both numbers of tasks in turn."""
+    learners = [_learner(number, episodes) for number in tasks]
+    seconds = [[learner.iterate()["time/whole"] for learner in learners] for _ in range(rounds + 1)]
+    return [statistics.median(times[1:]) for times in zip(*seconds, strict=True)]
 
 
 def _learner(tasks: int, episodes: int) -> Learner:
@@ -161,7 +162,7 @@ def main(
     inputs: Path = Path(__file__).parent / "results" / "scaling.json",
     measure_tasks: tuple[int, int] | None = None,
     episodes: int = 20,
-    rounds: int = 3,
+    rounds: int = 9,
     collectives: int | None = None,
 ) -> None:
     """Prints the expected efficiency.

@@ -72,8 +72,12 @@ def run_jobs(
                 process, job = running.pop(sentinel)
                 process.join()
                 codes[job] = process.exitcode or 0
-                failed = "stopped" if received else "failed"
-                _say(job, failed if codes[job] else described(job))
+                if codes[job] == IN_USE:
+                    _say(job, "another process has it")
+                elif codes[job]:
+                    _say(job, "stopped" if received else "failed")
+                else:
+                    _say(job, described(job))
             # Forwarded here, not in the handler, which may interrupt the start of a job.
             while forwarded < len(received):
                 forwarded += 1
