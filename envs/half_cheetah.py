@@ -6,7 +6,7 @@ arXiv 1810.06784). The physics are Gymnasium's HalfCheetah-v5, bit for bit.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -30,6 +30,7 @@ class HalfCheetah(Locomotion):
     reset_noise: ClassVar[float] = 0.1
     normal_velocities: ClassVar[bool] = True
     source: ClassVar[str] = "Finn 2017, ProMP"
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {"rl2": {"action_scale": 1.0}}
 
     observation: Literal["promp", "finn"] = "promp"
     """`promp`: joint positions without x, and velocities (17). `finn`: also the torso's

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rliable import library, metrics
 
+from metarl import Config, Learner, RL2Config, RL2Learner
 from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.statistics import (
     STATISTICS,
@@ -11,6 +13,7 @@ from metarl.evaluation.statistics import (
     interval,
     stratified_indices,
 )
+from metarl.tasks.task import select_tasks
 
 
 def evaluation(returns, seed=0):
@@ -129,3 +132,32 @@ def test_a_summary_by_hand():
 def test_metrics_do_not_change_when_they_are_asked_for_again():
     one = evaluation(np.random.default_rng(0).normal(size=(2, 9)))
     assert one.metrics() == one.metrics()
+
+
+def test_mean_actions_are_those_of_the_exported_policy():
+    learner = Learner(Config("envs:Navigation2D-v0", episodes=2, horizon=5))
+    evaluation = learner.evaluate(tasks=2, steps=1, adaptations=2, mean_actions=True)
+    env = learner.family.make()
+    for i in range(2):
+        task = select_tasks(evaluation.tasks, i)
+        policy = learner.adapt(task, steps=0).policy
+        env.unwrapped.task = task
+        observation, _ = env.reset()
+        total = 0.0
+        for _ in range(5):
+            action = policy(torch.from_numpy(observation).float()).detach().numpy()
+            observation, reward, *_ = env.step(action)
+            total += reward
+        assert evaluation.returns[0, i] == pytest.approx(total, abs=1e-4)
+    first, second = evaluation.adaptations.transpose(2, 0, 1)
+    assert np.array_equal(first[0], second[0])  # the initial policy without noise
+    assert not np.array_equal(first[1], second[1])  # adapted to other samples
+
+
+def test_a_trial_with_mean_actions_has_no_noise():
+    learner = RL2Learner(RL2Config("envs:Navigation2D-v0", trials=4, episodes=2, horizon=5))
+    evaluation = learner.evaluate(tasks=3, steps=1, adaptations=2, mean_actions=True)
+    first, second = evaluation.adaptations.transpose(2, 0, 1)
+    assert np.array_equal(first, second)
+    sampled = learner.evaluate(tasks=3, steps=1, adaptations=2)
+    assert not np.array_equal(*sampled.adaptations.transpose(2, 0, 1))

@@ -45,6 +45,8 @@ class _Evaluate:
     """Inner steps; by default as many as in training."""
     adaptations: int = 3
     """Independent adaptations to each task, whose returns are averaged."""
+    mean_actions: bool = False
+    """Take the most likely action in the episodes that are counted, not a sampled one."""
     test_later_lr: float | None = None
     """Factor on the step size of all inner steps after the first; by default that of the run."""
     clips: int = 0
@@ -65,10 +67,11 @@ def run(arguments: Sequence[str]) -> None:
     steps = learner.test_steps if options.steps is None else options.steps
     at_least("--steps", steps, 0)
     evaluations = evaluate_splits(
-        learner, options.splits, options.tasks, steps, options.adaptations
+        learner, options.splits, options.tasks, steps, options.adaptations, options.mean_actions
     )
     clips = clips_before_and_after(learner, evaluations[0], options.clips, steps)
-    data = write_report(options.run, learner, evaluations, clips)
+    about = {"actions": "mean" if options.mean_actions else "sampled"}
+    data = write_report(options.run, learner, evaluations, clips, about)
     for evaluation in evaluations:
         _print_summary(evaluation)
         print()

@@ -3,22 +3,28 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import tyro
 
 from metarl.cli.command_line import one_line_errors
 from metarl.cli.parsing import parse, peek
-from metarl.learners.config import FamilyRunConfig, RunConfig
+from metarl.learners.config import FamilyOption, FamilyRunConfig, RunConfig
 from metarl.learners.learner import BaseLearner
 from metarl.learners.maml_config import MAMLConfig
-from metarl.learners.presets import find_algorithm
+from metarl.learners.presets import find_algorithm, tuned_options
 from metarl.learners.registry import find_learner
 from metarl.runs.folder import CONFIG
 from metarl.runs.run import read_config, train
 from metarl.support.errors import UsageError
+from metarl.support.options import option
 from metarl.support.ranks import is_leader
+from metarl.tasks.family import make_family
+
+TUNED: Final = "tuned"
+"""Value of --preset."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,9 @@ class _Choices:
 
     learner: str | None = None
     algorithm: str | None = None
+    preset: str | None = None
     family: str | None = None
+    family_options: dict[str, FamilyOption] = field(default_factory=dict)
     run_dir: Path | None = None
     resume: bool = False
 
@@ -51,6 +59,8 @@ def run_experiment(
     arguments = sys.argv[1:] if arguments is None else arguments
     with one_line_errors():
         config = parse_config(default, description, arguments, command)
+        if is_leader() and isinstance(config, FamilyRunConfig) and config.preset == TUNED:
+            _print_tuned(config)
         learner = train(config)
     if not is_leader():
         return learner
@@ -92,4 +102,24 @@ def parse_config(
     if choices.algorithm is not None and isinstance(default, MAMLConfig):
         preset = find_algorithm(choices.algorithm)
         default = dataclasses.replace(default, algorithm=choices.algorithm, **preset.options)
+    if choices.preset == TUNED and isinstance(default, FamilyRunConfig):
+        family = make_family(
+            choices.family or default.family, 1, **(default.family_options | choices.family_options)
+        )
+        default = dataclasses.replace(
+            default, preset=TUNED, **tuned_options(family, _algorithm(default))
+        )
     return parse(type(default), arguments, description or type(default).__doc__, default, command)
+
+
+def _algorithm(config: FamilyRunConfig) -> str:
+    """The name under which a family ships options for this configuration."""
+    return config.algorithm if isinstance(config, MAMLConfig) else config.learner
+
+
+def _print_tuned(config: FamilyRunConfig) -> None:
+    """Prints the options that the family ships, with the values that the run has."""
+    family = make_family(config.family, config.horizon, **config.family_options)
+    names = tuned_options(family, _algorithm(config))
+    values = ", ".join(f"{option(name)} {getattr(config, name)}" for name in names)
+    print(f"preset of {config.family} for {_algorithm(config)}: {values}")

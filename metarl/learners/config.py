@@ -108,6 +108,9 @@ class FamilyRunConfig(RunConfig):
     """Task family, MODULE:ID; the module is imported first, from the working folder too."""
     family_options: dict[str, FamilyOption] = field(default_factory=dict)
     """The variant of the family, name and value in turn: `observation finn action_scale 1`."""
+    preset: Literal["none", "tuned"] = "none"
+    """`tuned` begins with the options that the family ships for the algorithm or the learner; each
+    can still be set."""
     horizon: Count | None = None
     """Steps after which an episode is truncated; that of the family if not given."""
     action_scale: Positive | None = None

@@ -16,7 +16,7 @@ from metarl.learners.config import FamilyRunConfig, RunConfig
 from metarl.policies.action_units import ActionUnits
 from metarl.policies.export import DeployedPolicy
 from metarl.policies.parameters import Parameters
-from metarl.sampling.actor import Adaptive
+from metarl.sampling.actor import Adaptive, MostLikely
 from metarl.sampling.data import Outcomes, Rollout, concatenated
 from metarl.sampling.rollout import collect
 from metarl.simulation.backends import Processes, choose_backend, make_simulations
@@ -133,6 +133,8 @@ class MetaLearner(BaseLearner):
     """Adaptations to each task of an evaluation, if their number is not given."""
     normalises: bool = False
     """Whether the learner normalises observations itself."""
+    learns_from_samples: bool = True
+    """Whether adaptation needs actions that were sampled; a policy gradient does."""
     adapts: bool = True
     """Whether more than one stage of an evaluation makes sense; not for an oracle."""
 
@@ -188,17 +190,20 @@ class MetaLearner(BaseLearner):
         key: RandomKey,
         stage: int,
         shard: Shard | None = None,
+        mean_actions: bool = False,
     ) -> Rollout:
         """Episodes of the tasks, arrays [tasks, ...], under what adapts to them.
 
         Args:
+            mean_actions: whether the most likely action is taken, not a sampled one.
             shard: which of all processes' tasks these are; the rollout is then padded to the
                 longest of all processes. All of them if not given.
 
         """
+        actor = adaptive.actor()
         rollout = collect(
             self._simulations_of(count_tasks(tasks)),
-            adaptive.actor(),
+            MostLikely(actor) if mean_actions else actor,
             self.units,
             tasks,
             self.episodes,
@@ -226,10 +231,13 @@ class MetaLearner(BaseLearner):
         steps: int | None = None,
         split: str = "test",
         adaptations: int | None = None,
+        mean_actions: bool = False,
     ) -> Evaluation:
         """Returns after 0..`steps` inner steps on held-out tasks, the same ones at every call.
 
-        The return of a task is a mean over so many `adaptations`, each from its own rollouts.
+        The return of a task is a mean over so many `adaptations`, each from its own rollouts. With
+        `mean_actions` it is that of the most likely actions. A learner that adapts by gradients
+        learns from further episodes with sampled actions; RL² remembers those that are shown.
         """
         number, repeats = tasks or self.config.eval_tasks, adaptations or self.test_adaptations
         steps = self.test_steps if steps is None else steps
@@ -238,7 +246,8 @@ class MetaLearner(BaseLearner):
         drawn = self.family.sample_tasks(number, fixed, split)
         shard = self.shard(number * repeats)
         repeated = {name: np.repeat(values, repeats, 0) for name, values in drawn.items()}
-        _, rollouts = self._adaptation(select_tasks(repeated, shard.tasks), steps, key, shard)
+        own = select_tasks(repeated, shard.tasks)
+        _, rollouts = self._adaptation(own, steps, key, shard, mean_actions)
         outcomes = self.outcomes(rollouts)
 
         def per_adaptation(values: Tensor) -> np.ndarray:
@@ -312,14 +321,22 @@ class MetaLearner(BaseLearner):
         self._simulations = {}
 
     def _adaptation(
-        self, tasks: Tasks, steps: int, key: RandomKey, shard: Shard | None = None
+        self,
+        tasks: Tasks,
+        steps: int,
+        key: RandomKey,
+        shard: Shard | None = None,
+        mean_actions: bool = False,
     ) -> tuple[Adaptive, list[Rollout]]:
         """Alternates rollouts and inner steps: what is adapted, and rollouts 0 to `steps`."""
         adaptive = self.begin(tasks, testing=True)
-        rollouts = [self.sample(adaptive, tasks, key, 0, shard)]
+        rollouts = [self.sample(adaptive, tasks, key, 0, shard, mean_actions)]
         for stage in range(1, steps + 1):
-            adaptive = adaptive.learn(rollouts[-1])
-            rollouts.append(self.sample(adaptive, tasks, key, stage, shard))
+            experience = rollouts[-1]
+            if mean_actions and self.learns_from_samples:
+                experience = self.sample(adaptive, tasks, key, stage - 1, shard)
+            adaptive = adaptive.learn(experience)
+            rollouts.append(self.sample(adaptive, tasks, key, stage, shard, mean_actions))
         return adaptive, rollouts
 
     def _paths(self, rollouts: list[Rollout], repeats: int) -> list[np.ndarray] | None:

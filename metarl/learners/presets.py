@@ -7,6 +7,7 @@ from metarl.support.errors import UsageError, nearest
 
 if TYPE_CHECKING:  # listing the algorithms does not load Gymnasium
     from metarl.support.types import Json
+    from metarl.tasks.family import TaskFamily
 
 
 @dataclass(frozen=True)
@@ -119,3 +120,17 @@ def find_algorithm(name: str) -> Algorithm:
             f"--algorithm {name} must be one of {', '.join(known)}{nearest(name, known)}"
         )
     return known[name]
+
+
+def tuned_options(family: "TaskFamily", name: str) -> "Json":
+    """The options that the family ships for an algorithm or a learner.
+
+    Raises:
+        UsageError: it ships none for this one; names those for which it does.
+
+    """
+    if name not in family.tuned:
+        has = f"for {', '.join(family.tuned)} alone" if family.tuned else "for none"
+        raise UsageError(f"--preset tuned: {family.id} ships options {has}, not for {name}")
+    options = family.tuned[name]
+    return {n: tuple(v) if isinstance(v, list) else v for n, v in options.items()}

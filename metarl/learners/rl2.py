@@ -105,7 +105,7 @@ class RL2Config(FamilyRunConfig):
             )
         minibatches = min(cls.minibatches, trials)
         sizes = {"trials": trials, "episodes": episodes, "minibatches": minibatches}
-        return super().at_budget(budget, **sizes, **options)
+        return super().at_budget(budget, **(options | sizes))
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,7 @@ class RL2Learner(MetaLearner):
     config: RL2Config
     episodes = 1  # of a trial, in each stage
     normalises = True
+    learns_from_samples = False
 
     def __init__(self, config: RL2Config, family: TaskFamily | None = None):
         """`family` replaces the one that the configuration names."""

@@ -28,12 +28,13 @@ def evaluate_splits(
     tasks: int | None = None,
     steps: int | None = None,
     adaptations: int = 1,
+    mean_actions: bool = False,
 ) -> list[Evaluation]:
     """Evaluates each split after 0..`steps` inner steps; by default test, train and beyond."""
     named = splits or [split for split in EVALUATED_SPLITS if split in learner.family.splits]
     for split in named:
         learner.family.check_split(split)
-    return [learner.evaluate(tasks, steps, split, adaptations) for split in named]
+    return [learner.evaluate(tasks, steps, split, adaptations, mean_actions) for split in named]
 
 
 def write_report(

@@ -107,3 +107,35 @@ class PolicyActor:
 
     def remember(self, actions: Tensor, rewards: Tensor, active: Tensor) -> None:
         """Nothing: the policy has no memory."""
+
+
+@dataclass(frozen=True)
+class MostLikely:
+    """An actor that always takes the most likely action: the mean of a normal distribution."""
+
+    actor: Actor
+
+    @property
+    def device(self) -> torch.device:
+        """Where actions are computed."""
+        return self.actor.device
+
+    def part(self, tasks: slice) -> "MostLikely":
+        """The actor of some of the tasks."""
+        return MostLikely(self.actor.part(tasks))
+
+    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
+        """None at all: `Distribution.sample` takes the mode then."""
+        return np.zeros_like(self.actor.noise(generator, *shape))
+
+    def perceive(self, observations: Tensor) -> Tensor:
+        """What the actor sees."""
+        return self.actor.perceive(observations)
+
+    def act(self, inputs: Tensor) -> tuple[Distribution, Tensor | None]:
+        """What the actor does."""
+        return self.actor.act(inputs)
+
+    def remember(self, actions: Tensor, rewards: Tensor, active: Tensor) -> None:
+        """What the actor keeps."""
+        self.actor.remember(actions, rewards, active)

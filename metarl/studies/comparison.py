@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
@@ -12,7 +14,7 @@ from metarl.learners.config import Budget, FamilyRunConfig
 from metarl.learners.learner import MetaLearner
 from metarl.learners.maml import MAMLLearner
 from metarl.learners.maml_config import MAMLConfig
-from metarl.learners.presets import ALGORITHMS, CONTROLS, RL2, find_algorithm
+from metarl.learners.presets import ALGORITHMS, CONTROLS, RL2, find_algorithm, tuned_options
 from metarl.learners.registry import LEARNERS, find_learner, known_learners, make_learner
 from metarl.runs.folder import CONFIG, EVALUATION
 from metarl.runs.report import write_report
@@ -44,6 +46,9 @@ class Comparison:
     """Task family, MODULE:ID."""
     family_options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Options of the family, alternating names and values."""
+    preset: Literal["none", "tuned"] = "none"
+    """`tuned` trains each algorithm and control with the options that the family ships for it, if
+    there are some."""
     algorithms: tuple[str, ...] = ("maml-trpo",)
     """Algorithms, as `metarl algorithms` lists them; each has its own preset."""
     controls: tuple[str, ...] = ()
@@ -122,7 +127,12 @@ class Comparison:
 
     def config(self, name: str, seed: int) -> FamilyRunConfig:
         """The configuration of one run; `name` is an algorithm, a control or a learner."""
+        tuned: Mapping[str, Any] = {}
+        if self.preset == "tuned":
+            family = make_family(self.family, 1, **self.family_options)
+            tuned = tuned_options(family, name) if name in family.tuned else {}
         shared: Json = {
+            **tuned,
             "family": self.family,
             "family_options": self.family_options,
             "horizon": self.horizon,
@@ -131,6 +141,7 @@ class Comparison:
             "eval_every": 0,
             "run_dir": self.run_folder(name, seed),
             "resume": True,
+            "preset": self.preset,
         }
         tasks = self.meta_batch_size * self.episodes
         if name not in ALGORITHMS | CONTROLS:
@@ -139,17 +150,17 @@ class Comparison:
                 raise UsageError(f"{name} cannot be compared: it does not train on task families")
             budget = Budget(2 * self.iterations * tasks, tasks, self.inner_steps + 1)
             return config_class.at_budget(budget, learner=name, **shared)
-        stages = 1 + find_algorithm(name).options.get("inner_steps", 1)
+        preset = {**find_algorithm(name).options, **tuned}
+        stages = 1 + preset.get("inner_steps", 1)
         if self.inner_lr is not None:
             shared["inner_lr"] = self.inner_lr
-        return MAMLConfig.of(
-            name,
-            iterations=0 if name == "random" else max(1, 2 * self.iterations // stages),
-            meta_batch_size=self.meta_batch_size,
-            episodes=self.episodes,
-            test_later_lr=self.test_later_lr,
-            **shared,
-        )
+        sizes: Json = {
+            "iterations": 0 if name == "random" else max(1, 2 * self.iterations // stages),
+            "meta_batch_size": self.meta_batch_size,
+            "episodes": self.episodes,
+            "test_later_lr": self.test_later_lr,
+        }
+        return MAMLConfig.of(name, **(shared | sizes))
 
 
 def compare(comparison: Comparison) -> list[Line]:

@@ -64,6 +64,8 @@ class DeclaredFamily:
 
     source: ClassVar[str] = ""
     """The papers and implementations that define the family."""
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Options with which `--preset tuned` trains, by the name of an algorithm or a learner."""
 
     action_scale: float = 1.0
     """Policy actions from -scale to scale cover the range of bounded actions. The published

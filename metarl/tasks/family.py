@@ -8,6 +8,7 @@ these names for its own purposes:
 - `tasks`, a `TaskDistribution` that draws the tasks if there is no `sample_task`;
 - `splits`, a tuple or list of names with at least train and test;
 - `visible`, a collection of the names of parameters that observations may show (otherwise none);
+- `tuned`, a dict of options of `metarl train`, by the name of an algorithm or a learner;
 - `family`, a `DeclaredFamily`: the declaration that the environment was made from.
 
 Without `sample_task` and `tasks`, tasks are uniform over `task_space`, and a finite space of more
@@ -23,10 +24,10 @@ import importlib.metadata
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import gymnasium
 import numpy as np
@@ -162,6 +163,13 @@ class TaskFamily:
     def action_scale(self) -> float:
         """Policy actions from -scale to scale cover the range of bounded actions."""
         return 1.0 if self.declaration is None else self.declaration.action_scale
+
+    @property
+    def tuned(self) -> Mapping[str, Mapping[str, Any]]:
+        """Options of `metarl train`, by the name of an algorithm or a learner."""
+        if self.declaration is not None:
+            return self.declaration.tuned
+        return _of_type(self.task_env, "tuned", dict) or {}
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -1,0 +1,123 @@
+"""`--preset tuned`: options that a family ships for an algorithm or a learner."""
+
+import json
+from typing import ClassVar
+
+import gymnasium
+import numpy as np
+import pytest
+
+from metarl.cli.main import main
+from metarl.learners.maml_config import MAMLConfig
+from metarl.learners.presets import ALGORITHMS, CONTROLS
+from metarl.learners.registry import find_learner, known_learners
+from metarl.studies.comparison import Comparison
+from metarl.tasks.family import make_family, registered_families
+
+FAMILY = f"{__name__}:Tuned-v0"
+TINY = ("--iterations", "1", "--horizon", "3", "--eval-every", "0")
+SIZES = ("--meta-batch-size", "2", "--episodes", "2")
+
+
+class Tuned(gymnasium.Env):
+    """An environment with tuned options, as a user writes one."""
+
+    tuned: ClassVar = {
+        "maml-trpo": {"inner_lr": 0.3, "gae_lambda": 1.0, "hidden_sizes": [8, 8]},
+        "promp": {"inner_lr": 0.2, "meta_batch_size": 3},
+        "rl2": {"action_scale": 2.0, "trials": 7},
+    }
+
+    def __init__(self):
+        self.observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+        self.task_space = gymnasium.spaces.Dict(place=gymnasium.spaces.Box(-1.0, 1.0, ()))
+        self.task = {"place": 0.0}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), -abs(action[0] - self.task["place"]), False, False, {}
+
+
+gymnasium.register("Tuned-v0", entry_point=Tuned, max_episode_steps=3)
+
+
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())["config"]
+
+
+def test_what_is_typed_stands_over_the_familys_options(tmp_path, capsys):
+    options = ("--family", FAMILY, "--preset", "tuned", "--inner-lr", "0.4", *TINY, *SIZES)
+    main(["train", *options, "--run-dir", str(tmp_path)])
+    config = config_of(tmp_path)
+    assert config["preset"] == "tuned"
+    assert (config["inner_lr"], config["gae_lambda"], config["hidden_sizes"]) == (0.4, 1.0, [8, 8])
+    told = f"preset of {FAMILY} for maml-trpo: --inner-lr 0.4, --gae-lambda 1.0, --hidden-sizes"
+    assert told in capsys.readouterr().out
+    main(["train", "--resume", "--run-dir", str(tmp_path), "--iterations", "2"])
+    assert config_of(tmp_path) == config | {"iterations": 2, "resume": True}
+
+
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [
+        (("--algorithm", "promp", "--meta-batch-size", "2"), {"inner_lr": 0.2, "outer": "ppo"}),
+        (("--learner", "rl2"), {"action_scale": 2.0, "trials": 7}),
+    ],
+)
+def test_each_algorithm_and_learner_has_its_own(tmp_path, choice, expected):
+    main(
+        [
+            *("train", "--family", FAMILY, "--preset", "tuned", *choice, "--episodes", "2", *TINY),
+            *("--run-dir", str(tmp_path)),
+        ]
+    )
+    config = config_of(tmp_path)
+    assert {name: config[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--family", FAMILY, "--algorithm", "anil"),
+            "ships options for maml-trpo, promp, rl2 alone, not for anil",
+        ),
+        (("--family", "envs:Navigation2D-v0"), "ships options for none, not for maml-trpo"),
+        (("--family", "envs:Navigation2D-v0", "--preset", "tunde"), "tunde"),
+    ],
+)
+def test_where_there_are_none_the_message_says_so(tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit) as exit:
+        main(["train", "--preset", "tuned", *options, "--run-dir", str(tmp_path / "run")])
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_comparison_takes_those_that_there_are_and_keeps_its_own_sizes():
+    plain = Comparison(family=FAMILY, algorithms=("promp", "anil"), meta_batch_size=5, episodes=4)
+    tuned = Comparison(**(vars(plain) | {"preset": "tuned"}))
+    assert plain.config("promp", 1).inner_lr != 0.2
+    promp = tuned.config("promp", 1)
+    assert (promp.inner_lr, promp.meta_batch_size, promp.preset) == (0.2, 5, "tuned")
+    assert tuned.config("anil", 1).inner_lr == plain.config("anil", 1).inner_lr
+    rl2 = tuned.config("rl2", 1)
+    assert (rl2.action_scale, rl2.trials) == (2.0, 5)
+    assert rl2.iterations == plain.config("rl2", 1).iterations
+
+
+@pytest.mark.parametrize("name", registered_families())
+def test_what_shipped_families_ship_can_be_trained(name):
+    for algorithm, options in make_family(name).tuned.items():
+        assert options
+        if algorithm in ALGORITHMS | CONTROLS:
+            MAMLConfig.of(algorithm, family=name, **options)
+        else:
+            assert algorithm in known_learners()
+            find_learner(algorithm).Config(family=name, **options)
