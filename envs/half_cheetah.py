@@ -75,6 +75,12 @@ class HalfCheetahDir(HalfCheetah):
 class HalfCheetahVel(HalfCheetah):
     """Run at a given speed: r = −|v − g| − .05 ‖a‖²; g uniform over [0, maximum_velocity] m/s."""
 
+    # experiments/benchmarks/results/outer_update.txt
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        **HalfCheetah.tuned,
+        "maml-trpo": {"gae_lambda": 1.0, "max_kl": 0.03},
+    }
+
     maximum_velocity: float = 2.0
     """m/s: 2 in Finn, Deleu and garage, 3 in ProMP, PEARL and VariBAD."""
 

@@ -58,9 +58,10 @@ class MAMLConfig(OuterOptions, FamilyRunConfig):
     normalise_observations: bool = False
     """Normalise observations by their mean and standard deviation over all earlier iterations."""
 
-    estimator: Estimator = "lvc"
+    estimator: Estimator = "naive"
     """Surrogate that the inner loop maximises. All have the same gradient. They differ in the
-    derivative of this gradient, which the meta-gradient needs; first_order leaves it out."""
+    derivative of this gradient, which the meta-gradient needs; first_order leaves it out. Naive
+    learns both half cheetahs in fewer steps than lvc, in spite of its bias."""
     sampling_correction: bool = False
     """Credit the actions before adaptation with the return after it (E-MAML). It is meant for the
     naive estimator: dice, loaded_dice and taypo2 include this effect already."""

@@ -24,18 +24,18 @@ class Algorithm:
 
 ALGORITHMS: dict[str, Algorithm] = {
     "maml-trpo": Algorithm(
-        "second order with low-variance curvature, trust region between adapted policies",
+        "second order, trust region between adapted policies",
         "Finn et al. 2017, arXiv 1703.03400",
     ),
     "promp": Algorithm(
         "low-variance curvature, clipped outer surrogate, penalty on the change before adaptation",
         "Rothfuss et al. 2018, arXiv 1810.06784",
-        {"outer": "ppo", "inner_kl_penalty": 5e-4},
+        {"outer": "ppo", "estimator": "lvc", "inner_kl_penalty": 5e-4},
     ),
     "maml-ppo": Algorithm(
         "the log-likelihood inner loss of MAML with a clipped outer surrogate",
         "Finn et al. 2017, arXiv 1703.03400; Schulman et al. 2017, arXiv 1707.06347",
-        {"outer": "ppo", "estimator": "naive"},
+        {"outer": "ppo"},
     ),
     "maml-pg": Algorithm(
         "the meta-gradient by Adam, without a trust region",
@@ -45,7 +45,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "e-maml": Algorithm(
         "credit for what was sampled before adaptation",
         "Stadie et al. 2018, arXiv 1803.01118",
-        {"estimator": "naive", "sampling_correction": True, "correction_over_steps": "mean"},
+        {"sampling_correction": True, "correction_over_steps": "mean"},
     ),
     "dice-maml": Algorithm(
         "exact derivatives of any order, of high variance",
