@@ -39,7 +39,7 @@ def start(ranks, command, *arguments, cwd, options=()):
             *("--nproc-per-node", str(ranks), *command, *map(str, arguments)),
         ],
         cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -202,7 +202,7 @@ def test_few_shot_learning_computes_the_same_with_any_number_of_processes(tmp_pa
     for number in (1, ranks):
         process = start(number, (str(script),), *options, "--run-dir", number, cwd=tmp_path)
         status, output, errors = finish(process)
-        assert status == 0, errors
+        assert status == 0, output + errors
         assert output.count("iteration 4/4") == 1
     assert numbers(tmp_path / str(ranks)) == numbers(tmp_path / "1")
 
@@ -357,6 +357,6 @@ def test_two_machines_share_the_runs_of_a_comparison(tmp_path, hosts):
     for status, _, errors in results:
         assert status == 0 or "is in use by another process" in errors
     status, output, errors = finish(compare(hosts[0]))
-    assert status == 0, errors
+    assert status == 0, output + errors
     assert output.count("finished before") == 6
     assert "reptile" in output

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from metarl.support.errors import UsageError
-from metarl.support.options import Count, Positive, WholeNumber, check_ranges
+from metarl.support.options import Count, NonNegative, Positive, WholeNumber, check_ranges
 
 FamilyOption = bool | int | float | str
 
@@ -56,6 +56,13 @@ class RunConfig:
     """Iterations between evaluations on held-out tasks; 0 never evaluates."""
     eval_tasks: Count = 40
     """Held-out tasks of an evaluation."""
+    target: float | None = None
+    """Measure on held-out tasks, after the last inner step, at which the run ends."""
+    patience: WholeNumber = 0
+    """Evaluations on held-out tasks without a better one after which the run ends; 0: any number.
+    The best checkpoint is kept."""
+    time_limit: NonNegative = 0.0
+    """Minutes of training, in all its parts, after which the run ends; 0: any number."""
     checkpoint_every: Count = 10
     """Iterations between checkpoints; the last iteration always has one."""
     keep_checkpoints: Count = 3
@@ -66,6 +73,7 @@ class RunConfig:
     changeable: ClassVar[frozenset[str]] = frozenset(
         (
             *("iterations", "run_dir", "resume", "device", "threads", "eval_every", "eval_tasks"),
+            *("target", "patience", "time_limit"),
             *("rank_timeout", "checkpoint_every", "keep_checkpoints", "sinks"),
         )
     )
@@ -74,6 +82,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Checks every choice and every number."""
         check_ranges(self)
+        if not self.eval_every and (self.patience or self.target is not None):
+            name = "patience" if self.patience else "target"
+            raise UsageError(f"--{name} needs evaluations: --eval-every must be at least 1")
 
     @property
     def run_folder(self) -> Path:

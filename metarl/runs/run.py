@@ -21,6 +21,7 @@ from metarl.runs.checkpoint import load_newest
 from metarl.runs.display import Display
 from metarl.runs.folder import CONFIG, RunFolder
 from metarl.runs.sinks import check_sinks
+from metarl.runs.stopping import held_out_tag, reason_to_stop
 from metarl.support.distribution import installed_version
 from metarl.support.errors import UsageError
 from metarl.support.options import option
@@ -231,11 +232,12 @@ def _loop(
                     alarms.add(name)
                     folder.say("alarms", f"**{name}**: {message}", learner.iteration)
                     display.say(f"iteration {learner.iteration}: {message}", "yellow")
-            reasons = [reason for call in callbacks if (reason := call(learner, metrics))]
-            for reason in reasons:
+            reasons = [reason_to_stop(history, learner)]
+            reasons += [call(learner, metrics) for call in callbacks]
+            for reason in filter(None, reasons):
                 display.say(f"iteration {learner.iteration}: {reason}")
             # Read once: a later signal must not end the run before this iteration is saved.
-            last = stopped(bool(reasons))
+            last = stopped(any(reasons))
             ends = last or learner.iteration == config.iterations
             if ends or learner.iteration % config.checkpoint_every == 0:
                 state = learner.state() | {"seconds": metrics["seconds"]}
@@ -263,7 +265,7 @@ def _evaluated(learner: BaseLearner, folder: RunFolder, display: Display) -> dic
 
 def _best_iteration(learner: BaseLearner, history: list[dict[str, float]]) -> int | None:
     """The iteration with the best measure on held-out tasks; None if none was evaluated."""
-    tag = f"{learner.eval_splits[0]}/step_{learner.test_steps}/mean" if learner.eval_splits else ""
+    tag = held_out_tag(learner)
     evaluated = [metrics for metrics in history if tag in metrics]
     if not evaluated:
         return None

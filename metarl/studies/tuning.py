@@ -22,6 +22,7 @@ from metarl.learners.learner import BaseLearner
 from metarl.learners.registry import make_learner
 from metarl.runs.folder import is_in_use
 from metarl.runs.run import run
+from metarl.runs.stopping import held_out_tag
 from metarl.studies.jobs import IN_USE, Job, run_jobs
 from metarl.support.distribution import DISTRIBUTION
 from metarl.support.errors import NonFiniteError, UsageError, nearest
@@ -155,7 +156,7 @@ def run_trial(tuning: Tuning, folder: Path, number: int, configure: Configure) -
     trial = optuna.trial.Trial(study, frozen._trial_id)
     config = configure(frozen.params | {"run_dir": str(trial_folder(folder, number))})
     learner = make_learner(config)
-    tag = f"{learner.eval_splits[0]}/step_{learner.test_steps}/mean"
+    tag = held_out_tag(learner)
     pruned = False
 
     def report(learner: BaseLearner, metrics: Mapping[str, float]) -> str | None:

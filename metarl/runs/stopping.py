@@ -1,0 +1,31 @@
+"""Why a run ends before its last iteration: options that every run has."""
+
+from collections.abc import Sequence
+
+from metarl.learners.learner import BaseLearner
+
+
+def held_out_tag(learner: BaseLearner) -> str:
+    """The metric by which a run is judged: of the first split, after the last inner step.
+
+    No metric has this name where nothing is evaluated.
+    """
+    split = learner.eval_splits[0] if learner.eval_splits else "nothing"
+    return f"{split}/step_{learner.test_steps}/mean"
+
+
+def reason_to_stop(history: Sequence[dict[str, float]], learner: BaseLearner) -> str | None:
+    """Why the run ends after the newest iteration of its history; None if it goes on."""
+    config, tag, newest = learner.config, held_out_tag(learner), history[-1]
+    if config.time_limit and newest["seconds"] >= 60 * config.time_limit:
+        return f"{newest['seconds'] / 60:.1f} minutes of training: --time-limit ends the run"
+    if tag not in newest:
+        return None
+    sign = 1 if learner.higher_is_better else -1
+    values = [sign * metrics[tag] for metrics in history if tag in metrics]
+    if config.target is not None and values[-1] >= sign * config.target:
+        return f"{newest[tag]:.4g} on held-out tasks: --target {config.target:g} is reached"
+    since = len(values) - 1 - max(range(len(values)), key=values.__getitem__)
+    if 0 < config.patience <= since:
+        return f"no better on held-out tasks in {since} evaluations: --patience ends the run"
+    return None

@@ -1,0 +1,108 @@
+"""Runs that end before their last iteration: --target, --patience, --time-limit and callbacks."""
+
+import json
+
+import pytest
+
+from metarl import Config, Learner, UsageError, train
+from metarl.cli.main import main
+from metarl.runs.stopping import reason_to_stop
+
+TAG = "test/step_1/mean"
+SMALL = {
+    "family": "envs:Navigation2D-v0",
+    "meta_batch_size": 2,
+    "episodes": 2,
+    "horizon": 3,
+    "eval_every": 1,
+    "eval_tasks": 2,
+    "iterations": 5,
+}
+
+
+class Judged:
+    """What the rule looks at of a learner."""
+
+    eval_splits, test_steps, higher_is_better = ("test",), 1, True
+
+    def __init__(self, **options):
+        self.config = Config(**SMALL, **options)
+
+
+class JudgedByLoss(Judged):
+    higher_is_better = False
+
+
+def history(*values, seconds=1.0):
+    return [{"seconds": seconds} | ({} if v is None else {TAG: float(v)}) for v in values]
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "stops"),
+    [
+        ({}, [1, 0, 0, 0], False),
+        ({"target": 3}, [1, 2.9], False),
+        ({"target": 3}, [1, 3], True),
+        ({"target": 3}, [4, None], False),
+        ({"patience": 2}, [1, 0, 2], False),
+        ({"patience": 2}, [1, 2, 1.5], False),
+        ({"patience": 2}, [1, 2, 1.5, 2], True),
+        ({"patience": 2}, [1, 2, None, 1.5, None, 1], True),
+        ({"patience": 2}, [1, 2, 1.5, 1, None], False),
+    ],
+)
+def test_the_rule_by_hand(options, values, stops):
+    assert (reason_to_stop(history(*values), Judged(**options)) is not None) == stops
+    negated = [v if v is None else -v for v in values]
+    if "target" in options:
+        options = {"target": -options["target"]}
+    assert (reason_to_stop(history(*negated), JudgedByLoss(**options)) is not None) == stops
+
+
+def test_the_time_is_that_of_the_whole_run():
+    assert reason_to_stop(history(1, seconds=59.9), Judged(time_limit=1)) is None
+    assert "1.0 minutes" in reason_to_stop(history(1, seconds=60.0), Judged(time_limit=1))
+
+
+def test_a_run_ends_with_a_checkpoint_and_goes_on_with_another_limit(tmp_path, capsys):
+    options = ["--run-dir", str(tmp_path), "--resume"]
+    first = [
+        word
+        for name, value in SMALL.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    main(["train", *first, *options, "--target", "-1000"])
+    output = capsys.readouterr().out
+    assert "on held-out tasks: --target -1000 is reached" in output
+    assert "next: metarl evaluate" in output
+
+    def iterations():
+        lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["iteration"] for line in lines]
+
+    assert iterations() == [1]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000001"]
+    main(["train", *options, "--target", "1000"])
+    assert iterations() == [1, 2, 3, 4, 5]
+
+
+def test_a_callback_sees_every_iteration_and_ends_the_run(tmp_path, capsys):
+    seen = []
+
+    def call(learner, metrics):
+        assert isinstance(learner, Learner)
+        seen.append(metrics["iteration"])
+        return "enough" if len(seen) == 2 else None
+
+    learner = train(Config(**SMALL, run_dir=tmp_path), [call])
+    assert seen == [1, 2]
+    assert learner.iteration == 2
+    assert "iteration 2: enough" in capsys.readouterr().out
+    assert (tmp_path / "checkpoints" / "000002").exists()
+
+
+@pytest.mark.parametrize("option", [{"patience": 1}, {"target": 0.0}])
+def test_without_evaluations_there_is_nothing_to_wait_for(option):
+    (name,) = option
+    with pytest.raises(UsageError, match=f"--{name} needs evaluations"):
+        Config(**SMALL | {"eval_every": 0}, **option)
