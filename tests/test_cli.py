@@ -265,3 +265,37 @@ def test_a_family_of_ones_own_trains_from_its_folder_beside_a_package_called_env
         assert result.returncode == 0, result.stderr
         assert "iteration 1/1" in result.stdout
         options[3] = "another"
+
+
+def test_several_seeds_are_the_runs_of_each_one(tmp_path, capsys):
+    options = ["train", "--family", "envs:Navigation2D-v0", *TINY]
+    main([*options, "--seeds", "1", "2", "--run-dir", str(tmp_path / "several")])
+    output = capsys.readouterr().out
+    assert "seed 1: finished" in output
+    assert "seed 2: finished" in output
+    main([*options, "--seed", "2", "--run-dir", str(tmp_path / "one")])
+
+    def returns(folder):
+        metrics = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+        return [value for name, value in metrics.items() if name.startswith("return/")]
+
+    assert returns(tmp_path / "several" / "seed-2") == returns(tmp_path / "one")
+    assert returns(tmp_path / "several" / "seed-1") != returns(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        (["1", "1"], "--seeds 1 1 must name at least one seed, and each once"),
+        (["1", "x"], "x"),
+        (["1", "-2"], "--seed -2"),
+    ],
+)
+def test_wrong_seeds_are_refused_before_any_run_begins(tmp_path, capsys, seeds, message):
+    with pytest.raises(SystemExit) as exit:
+        main(["train", "--family", DIR, "--run-dir", str(tmp_path / "run"), "--seeds", *seeds])
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()

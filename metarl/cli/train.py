@@ -1,6 +1,7 @@
 """`metarl train`, and the main function of experiment scripts."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,8 @@ from typing import Final
 
 import tyro
 
-from metarl.cli.command_line import one_line_errors
-from metarl.cli.parsing import parse, peek
+from metarl.cli.command_line import LAUNCHED, one_line_errors
+from metarl.cli.parsing import parse, parse_known, peek
 from metarl.learners.config import FamilyOption, FamilyRunConfig, RunConfig
 from metarl.learners.learner import BaseLearner
 from metarl.learners.maml_config import MAMLConfig
@@ -18,13 +19,16 @@ from metarl.learners.presets import find_algorithm, tuned_options
 from metarl.learners.registry import find_learner
 from metarl.runs.folder import CONFIG
 from metarl.runs.run import read_config, train
+from metarl.studies.jobs import LOG, Job, expect_success, run_jobs
 from metarl.support.errors import UsageError
 from metarl.support.options import option
+from metarl.support.parallel import available_cores
 from metarl.support.ranks import is_leader
 from metarl.tasks.family import make_family
 
 TUNED: Final = "tuned"
 """Value of --preset."""
+SEVERAL = "--seeds 1 2 3 trains a run for each seed, as many at a time as there are cores."
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,26 @@ class _Choices:
     resume: bool = False
 
 
+@dataclass(frozen=True)
+class _Several:
+    """Options of several runs at once, which no run has itself."""
+
+    seeds: tuple[int, ...]
+
+    @property
+    def distinct(self) -> tuple[int, ...]:
+        """The seeds.
+
+        Raises:
+            UsageError: there is none, or one of them twice.
+
+        """
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            named = " ".join(map(str, self.seeds))
+            raise UsageError(f"--seeds {named} must name at least one seed, and each once")
+        return self.seeds
+
+
 def run(arguments: Sequence[str]) -> None:
     """Trains a learner."""
     run_experiment(None, None, arguments, "train")
@@ -50,14 +74,24 @@ def run_experiment(
     description: str | None = None,
     arguments: Sequence[str] | None = None,
     command: str | None = None,
-) -> BaseLearner:
+) -> BaseLearner | None:
     """The main function of an experiment: parses the command line over `default` and trains.
 
     A wrong command line ends the program with one line and exit status 2. The usage names
-    `command`, a subcommand of metarl, or the script if it is not given.
+    `command`, a subcommand of metarl, or the script if it is not given. With `--seeds` each seed is
+    trained by a process of its own, and there is no learner to return.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     with one_line_errors():
+        if any(word.split("=")[0] == "--seeds" for word in arguments):
+            several, others = parse_known(_Several, arguments, None, command or "train")
+            _train_each(
+                [
+                    parse_config(default, description, _of_seed(others, seed), command)
+                    for seed in several.distinct
+                ]
+            )
+            return None
         config = parse_config(default, description, arguments, command)
         if is_leader() and isinstance(config, FamilyRunConfig) and config.preset == TUNED:
             _print_tuned(config)
@@ -67,6 +101,33 @@ def run_experiment(
     folder = config.run_folder
     print(f"next: metarl evaluate {folder}, metarl adapt {folder}, tensorboard --logdir {folder}")
     return learner
+
+
+def _of_seed(arguments: Sequence[str], seed: int) -> list[str]:
+    """The command line of one of several seeds: its folder lies in that of --run-dir."""
+    folder = peek(_Choices, arguments).run_dir
+    own = [] if folder is None else ["--run-dir", str(folder / f"seed-{seed}")]
+    return [*arguments, "--seed", str(seed), *own]
+
+
+def _train_each(configs: Sequence[RunConfig]) -> None:
+    """Trains each run in a process of its own, as many at a time as there are cores."""
+    if LAUNCHED in os.environ:
+        raise UsageError("--seeds trains one process for each run: start it without torchrun")
+    at_a_time = min(available_cores(), len(configs))
+    jobs = []
+    for config in configs:
+        config.run_folder.mkdir(parents=True, exist_ok=True)
+        threads = config.threads or available_cores() // at_a_time
+        one = dataclasses.replace(config, threads=threads)
+        jobs.append(Job(f"seed {config.seed}", _train_one, (one,), config.run_folder / LOG))
+    expect_success(run_jobs(jobs, at_a_time=at_a_time))
+    folders = " ".join(str(config.run_folder) for config in configs)
+    print(f"next: metarl plot {folders}")
+
+
+def _train_one(config: RunConfig) -> None:
+    train(config)
 
 
 def parse_config(
@@ -109,7 +170,8 @@ def parse_config(
         default = dataclasses.replace(
             default, preset=TUNED, **tuned_options(family, _algorithm(default))
         )
-    return parse(type(default), arguments, description or type(default).__doc__, default, command)
+    about = f"{description or type(default).__doc__}\n\n{SEVERAL}"
+    return parse(type(default), arguments, about, default, command)
 
 
 def _algorithm(config: FamilyRunConfig) -> str:

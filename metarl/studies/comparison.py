@@ -21,13 +21,12 @@ from metarl.runs.report import write_report
 from metarl.runs.run import run
 from metarl.runs.tensorboard import Charts
 from metarl.studies.curves import Line, adaptation_curve, draw, read_run, write_figures
-from metarl.studies.jobs import IN_USE, Job, run_jobs
+from metarl.studies.jobs import LOG, Job, expect_success, run_jobs
 from metarl.support.errors import UsageError, nearest
 from metarl.support.options import option
 from metarl.support.types import Json
 from metarl.tasks.family import make_family
 
-LOG = "log.txt"
 RATES = (3.0, 1.0, 0.3, 0.1, 0.03)
 """Step sizes among which the fine-tuning of a control chooses, as factors on --inner-lr."""
 TUNING_TASKS = 20
@@ -190,15 +189,7 @@ def compare(comparison: Comparison) -> list[Line]:
         jobs[Job(f"{name}, seed {seed}", outcome, arguments, folder / LOG)] = name, seed
     processes = comparison.processes
     codes = run_jobs(list(jobs), lambda job: is_finished(comparison, *jobs[job]), processes)
-    for job, code in codes.items():
-        if code == IN_USE:
-            raise UsageError(
-                f"{job.name} is in use by another process: give the same command again when it has "
-                "ended"
-            )
-        if code:
-            last = (job.log.read_text().strip() or "no output").splitlines()[-1]
-            raise UsageError(f"{job.name} ended with status {code}: {last} (in {job.log})")
+    expect_success(codes)
     lines = [
         Line(name, [read_run(comparison.run_folder(name, s + 1)) for s in range(comparison.seeds)])
         for name in comparison.names

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -15,6 +15,8 @@ from pathlib import Path
 from metarl.support.errors import InUseError, UsageError
 from metarl.support.parallel import available_cores
 
+LOG = "log.txt"
+"""File of a run folder with what its process printed."""
 IN_USE = 75
 """Exit code of a job whose folder another process uses: EX_TEMPFAIL of sysexits.h."""
 POLL_SECONDS = 0.2
@@ -87,6 +89,24 @@ def run_jobs(
         print("stopped; the same command continues from here")
         raise SystemExit(128 + received[0])
     return codes
+
+
+def expect_success(codes: Mapping[Job, int]) -> None:
+    """Checks the exit codes of jobs.
+
+    Raises:
+        UsageError: one failed; the message has the last line of its log.
+
+    """
+    for job, code in codes.items():
+        if code == IN_USE:
+            raise UsageError(
+                f"{job.name} is in use by another process: give the same command again when it has "
+                "ended"
+            )
+        if code:
+            last = (job.log.read_text().strip() or "no output").splitlines()[-1]
+            raise UsageError(f"{job.name} ended with status {code}: {last} (in {job.log})")
 
 
 def _say(job: Job, what: str) -> None:

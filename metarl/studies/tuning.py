@@ -23,7 +23,7 @@ from metarl.learners.registry import make_learner
 from metarl.runs.folder import is_in_use
 from metarl.runs.run import run
 from metarl.runs.stopping import held_out_tag
-from metarl.studies.jobs import IN_USE, Job, run_jobs
+from metarl.studies.jobs import IN_USE, Job, expect_success, run_jobs
 from metarl.support.distribution import DISTRIBUTION
 from metarl.support.errors import NonFiniteError, UsageError, nearest
 from metarl.support.options import at_least
@@ -137,12 +137,9 @@ def tune(tuning: Tuning, folder: Path, configure: Configure) -> list[Trial]:
         return f"{trial.state.name.lower()}{value}"
 
     codes = run_jobs(jobs(), at_a_time=tuning.processes, described=described)
-    for job, code in codes.items():
-        # Between being asked for and being trained, a trial looks like one that was interrupted:
-        # another machine may take it.
-        if code not in (0, IN_USE):
-            last = (job.log.read_text().strip() or "no output").splitlines()[-1]
-            raise UsageError(f"{job.name} ended with status {code}: {last} (in {job.log})")
+    # Between being asked for and being trained, a trial looks like one that was interrupted:
+    # another machine may take it.
+    expect_success({job: code for job, code in codes.items() if code != IN_USE})
     return results(study, folder)
 
 
