@@ -101,7 +101,7 @@ def tune(tuning: Tuning, folder: Path, configure: Configure) -> list[Trial]:
             installed, or a run failed.
 
     """
-    require_optuna()
+    _require_optuna()
     base = configure({})
     distributions = parse_search(tuning.search, base)
     for values in corners(distributions):  # reports wrong values before hours of work
@@ -272,7 +272,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def require_optuna() -> None:
+def _require_optuna() -> None:
     """Checks that Optuna is installed.
 
     Raises:
