@@ -28,6 +28,8 @@ class _Adapt:
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
+    checkpoint: str = "newest"
+    """An iteration, newest, or best: by the return on held-out tasks in training."""
     task: tuple[str, ...] = ()
     """Parameters of the task, as in velocity=1.5 or goal=0.3,-0.2; the others are random."""
     env: str | None = None
@@ -53,7 +55,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.video is not None:
         check_clip_name(options.video, "--video")
     prefer_offscreen()
-    learner = load_meta_learner(options.run, options.test_later_lr)
+    learner = load_meta_learner(options.run, options.checkpoint, options.test_later_lr)
     if not learner.adapts:
         raise UsageError(
             f"{options.run} is the run of an oracle, which sees the task: it has nothing to adapt"

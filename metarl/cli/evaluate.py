@@ -37,6 +37,8 @@ class _Evaluate:
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
+    checkpoint: str = "newest"
+    """An iteration, newest, or best: by the return on held-out tasks in training."""
     splits: tuple[str, ...] = ()
     """Splits to evaluate; by default test, train and beyond, where the family has them."""
     tasks: int = 40
@@ -63,7 +65,9 @@ def run(arguments: Sequence[str]) -> None:
     at_least("--adaptations", options.adaptations, 1)
     at_least("--clips", options.clips, 0)
     prefer_offscreen()
-    learner = load_meta_learner(options.run, options.test_later_lr, threads=options.threads)
+    learner = load_meta_learner(
+        options.run, options.checkpoint, options.test_later_lr, threads=options.threads
+    )
     steps = learner.test_steps if options.steps is None else options.steps
     at_least("--steps", steps, 0)
     evaluations = evaluate_splits(
@@ -82,7 +86,9 @@ def run(arguments: Sequence[str]) -> None:
     print(f"wrote {options.run / EVALUATION}; figures are in TensorBoard")
 
 
-def load_meta_learner(run: Path, test_later_lr: float | None, **changes: object) -> MetaLearner:
+def load_meta_learner(
+    run: Path, checkpoint: str, test_later_lr: float | None, **changes: object
+) -> MetaLearner:
     """Loads the learner of a run on a task family, with another `test_later_lr` if one is given.
 
     Raises:
@@ -93,7 +99,7 @@ def load_meta_learner(run: Path, test_later_lr: float | None, **changes: object)
         if "test_later_lr" not in {field.name for field in fields(read_config(run))}:
             raise UsageError(f"--test-later-lr: {run} has no inner step size")
         changes["test_later_lr"] = test_later_lr
-    learner = load(run, **changes)
+    learner = load(run, checkpoint, **changes)
     if not isinstance(learner, MetaLearner):
         raise UsageError(f"{run} is not a run on a task family")
     return learner

@@ -11,6 +11,7 @@ from typing import Final
 import tyro
 
 from metarl.cli.command_line import LAUNCHED, one_line_errors
+from metarl.cli.config_file import expanded
 from metarl.cli.parsing import parse, parse_known, peek
 from metarl.learners.config import FamilyOption, FamilyRunConfig, RunConfig
 from metarl.learners.learner import BaseLearner
@@ -28,7 +29,8 @@ from metarl.tasks.family import make_family
 
 TUNED: Final = "tuned"
 """Value of --preset."""
-SEVERAL = "--seeds 1 2 3 trains a run for each seed, as many at a time as there are cores."
+BESIDE = """--seeds 1 2 3 trains a run for each seed, as many at a time as there are cores.
+--config FILE takes options from a .yaml, .toml or .json file, as from a run's config.json."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ def run_experiment(
     `command`, a subcommand of metarl, or the script if it is not given. With `--seeds` each seed is
     trained by a process of its own, and there is no learner to return.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
     with one_line_errors():
+        arguments = expanded(sys.argv[1:] if arguments is None else arguments)
         if any(word.split("=")[0] == "--seeds" for word in arguments):
             several, others = parse_known(_Several, arguments, None, command or "train")
             _train_each(
@@ -170,7 +172,7 @@ def parse_config(
         default = dataclasses.replace(
             default, preset=TUNED, **tuned_options(family, _algorithm(default))
         )
-    about = f"{description or type(default).__doc__}\n\n{SEVERAL}"
+    about = f"{description or type(default).__doc__}\n\n{BESIDE}"
     return parse(type(default), arguments, about, default, command)
 
 

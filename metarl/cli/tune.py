@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from metarl.cli.config_file import expanded
 from metarl.cli.parsing import parse_known
 from metarl.cli.train import parse_config
 from metarl.learners.config import FamilyRunConfig
@@ -21,7 +22,7 @@ SHOWN = 5
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the trials, and prints the best ones and the command that trains with their options."""
-    tuning, fixed = parse_known(Tuning, arguments, Tuning.__doc__, command="tune")
+    tuning, fixed = parse_known(Tuning, expanded(arguments), Tuning.__doc__, command="tune")
     base = configure(fixed, {})
     folder = tuning.run_dir or Path("tunings", base.family.rpartition(":")[2])
     trials = tune(tuning, folder, functools.partial(configure, fixed))

@@ -42,6 +42,9 @@ class RunConfig:
     resume: bool = False
     """Continue from the newest checkpoint of the run folder; where --run-dir names it, options that
     are not given are those of the run."""
+    init_from: str | None = None
+    """Run folder of another run, whose newest checkpoint this run begins with: fine-tuning. The
+    iterations, the optimiser and the random numbers are this run's own."""
     seed: WholeNumber = 1
     """Determines all random numbers of the run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

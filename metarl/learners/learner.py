@@ -88,6 +88,15 @@ class BaseLearner(ABC):
     def load_state(self, state: State) -> None:
         """Continues from `state()`."""
 
+    def initialise(self, other: Self) -> None:
+        """Begins with what another learner of this class has learned, not with its iterations.
+
+        Raises:
+            ValueError: what it has learned does not fit.
+
+        """
+        raise ValueError(f"{type(self).__name__} cannot begin with another run")
+
     def learn(self, iterations: int) -> Iterator[dict[str, float]]:
         """Iterates until `iterations` are done in all, yielding the metrics of each one."""
         while self.iteration < iterations:

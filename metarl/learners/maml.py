@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -185,6 +185,18 @@ class MAMLLearner(MetaLearner):
         self.outer.load_state(state["outer"])
         if self.policy.normaliser is not None:
             self.policy.normaliser.load_state(state["observations"])
+
+    def initialise(self, other: Self) -> None:
+        """Begins with the parameters of another learner, and with its observations' moments."""
+        shapes = [{n: tuple(p.shape) for n, p in x.parameters.items()} for x in (self, other)]
+        normalisers = self.policy.normaliser, other.policy.normaliser
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"its policy has {shapes[1]}, not {shapes[0]}")
+        if (normalisers[0] is None) != (normalisers[1] is None):
+            raise ValueError("only one of the two has --normalise-observations")
+        self.parameters = {n: p.to(self.device) for n, p in other.parameters.items()}
+        if self.policy.normaliser is not None and other.policy.normaliser is not None:
+            self.policy.normaliser.load_state(other.policy.normaliser.state())
 
     def _begin(self, key: RandomKey, shard: Shard) -> tuple[Tasks, Parameters]:
         """The tasks of this process, and the parameters [tasks, ...] that each begins with."""

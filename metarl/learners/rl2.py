@@ -271,6 +271,10 @@ class RL2Learner(MetaLearner):
         self._adam.load_state_dict(copy.deepcopy(state["adam"]))
         self.iteration, self.env_steps = state["iteration"], state["env_steps"]
 
+    def initialise(self, other: Self) -> None:
+        """Begins with the network of another learner."""
+        self.network.load_state_dict(other.network.state_dict())
+
     def _update(self, batch: Experience, key: RandomKey) -> dict[str, float]:
         """Several passes of Adam over the trials, and `outer/...` metrics."""
         config = self.config

@@ -38,6 +38,13 @@ def is_in_use(path: Path) -> bool:
     return False
 
 
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Reads a run's metrics so far, without a last line that a crash cut off."""
+    file = path / METRICS
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    return [json.loads(line) for line in lines]
+
+
 class RunFolder:
     """One run's folder: configuration, metrics, TensorBoard events, checkpoints and a lock.
 
@@ -141,10 +148,8 @@ class RunFolder:
             add_summary(self._writer, summary)
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """Reads the metrics so far, without a last line that a crash cut off."""
-        path = self.path / METRICS
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        """Reads the metrics so far."""
+        return read_metrics(self.path)
 
     def write(self, metrics: Mapping[str, float]) -> None:
         """Appends one iteration to metrics.jsonl, to TensorBoard and to the sinks."""

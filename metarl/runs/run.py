@@ -17,9 +17,9 @@ from metarl.learners.config import RunConfig
 from metarl.learners.learner import BaseLearner
 from metarl.learners.registry import find_learner, make_learner
 from metarl.runs.alarms import already_raised, raised
-from metarl.runs.checkpoint import load_newest
+from metarl.runs.checkpoint import checkpoints_in, load_checkpoint, load_newest
 from metarl.runs.display import Display
-from metarl.runs.folder import CONFIG, RunFolder
+from metarl.runs.folder import CONFIG, RunFolder, read_metrics
 from metarl.runs.sinks import check_sinks
 from metarl.runs.stopping import held_out_tag, reason_to_stop
 from metarl.support.distribution import installed_version
@@ -27,7 +27,7 @@ from metarl.support.errors import UsageError
 from metarl.support.options import option
 from metarl.support.parallel import Ranks
 from metarl.support.ranks import has_begun_before, is_leader, note_begin, ranks
-from metarl.support.types import Json
+from metarl.support.types import Json, State
 
 logger = logging.getLogger(__name__)
 
@@ -48,29 +48,51 @@ def train(config: RunConfig, callbacks: Sequence[Callback] = ()) -> BaseLearner:
     return learner
 
 
-def load(run_folder: str | Path, **changes: object) -> BaseLearner:
-    """Loads the learner of a run from its newest checkpoint.
+def load(
+    run_folder: str | Path, checkpoint: str | int = "newest", **changes: object
+) -> BaseLearner:
+    """Loads the learner of a run from a checkpoint.
 
     Args:
         run_folder: of a run that has ended or is still in progress.
+        checkpoint: an iteration, `newest`, or `best`, by the measure on held-out tasks in training.
         changes: options that a resumed run may change, such as `threads` and `test_later_lr`.
 
     Raises:
-        UsageError: there is no such run, or it has no checkpoint yet.
+        UsageError: there is no such run, or it has no such checkpoint.
 
     """
     folder = Path(run_folder)
     config = read_config(folder)
-    state = load_newest(folder / "checkpoints")
-    if state is None:
-        raise UsageError(f"{folder} has no checkpoint yet")
     # The run may have been trained on another machine.
     portable = {"device": "auto", "sampling_device": "cpu"}
     known = {field.name for field in dataclasses.fields(config)}
     options: Json = {name: value for name, value in portable.items() if name in known}
     learner = make_learner(dataclasses.replace(config, **(options | changes)))
-    learner.load_state(state)
+    learner.load_state(_read_checkpoint(folder, str(checkpoint), learner))
     return learner
+
+
+def _read_checkpoint(folder: Path, which: str, learner: BaseLearner) -> State:
+    """The state of a run at an iteration, its newest, or its best one."""
+    kept = checkpoints_in(folder / "checkpoints")
+    if not kept:
+        raise UsageError(f"{folder} has no checkpoint yet")
+    if which == "newest":
+        state = load_newest(folder / "checkpoints")
+        assert state is not None, "there are checkpoints"
+        return state
+    by_iteration = {int(path.name): path for path in kept}
+    if which == "best":
+        history = [m for m in read_metrics(folder) if m["iteration"] in by_iteration]
+        best = _best_iteration(learner, history)
+        if best is None:
+            raise UsageError(f"no checkpoint of {folder} was evaluated in training: name one")
+        return load_checkpoint(by_iteration[best])
+    if not which.isdecimal() or int(which) not in by_iteration:
+        has = ", ".join(map(str, by_iteration))
+        raise UsageError(f"--checkpoint {which}: {folder} has newest, best, {has}")
+    return load_checkpoint(by_iteration[int(which)])
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -143,7 +165,8 @@ def _lead(
     failed = True
     try:
         seconds = _begin(learner, folder)
-        processes.exchange(learner.state() if learner.iteration else None)
+        begun = learner.iteration > 0 or learner.config.init_from is not None
+        processes.exchange(learner.state() if begun else None)
         last = _loop(learner, folder, seconds, stopped, callbacks)
         failed = False
     finally:
@@ -195,6 +218,8 @@ def _begin(learner: BaseLearner, folder: RunFolder) -> float:
             seconds = state["seconds"]
     elif config.resume:
         print(f"{folder.path} holds no run to resume: beginning a new one")
+    if config.init_from is not None and not learner.iteration:
+        _initialise(learner, Path(config.init_from))
     folder.open(
         described, learner.iteration, learner.measure, learner.test_steps, learner.eval_splits
     )
@@ -204,6 +229,19 @@ def _begin(learner: BaseLearner, folder: RunFolder) -> float:
         work = f"all {config.iterations} iterations are done; a larger --iterations continues"
     print(f"{learner.name}, {work}, in {folder.path}", flush=True)
     return seconds
+
+
+def _initialise(learner: BaseLearner, folder: Path) -> None:
+    """Begins with what the run in the folder has learned, by its newest checkpoint."""
+    other = load(folder)
+    other.close()
+    if type(other) is not type(learner):
+        raise UsageError(f"--init-from {folder}: {other.name} is another learner")
+    try:
+        learner.initialise(other)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"--init-from {folder} does not fit this run: {reason}") from error
 
 
 def _loop(

@@ -1,0 +1,87 @@
+"""`--config FILE`: options from a file, before those of the command line, which come after them."""
+
+import json
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metarl.support.errors import UsageError
+from metarl.support.options import option
+from metarl.support.types import Json
+
+OPTION = "--config"
+OF_A_RUN = ("run_dir", "resume")
+"""Options in the config.json of a run that its repetition does not take over."""
+READERS: dict[str, Callable[[str], Any]] = {
+    ".json": json.loads,
+    ".toml": tomllib.loads,
+    ".yaml": yaml.safe_load,
+    ".yml": yaml.safe_load,
+}
+
+
+def expanded(arguments: Sequence[str]) -> list[str]:
+    """The command line with the options of its `--config` file in front.
+
+    Raises:
+        UsageError: the file cannot be read, or it does not hold options.
+
+    """
+    words: list[str] = []
+    others: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name != OPTION:
+            others.append(word)
+            continue
+        path = value if equals else next(rest, None)
+        if path is None or path.startswith("--"):
+            raise UsageError(f"{OPTION} needs a file: {', '.join(READERS)}")
+        words += _words(_read(Path(path)), path)
+    return [*words, *others]
+
+
+def _read(path: Path) -> Json:
+    """The options that a file holds: those of a run's config.json, or all of another file."""
+    if path.suffix not in READERS:
+        raise UsageError(f"{OPTION} {path} must end in one of {', '.join(READERS)}")
+    try:
+        content = READERS[path.suffix](path.read_text())
+    except OSError as error:
+        raise UsageError(f"{OPTION} {path} cannot be read: {error.strerror}") from error
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{OPTION} {path} cannot be read: {reason}") from error
+    if isinstance(content, dict) and isinstance(content.get("config"), dict):
+        return {n: value for n, value in content["config"].items() if n not in OF_A_RUN}
+    if not isinstance(content, dict):
+        raise UsageError(f"{OPTION} {path} must hold names and values of options")
+    return content
+
+
+def _words(options: Json, path: str) -> list[str]:
+    """Options as words of a command line."""
+    words: list[str] = []
+    for name, value in options.items():
+        own = option(str(name))
+        if value is None:
+            continue
+        if isinstance(value, bool):
+            words.append(own if value else option(f"no_{name}"))
+        elif isinstance(value, dict):
+            words += [own, *(_word(part) for pair in value.items() for part in pair)]
+        elif isinstance(value, list):
+            words += [own, *map(_word, value)]
+        elif isinstance(value, (int, float, str)):
+            words += [own, _word(value)]
+        else:
+            raise UsageError(f"{OPTION} {path}: {name} is a {type(value).__name__}, not an option")
+    return words
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,127 @@
+"""`--config FILE`: options from YAML, TOML, JSON and from the config.json of a run."""
+
+import json
+
+import pytest
+
+from metarl import UsageError
+from metarl.cli.config_file import expanded
+from metarl.cli.main import main
+
+OPTIONS = {
+    "family": "envs:HalfCheetahDir-v0",
+    "family_options": {"observation": "finn", "action_scale": 5.0},
+    "algorithm": "promp",
+    "hidden_sizes": [16, 16],
+    "inner-lr": 0.2,
+    "normalise_observations": True,
+    "horizon": None,
+    "meta_batch_size": 2,
+    "episodes": 2,
+    "iterations": 1,
+    "eval_every": 0,
+}
+YAML = """
+family: envs:HalfCheetahDir-v0
+family_options: {observation: finn, action_scale: 5.0}
+algorithm: promp
+hidden_sizes: [16, 16]
+inner-lr: 0.2
+normalise_observations: true
+horizon:
+meta_batch_size: 2
+episodes: 2
+iterations: 1
+eval_every: 0
+"""
+TOML = """
+family = "envs:HalfCheetahDir-v0"
+algorithm = "promp"
+hidden_sizes = [16, 16]
+inner-lr = 0.2
+normalise_observations = true
+meta_batch_size = 2
+episodes = 2
+iterations = 1
+eval_every = 0
+[family_options]
+observation = "finn"
+action_scale = 5.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.yaml", YAML), ("a.yml", YAML), ("a.toml", TOML), ("a.json", OPTIONS)]
+)
+def test_the_formats_say_the_same(tmp_path, name, text):
+    file = tmp_path / name
+    file.write_text(text if isinstance(text, str) else json.dumps(text))
+    assert expanded([f"--config={file}"]) == expanded(["--config", str(file)])
+    words = " ".join(expanded(["--config", str(file), "--seed", "7"]))
+    assert "--family-options observation finn action_scale 5.0" in words
+    assert "--algorithm promp --hidden-sizes 16 16 --inner-lr 0.2" in words.replace(
+        "--family-options observation finn action_scale 5.0 ", ""
+    )
+    assert "--normalise-observations" in words
+    assert "horizon" not in words
+    assert words.endswith("--seed 7")
+
+
+def test_the_command_line_wins_and_a_run_can_be_repeated(tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text(YAML)
+    first, second = tmp_path / "first", tmp_path / "second"
+    common = ["--horizon", "3", "--inner-lr", "0.3"]
+    main(["train", "--config", str(file), *common, "--run-dir", str(first)])
+    config = json.loads((first / "config.json").read_text())["config"]
+    assert (config["inner_lr"], config["outer"], config["horizon"]) == (0.3, "ppo", 3)
+    assert config["family_options"] == {"observation": "finn", "action_scale": 5.0}
+    main(["train", "--config", str(first / "config.json"), "--run-dir", str(second)])
+    again = json.loads((second / "config.json").read_text())["config"]
+    assert again == config | {"run_dir": str(second)}
+
+    def returns(folder):
+        metrics = json.loads((folder / "metrics.jsonl").read_text())
+        return [value for name, value in metrics.items() if name.startswith(("return/", "outer/"))]
+
+    assert returns(first) == returns(second)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.yaml", "family: [", "cannot be read"),
+        ("a.toml", "family =", "cannot be read"),
+        ("a.json", "[1]", "must hold names and values"),
+        ("a.json", "[" * 100_000, "cannot be read"),
+        ("a.yaml", "family: 2020-01-01", "family is a date, not an option"),
+        ("a.txt", "", "must end in one of .json, .toml"),
+    ],
+)
+def test_a_file_that_is_wrong_is_named(tmp_path, name, text, message):
+    file = tmp_path / name
+    file.write_text(text)
+    with pytest.raises(UsageError, match=message) as error:
+        expanded(["--config", str(file)])
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config"], "--config needs a file"),
+        (["--config", "--seed", "1"], "--config needs a file"),
+        (["--config", "none.yaml"], "none.yaml cannot be read: No such file"),
+    ],
+)
+def test_a_file_that_is_missing_is_told(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        expanded(arguments)
+
+
+def test_an_unknown_option_in_a_file_is_refused(tmp_path, capsys):
+    file = tmp_path / "a.yaml"
+    file.write_text("family: envs:Navigation2D-v0\niteratons: 1\n")
+    with pytest.raises(SystemExit):
+        main(["train", "--config", str(file), "--run-dir", str(tmp_path / "run")])
+    assert "iteratons" in capsys.readouterr().err
