@@ -162,7 +162,7 @@ def test_a_declared_family_lists_what_its_environment_has():
 def test_metarl_lists_the_families(capsys):
     main(["families"])
     output = capsys.readouterr().out
-    for name in ("HalfCheetahDir-v0", "Navigation2D-v0", "direction", "goal"):
+    for name in ("HalfCheetahDir-v0", "Navigation2D-v0", "direction {-1, 1}", "goal"):
         assert name in output
 
 

@@ -20,6 +20,7 @@ from metarl import Config, UsageError, train
 from metarl.cli.main import main
 from metarl.runs import report
 from metarl.runs.clips import labelled, side_by_side, write_clip
+from metarl.tasks.family import make_family
 
 SMALL = [
     *("--meta-batch-size", "3", "--episodes", "4", "--horizon", "6", "--hidden-sizes", "8"),
@@ -303,3 +304,33 @@ def test_a_policy_acts_as_the_environment_takes_it():
     action = adapted.policy.act(np.zeros(4), 0.0)
     assert isinstance(action, int)
     assert learner.family.prototype.action_space.contains(action)
+
+
+def test_two_tasks_that_training_has_are_not_called_held_out(tmp_path, capsys):
+    small = ("--meta-batch-size", "2", "--episodes", "2", "--horizon", "3", "--iterations", "1")
+    family = ("--family", "envs:HalfCheetahDir-v0", "--eval-every", "0")
+    main(["train", *family, *small, "--run-dir", str(tmp_path)])
+    capsys.readouterr()
+    main(["evaluate", str(tmp_path), "--tasks", "6", "--adaptations", "1", "--steps", "0"])
+    output = capsys.readouterr().out
+    shared = "2 tasks, which training has as well; 95 % intervals over 6 draws of them"
+    assert f"test: {shared}" in output
+    assert "train: 2 tasks; 95 % intervals over 6 draws of them" in output
+    tables = output.split("lowest return")[1:]
+    assert len(tables) == 2
+    for table in tables:
+        assert table.count("direction=1 ") == table.count("direction=-1 ") == 1
+    assert json.loads((tmp_path / "evaluation.json").read_text())["held_out"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "holds_out"),
+    [
+        ("envs:HalfCheetahDir-v0", False),
+        ("envs:NavigationCorners-v0", True),  # four corners, one of them held out
+        ("envs:Navigation2D-v0", True),
+        ("envs:GridNavigation-v0", True),
+    ],
+)
+def test_whether_a_family_holds_tasks_out(name, holds_out):
+    assert make_family(name).holds_out is holds_out

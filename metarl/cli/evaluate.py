@@ -77,7 +77,7 @@ def run(arguments: Sequence[str]) -> None:
     about = {"actions": "mean" if options.mean_actions else "sampled"}
     data = write_report(options.run, learner, evaluations, clips, about)
     for evaluation in evaluations:
-        _print_summary(evaluation)
+        _print_summary(evaluation, learner.family.holds_out)
         print()
     if "train_test_gap" in data:
         gap = data["train_test_gap"][-1]
@@ -105,11 +105,11 @@ def load_meta_learner(
     return learner
 
 
-def _print_summary(evaluation: Evaluation) -> None:
+def _print_summary(evaluation: Evaluation, holds_out: bool) -> None:
     """Prints a table of one split: cost, aggregate returns and share of worse tasks by step."""
     data = evaluation.summary()
     title = (
-        f"{evaluation.split}: {len(data['tasks'])} tasks, 95 % intervals over tasks; gain is the "
+        f"{evaluation.split}: {_tasks(evaluation, holds_out)}; gain is the "
         "change since step 0, hurt the share of tasks with a lower return than at step 0"
     )
     success = evaluation.success is not None
@@ -125,6 +125,22 @@ def _print_summary(evaluation: Evaluation) -> None:
     _print_worst(evaluation)
 
 
+def _tasks(evaluation: Evaluation, holds_out: bool) -> str:
+    """How many tasks were evaluated, whether training had them, and what the intervals are over."""
+    names = _names(evaluation)
+    drawn, distinct = len(names), len(set(names))
+    if distinct == drawn:
+        return f"{drawn} task{'s' if drawn > 1 else ''}, 95 % intervals over tasks"
+    known = "" if holds_out or evaluation.split == "train" else ", which training has as well"
+    tasks = f"{distinct} task{'s' if distinct > 1 else ''}{known}"
+    return f"{tasks}; 95 % intervals over {drawn} draws of them"
+
+
+def _names(evaluation: Evaluation) -> list[str]:
+    number = evaluation.returns.shape[1]
+    return [task_name(select_tasks(evaluation.tasks, i)) for i in range(number)]
+
+
 def _print_worst(evaluation: Evaluation) -> None:
     """Prints the tasks with the lowest final returns, and those with the smallest gains."""
     steps, after = len(evaluation.returns) - 1, evaluation.returns[-1]
@@ -133,13 +149,16 @@ def _print_worst(evaluation: Evaluation) -> None:
     if evaluation.adaptations is not None:
         table.add_column(f"of {evaluation.adaptations.shape[-1]} adaptations")
     table.add_column("gain")
+    names = _names(evaluation)
     for why, values in (("lowest return", after), ("smallest gain", gain))[: 2 if steps else 1]:
-        for i in np.argsort(values)[:WORST]:
+        order = np.argsort(values).tolist()
+        first = {names[i]: i for i in reversed(order)}  # each task once, by its lowest value
+        for i in [i for i in order if first[names[i]] == i][:WORST]:
             cells = [f"{x:.4g}" for x in (evaluation.returns[0, i], after[i], gain[i])]
             if evaluation.adaptations is not None:
                 each = evaluation.adaptations[-1, i]
                 cells.insert(2, f"{each.min():.4g} to {each.max():.4g}")
-            table.add_row(why, task_name(select_tasks(evaluation.tasks, i)), *cells)
+            table.add_row(why, names[i], *cells)
             why = ""
     Console(width=max(Console().width, 160)).print(table)
 

@@ -8,11 +8,13 @@ from rich.table import Table
 
 from metarl.simulation.backends import backend_name
 from metarl.support.types import Space
-from metarl.tasks.distributions import Ball, Distribution, Uniform
+from metarl.tasks.distributions import Ball, Choice, Distribution, Uniform
 from metarl.tasks.family import TaskFamily, registered_families
 
 WIDE = 120
 """Smallest width of the table, in columns."""
+LISTED = 5
+"""Values of a finite set that are listed at most."""
 
 
 def run(modules: Sequence[str]) -> None:
@@ -37,6 +39,8 @@ def _range(space: Space, distribution: Distribution | None) -> str:
     if isinstance(space, gymnasium.spaces.Discrete):
         return f"{space.start} to {space.start + space.n - 1}"
     assert isinstance(space, gymnasium.spaces.Box)  # a task space has no other parameters
+    if isinstance(distribution, Choice):
+        return f"{_set(distribution)} {distribution.unit}".rstrip()
     shape = "×".join(map(str, space.shape))
     text = f"[{space.low.min():.3g}, {space.high.max():.3g}]{f' × {shape}' if shape else ''}"
     text += f" {unit}" if (unit := getattr(distribution, "unit", "")) else ""
@@ -45,3 +49,13 @@ def _range(space: Space, distribution: Distribution | None) -> str:
     if isinstance(distribution, Uniform) and distribution.beyond is not None:
         return f"{text}, trained in [{distribution.low:.3g}, {distribution.high:.3g}]"
     return text
+
+
+def _set(distribution: Choice) -> str:
+    """The values of a finite set, or the first ones and the last."""
+    texts = [
+        f"({', '.join(f'{x:.3g}' for x in value)})" if isinstance(value, tuple) else f"{value:.3g}"
+        for value in distribution.values
+    ]
+    shown = texts if len(texts) <= LISTED else [*texts[: LISTED - 2], "...", texts[-1]]
+    return f"{{{', '.join(shown)}}}"

@@ -92,6 +92,7 @@ def _as_data(learner: BaseLearner, evaluations: Sequence[Evaluation]) -> Json:
         "algorithm": getattr(learner.config, "algorithm", learner.config.learner),
         "seed": learner.config.seed,
         "iteration": learner.iteration,
+        "held_out": learner.family.holds_out if isinstance(learner, MetaLearner) else True,
         "splits": {e.split: e.summary() for e in evaluations},
     }
     if {"train", "test"} <= set(data["splits"]):

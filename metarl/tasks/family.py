@@ -56,6 +56,9 @@ DECLARED = ("metarl.simulation.mujoco:MujocoEnv", "metarl.simulation.dynamics:Dy
 INSTALLED = (str(Path(__file__).parents[1]), *sysconfig.get_paths().values())
 """Folders of metarl, Python and installed packages."""
 
+DRAWS = 64
+"""Tasks of each split by which a family is found to hold out none: they are few."""
+
 T = TypeVar("T")
 
 
@@ -241,6 +244,17 @@ class TaskFamily:
         """
         if split not in self.splits:
             raise UsageError(f"{self.id} has no split {split}; it has {', '.join(self.splits)}")
+
+    @functools.cached_property
+    def holds_out(self) -> bool:
+        """Whether there are test tasks that are none of training: not in a family of two tasks."""
+
+        def seen(split: str) -> set[tuple[float, ...]]:
+            drawn = self.sample_tasks(DRAWS, RandomKey(0), split)
+            rows = (np.concatenate([np.ravel(x[i]) for x in drawn.values()]) for i in range(DRAWS))
+            return {tuple(row.tolist()) for row in rows}
+
+        return not seen("test") <= seen("train")
 
     def sample_tasks(self, number: int, key: RandomKey, split: str = "train") -> Tasks:
         """Draws `number` tasks of a split, checked against the space: arrays [number, ...]."""
