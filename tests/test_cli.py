@@ -74,6 +74,11 @@ def failure(capsys, *arguments):
             ["--family", DIR, "--algorithm", "reptile", "--step-sizes", "per_layer"],
             ["no gradient for --step-sizes per_layer"],
         ),
+        (["--family", DIR, "--algorithm", "rl2"], ["it is a learner of its own, --learner rl2"]),
+        (
+            ["--family", DIR, "--hidden-sizes", "32,32"],
+            ["--hidden-sizes", "values are divided by spaces: 32 32"],
+        ),
         (["--learner", "few_shot"], ["--learner few_shot does not train on task families"]),
         (["--resume", "--run-dir", "runs/sed-1"], ["runs/sed-1 holds no run to resume"]),
     ],

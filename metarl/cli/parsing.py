@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
@@ -10,6 +11,9 @@ import tyro
 from metarl.support.errors import UsageError
 
 T = TypeVar("T")
+
+COMMAS = re.compile(r"[\w.-]+(,[\w.-]+)+")
+"""A word that lists values as some other programs do."""
 
 
 def parse(
@@ -25,7 +29,7 @@ def parse(
         UsageError: the command line is wrong; the message is tyro's on one line.
 
     """
-    with _errors_of_tyro():
+    with _errors_of_tyro(arguments):
         parsed: T = tyro.cli(
             options,
             prog=None if command is None else f"metarl {command}",
@@ -45,7 +49,7 @@ def parse_known(
         UsageError: the command line is wrong; the message is tyro's on one line.
 
     """
-    with _errors_of_tyro():
+    with _errors_of_tyro(arguments):
         parsed, others = tyro.cli(
             options,
             prog=f"metarl {command}",
@@ -57,14 +61,17 @@ def parse_known(
 
 
 @contextlib.contextmanager
-def _errors_of_tyro() -> Iterator[None]:
+def _errors_of_tyro(arguments: Sequence[str]) -> Iterator[None]:
+    """In the block, tyro's exit after a mistake is a `UsageError`."""
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
             yield
     except SystemExit as exit:
         if exit.code:
-            raise UsageError(_unboxed(output.getvalue())) from None
+            listed = next(filter(COMMAS.fullmatch, arguments), None)
+            hint = f"; values are divided by spaces: {listed.replace(',', ' ')}" if listed else ""
+            raise UsageError(_unboxed(output.getvalue()) + hint) from None
         raise
 
 

@@ -115,6 +115,8 @@ def find_algorithm(name: str) -> Algorithm:
 
     """
     known = ALGORITHMS | CONTROLS
+    if name == RL2:
+        raise UsageError(f"--algorithm {RL2}: it is a learner of its own, --learner {RL2}")
     if name not in known:
         raise UsageError(
             f"--algorithm {name} must be one of {', '.join(known)}{nearest(name, known)}"
