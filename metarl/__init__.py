@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from metarl.learners.registry import make_learner as make_learner
     from metarl.learners.rl2 import RL2Config as RL2Config
     from metarl.learners.rl2 import RL2Learner as RL2Learner
-    from metarl.runs.run import load as load
+    from metarl.runs.loading import load as load
     from metarl.runs.run import train as train
     from metarl.support.errors import UsageError as UsageError
     from metarl.tasks.family import TaskFamily as TaskFamily
@@ -44,7 +44,7 @@ _DEFINED_IN = {
     "RL2Learner": "metarl.learners.rl2",
     "TaskFamily": "metarl.tasks.family",
     "UsageError": "metarl.support.errors",
-    "load": "metarl.runs.run",
+    "load": "metarl.runs.loading",
     "make_family": "metarl.tasks.family",
     "make_learner": "metarl.learners.registry",
     "train": "metarl.runs.run",

@@ -15,13 +15,13 @@ from metarl.evaluation.statistics import STATISTICS
 from metarl.learners.learner import MetaLearner
 from metarl.runs.clips import prefer_offscreen
 from metarl.runs.folder import EVALUATION
+from metarl.runs.loading import load, read_config
 from metarl.runs.report import (
     clips_before_and_after,
     evaluate_splits,
     task_name,
     write_report,
 )
-from metarl.runs.run import load, read_config
 from metarl.support.errors import UsageError
 from metarl.support.options import at_least
 from metarl.support.ranks import is_leader

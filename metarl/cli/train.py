@@ -19,7 +19,8 @@ from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import find_algorithm, tuned_options
 from metarl.learners.registry import find_learner
 from metarl.runs.folder import CONFIG
-from metarl.runs.run import read_config, train
+from metarl.runs.loading import read_config
+from metarl.runs.run import train
 from metarl.studies.jobs import LOG, Job, expect_success, run_jobs
 from metarl.support.errors import UsageError
 from metarl.support.options import option

@@ -1,7 +1,6 @@
 """A run: trains a learner in a folder, resumes it from there, and stops cleanly at a signal."""
 
 import dataclasses
-import json
 import logging
 import signal
 import subprocess
@@ -15,19 +14,19 @@ from types import FrameType
 from metarl.evaluation.figures import evaluation_figures
 from metarl.learners.config import RunConfig
 from metarl.learners.learner import BaseLearner
-from metarl.learners.registry import find_learner, make_learner
+from metarl.learners.registry import make_learner
 from metarl.runs.alarms import already_raised, raised
-from metarl.runs.checkpoint import checkpoints_in, load_checkpoint, load_newest
 from metarl.runs.display import Display
-from metarl.runs.folder import CONFIG, RunFolder, read_metrics
+from metarl.runs.folder import RunFolder
+from metarl.runs.loading import initialise
 from metarl.runs.sinks import check_sinks
-from metarl.runs.stopping import held_out_tag, reason_to_stop
+from metarl.runs.stopping import best_iteration, reason_to_stop
 from metarl.support.distribution import installed_version
 from metarl.support.errors import UsageError
 from metarl.support.options import option
 from metarl.support.parallel import Ranks
 from metarl.support.ranks import has_begun_before, is_leader, note_begin, ranks
-from metarl.support.types import Json, State
+from metarl.support.types import Json
 
 logger = logging.getLogger(__name__)
 
@@ -46,75 +45,6 @@ def train(config: RunConfig, callbacks: Sequence[Callback] = ()) -> BaseLearner:
     learner = make_learner(config)
     run(learner, callbacks)
     return learner
-
-
-def load(
-    run_folder: str | Path, checkpoint: str | int = "newest", **changes: object
-) -> BaseLearner:
-    """Loads the learner of a run from a checkpoint.
-
-    Args:
-        run_folder: of a run that has ended or is still in progress.
-        checkpoint: an iteration, `newest`, or `best`, by the measure on held-out tasks in training.
-        changes: options that a resumed run may change, such as `threads` and `test_later_lr`.
-
-    Raises:
-        UsageError: there is no such run, or it has no such checkpoint.
-
-    """
-    folder = Path(run_folder)
-    config = read_config(folder)
-    # The run may have been trained on another machine.
-    portable = {"device": "auto", "sampling_device": "cpu"}
-    known = {field.name for field in dataclasses.fields(config)}
-    options: Json = {name: value for name, value in portable.items() if name in known}
-    learner = make_learner(dataclasses.replace(config, **(options | changes)))
-    learner.load_state(_read_checkpoint(folder, str(checkpoint), learner))
-    return learner
-
-
-def _read_checkpoint(folder: Path, which: str, learner: BaseLearner) -> State:
-    """The state of a run at an iteration, its newest, or its best one."""
-    kept = checkpoints_in(folder / "checkpoints")
-    if not kept:
-        raise UsageError(f"{folder} has no checkpoint yet")
-    if which == "newest":
-        state = load_newest(folder / "checkpoints")
-        assert state is not None, "there are checkpoints"
-        return state
-    by_iteration = {int(path.name): path for path in kept}
-    if which == "best":
-        history = [m for m in read_metrics(folder) if m["iteration"] in by_iteration]
-        best = _best_iteration(learner, history)
-        if best is None:
-            raise UsageError(f"no checkpoint of {folder} was evaluated in training: name one")
-        return load_checkpoint(by_iteration[best])
-    if not which.isdecimal() or int(which) not in by_iteration:
-        has = ", ".join(map(str, by_iteration))
-        raise UsageError(f"--checkpoint {which}: {folder} has newest, best, {has}")
-    return load_checkpoint(by_iteration[int(which)])
-
-
-def read_config(folder: Path) -> RunConfig:
-    """Reads the options of a run from its config.json, as the configuration of its learner.
-
-    Raises:
-        UsageError: there is no such run, or its learner is unknown.
-
-    """
-    try:
-        options: Json = json.loads((folder / CONFIG).read_text())["config"]
-    except OSError:
-        raise UsageError(f"{folder} is not a run folder: it has no {CONFIG}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{folder / CONFIG} cannot be read: {error}") from None
-    if "learner" not in options:
-        raise UsageError(
-            f"{folder / CONFIG} names no learner, because an earlier version wrote it: add "
-            '"learner": "maml" (or "rl2", "few_shot") to its "config"'
-        )
-    config_class = find_learner(options["learner"]).Config
-    return config_class.from_json(options | {"run_dir": str(folder)})
 
 
 def run(learner: BaseLearner, callbacks: Sequence[Callback] = ()) -> None:
@@ -219,7 +149,7 @@ def _begin(learner: BaseLearner, folder: RunFolder) -> float:
     elif config.resume:
         print(f"{folder.path} holds no run to resume: beginning a new one")
     if config.init_from is not None and not learner.iteration:
-        _initialise(learner, Path(config.init_from))
+        initialise(learner, Path(config.init_from))
     folder.open(
         described, learner.iteration, learner.measure, learner.test_steps, learner.eval_splits
     )
@@ -229,19 +159,6 @@ def _begin(learner: BaseLearner, folder: RunFolder) -> float:
         work = f"all {config.iterations} iterations are done; a larger --iterations continues"
     print(f"{learner.name}, {work}, in {folder.path}", flush=True)
     return seconds
-
-
-def _initialise(learner: BaseLearner, folder: Path) -> None:
-    """Begins with what the run in the folder has learned, by its newest checkpoint."""
-    other = load(folder)
-    other.close()
-    if type(other) is not type(learner):
-        raise UsageError(f"--init-from {folder}: {other.name} is another learner")
-    try:
-        learner.initialise(other)
-    except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"--init-from {folder} does not fit this run: {reason}") from error
 
 
 def _loop(
@@ -280,7 +197,7 @@ def _loop(
             if ends or learner.iteration % config.checkpoint_every == 0:
                 state = learner.state() | {"seconds": metrics["seconds"]}
                 folder.save(learner.iteration, state)
-                folder.prune(config.keep_checkpoints, _best_iteration(learner, history))
+                folder.prune(config.keep_checkpoints, best_iteration(learner, history))
             pace = (metrics["seconds"] - seconds) / (learner.iteration - first)
             display.update(metrics, pace * (config.iterations - learner.iteration))
     finally:
@@ -299,16 +216,6 @@ def _evaluated(learner: BaseLearner, folder: RunFolder, display: Display) -> dic
         means = ", ".join(f"{returns.mean():.4g}" for returns in evaluation.returns)
         display.say(f"{evaluation.split} tasks after 0, 1, ... inner steps: {means}")
     return metrics | {"time/evaluation": time.perf_counter() - start}
-
-
-def _best_iteration(learner: BaseLearner, history: list[dict[str, float]]) -> int | None:
-    """The iteration with the best measure on held-out tasks; None if none was evaluated."""
-    tag = held_out_tag(learner)
-    evaluated = [metrics for metrics in history if tag in metrics]
-    if not evaluated:
-        return None
-    best = max if learner.higher_is_better else min
-    return int(best(evaluated, key=lambda metrics: metrics[tag])["iteration"])
 
 
 def describe(learner: BaseLearner) -> Json:

@@ -1,4 +1,4 @@
-"""Why a run ends before its last iteration: options that every run has."""
+"""By what a run is judged, and why it ends before its last iteration."""
 
 from collections.abc import Sequence
 
@@ -12,6 +12,16 @@ def held_out_tag(learner: BaseLearner) -> str:
     """
     split = learner.eval_splits[0] if learner.eval_splits else "nothing"
     return f"{split}/step_{learner.test_steps}/mean"
+
+
+def best_iteration(learner: BaseLearner, history: Sequence[dict[str, float]]) -> int | None:
+    """The iteration with the best measure on held-out tasks; None if none was evaluated."""
+    tag = held_out_tag(learner)
+    evaluated = [metrics for metrics in history if tag in metrics]
+    if not evaluated:
+        return None
+    best = max if learner.higher_is_better else min
+    return int(best(evaluated, key=lambda metrics: metrics[tag])["iteration"])
 
 
 def reason_to_stop(history: Sequence[dict[str, float]], learner: BaseLearner) -> str | None:
