@@ -106,3 +106,35 @@ def test_without_evaluations_there_is_nothing_to_wait_for(option):
     (name,) = option
     with pytest.raises(UsageError, match=f"--{name} needs evaluations"):
         Config(**SMALL | {"eval_every": 0}, **option)
+
+
+CALLBACKS = """
+seen = []
+
+def watch(learner, metrics):
+    seen.append(metrics["iteration"])
+    return "seen enough" if len(seen) == 2 else None
+
+number = 3
+"""
+
+
+def test_callbacks_are_named_on_the_command_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_callbacks.py").write_text(CALLBACKS)
+    monkeypatch.chdir(tmp_path)
+    options = [word for n, v in SMALL.items() for word in (f"--{n.replace('_', '-')}", str(v))]
+    main(["train", *options, "--callbacks", "my_callbacks:watch", "--run-dir", "run"])
+    assert "iteration 2: seen enough" in capsys.readouterr().out
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert config["callbacks"] == ["my_callbacks:watch"]
+    for name, message in [
+        ("my_callbacks:number", "cannot be called: it is of type int"),
+        ("my_callbacks:wacht", "module my_callbacks has no wacht"),
+        ("my_callback:watch", "there is no module my_callback"),
+        ("watch", "must be MODULE:NAME"),
+    ]:
+        with pytest.raises(SystemExit):
+            main(["train", *options, "--callbacks", name, "--run-dir", "other"])
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "other").exists()

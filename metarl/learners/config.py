@@ -70,13 +70,16 @@ class RunConfig:
     """Iterations between checkpoints; the last iteration always has one."""
     keep_checkpoints: Count = 3
     """Newest checkpoints that are kept, beside the best by the return on held-out tasks."""
+    callbacks: tuple[str, ...] = ()
+    """Functions MODULE:NAME that are called after each iteration with the learner and its metrics;
+    a text that one returns, the reason, ends the run."""
     sinks: tuple[str, ...] = ()
     """Services that get the metrics too: wandb, mlflow; each needs the extra of that name."""
 
     changeable: ClassVar[frozenset[str]] = frozenset(
         (
             *("iterations", "run_dir", "resume", "device", "threads", "eval_every", "eval_tasks"),
-            *("target", "patience", "time_limit"),
+            *("target", "patience", "time_limit", "callbacks"),
             *("rank_timeout", "checkpoint_every", "keep_checkpoints", "sinks"),
         )
     )

@@ -23,6 +23,7 @@ from metarl.runs.sinks import check_sinks
 from metarl.runs.stopping import best_iteration, reason_to_stop
 from metarl.support.distribution import installed_version
 from metarl.support.errors import UsageError
+from metarl.support.modules import import_object
 from metarl.support.options import option
 from metarl.support.parallel import Ranks
 from metarl.support.ranks import has_begun_before, is_leader, note_begin, ranks
@@ -69,10 +70,11 @@ def run(learner: BaseLearner, callbacks: Sequence[Callback] = ()) -> None:
             requests = processes.exchange(received() or ENOUGH * enough)
             return next(filter(None, requests), 0)
 
+        named = [_find_callback(name) for name in learner.config.callbacks]
         processes = ranks(learner.config.rank_timeout)
         try:
             if is_leader():
-                last = _lead(learner, processes, stopped, callbacks)
+                last = _lead(learner, processes, stopped, [*callbacks, *named])
             else:
                 last = _follow(learner, processes, stopped)
         finally:
@@ -81,6 +83,14 @@ def run(learner: BaseLearner, callbacks: Sequence[Callback] = ()) -> None:
         if is_leader():
             print(f"stopped after iteration {learner.iteration}; --resume continues from there")
         raise SystemExit(128 + last)
+
+
+def _find_callback(name: str) -> Callback:
+    found = import_object(name, "--callbacks")
+    if not callable(found):
+        raise UsageError(f"--callbacks {name} cannot be called: it is of type {type(found).__name__}")
+    callback: Callback = found
+    return callback
 
 
 def _lead(
