@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -164,14 +165,15 @@ def test_a_finished_run_resumes_to_nothing(finished, tmp_path):
     assert metrics_of(tmp_path) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+ENDLESS = (
+    *("--family", SMALL.family, "--iterations", "100000", "--checkpoint-every", "100000"),
+    *("--meta-batch-size", "2", "--episodes", "2", "--horizon", "5", "--eval-every", "0"),
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number):
-    options = [
-        *("--family", SMALL.family, "--iterations", "100000", "--run-dir", str(tmp_path)),
-        *("--meta-batch-size", "2", "--episodes", "2", "--horizon", "5", "--eval-every", "0"),
-        *("--checkpoint-every", "100000"),
-    ]
-    command = [sys.executable, "-m", "metarl", "train", *options]
+    command = [sys.executable, "-m", "metarl", "train", *ENDLESS, "--run-dir", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (tmp_path / "metrics.jsonl").exists():
@@ -183,6 +185,21 @@ def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number):
     assert "--resume continues from there" in output
     done = len(metrics_of(tmp_path))
     assert load_newest(tmp_path / "checkpoints")["iteration"] == done
+
+
+def test_a_closed_terminal_ends_the_run_with_a_checkpoint(tmp_path):
+    terminal, its_end = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "metarl", "train", *ENDLESS, "--run-dir", str(tmp_path)],
+        preexec_fn=lambda: os.login_tty(its_end),
+    )
+    os.close(its_end)
+    file = tmp_path / "metrics.jsonl"
+    while not (file.exists() and file.stat().st_size):
+        os.read(terminal, 1000)  # the live line; an error if the program ends
+    os.close(terminal)
+    assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    assert load_newest(tmp_path / "checkpoints")["iteration"] == len(metrics_of(tmp_path))
 
 
 @pytest.mark.parametrize(

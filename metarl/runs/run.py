@@ -2,14 +2,12 @@
 
 import dataclasses
 import logging
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 
 from metarl.evaluation.figures import evaluation_figures
 from metarl.learners.config import RunConfig
@@ -27,6 +25,7 @@ from metarl.support.modules import import_object
 from metarl.support.options import option
 from metarl.support.parallel import Ranks
 from metarl.support.ranks import has_begun_before, is_leader, note_begin, ranks
+from metarl.support.signals import requests_to_end
 from metarl.support.types import Json
 
 logger = logging.getLogger(__name__)
@@ -54,10 +53,10 @@ def run(learner: BaseLearner, callbacks: Sequence[Callback] = ()) -> None:
     Of the processes that torchrun has started, the first one alone has the folder, prints, and
     calls the callbacks. When torchrun starts them again, they go on from the newest checkpoint.
 
-    A SIGINT or SIGTERM ends the run with a checkpoint after the current iteration; the process then
-    exits with status 128 + the signal's number. Another signal more than a second later ends it at
-    once. Earlier ones are ignored, because a job manager and a parent process may both forward the
-    same request.
+    SIGINT, SIGTERM or SIGHUP (a closed terminal) end the run with a checkpoint after the current
+    iteration; the process then exits with status 128 + the signal's number. Another signal more
+    than a second later ends it at once. Earlier ones are ignored, because a job manager and a
+    parent process may both forward the same request.
 
     Raises:
         UsageError: the run cannot begin; an existing run in the folder is not changed.
@@ -88,7 +87,9 @@ def run(learner: BaseLearner, callbacks: Sequence[Callback] = ()) -> None:
 def _find_callback(name: str) -> Callback:
     found = import_object(name, "--callbacks")
     if not callable(found):
-        raise UsageError(f"--callbacks {name} cannot be called: it is of type {type(found).__name__}")
+        raise UsageError(
+            f"--callbacks {name} cannot be called: it is of type {type(found).__name__}"
+        )
     callback: Callback = found
     return callback
 
@@ -277,14 +278,14 @@ def _git_commit() -> str | None:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], int]]:
-    """In the block, the first SIGINT or SIGTERM only sets what the yielded function returns.
+    """In the block, the first request to end only sets what the yielded function returns.
 
     It returns the signal's number, or 0 before any signal.
     """
     received: list[int] = []
     first = 0.0
 
-    def receive(number: int, _frame: FrameType | None) -> None:
+    def receive(number: int) -> None:
         nonlocal first
         if received:
             if time.monotonic() - first > SAME_REQUEST_SECONDS:
@@ -294,11 +295,5 @@ def _interruptible() -> Iterator[Callable[[], int]]:
         first = time.monotonic()
         logger.warning("signal %d: stopping after this iteration", number)
 
-    handlers = {
-        number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
+    with requests_to_end(receive):
         yield lambda: received[0] if received else 0
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

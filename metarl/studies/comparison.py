@@ -166,7 +166,7 @@ def compare(comparison: Comparison) -> list[Line]:
     """Trains and evaluates all runs that are not finished yet; returns a line for each name.
 
     Each run has a process of its own. Writes comparison.png, .pdf, .csv and TensorBoard events to
-    the folder. A SIGINT or SIGTERM ends every run with a checkpoint; another call with the same
+    the folder. SIGINT, SIGTERM and SIGHUP end every run with a checkpoint; another call with the same
     comparison continues from there.
 
     Raises:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from metarl.support.errors import InUseError, UsageError
 from metarl.support.parallel import available_cores
+from metarl.support.signals import requests_to_end
 
 LOG = "log.txt"
 """File of a run folder with what its process printed."""
@@ -42,7 +43,7 @@ def run_jobs(
     """Runs the jobs that are not finished, `at_a_time` in parallel; 0 runs one per core.
 
     A job is taken from `jobs` when it can begin. When it has ended well, the line about it says
-    what `described` returns. SIGINT and SIGTERM are forwarded to the running jobs; this process
+    what `described` returns. Requests to end are forwarded to the running jobs; this process
     exits when they have ended.
 
     Returns:
@@ -115,17 +116,10 @@ def _say(job: Job, what: str) -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """In the block, SIGINT and SIGTERM only append their number to the yielded list."""
+    """In the block, a request to end only appends its number to the yielded list."""
     received: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
+    with requests_to_end(received.append):
         yield received
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 def _run(job: Job) -> None:

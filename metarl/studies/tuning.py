@@ -93,7 +93,7 @@ class Trial:
 def tune(tuning: Tuning, folder: Path, configure: Configure) -> list[Trial]:
     """Runs the trials that are not finished yet; returns all of them, the best first.
 
-    Each trial has a process of its own. A SIGINT or SIGTERM ends every run with a checkpoint;
+    Each trial has a process of its own. SIGINT, SIGTERM and SIGHUP end every run with a checkpoint;
     another call continues from there. Several machines may work on one folder.
 
     Raises:
