@@ -166,8 +166,8 @@ def compare(comparison: Comparison) -> list[Line]:
     """Trains and evaluates all runs that are not finished yet; returns a line for each name.
 
     Each run has a process of its own. Writes comparison.png, .pdf, .csv and TensorBoard events to
-    the folder. SIGINT, SIGTERM and SIGHUP end every run with a checkpoint; another call with the same
-    comparison continues from there.
+    the folder. SIGINT, SIGTERM and SIGHUP end every run with a checkpoint; another call with the
+    same comparison continues from there.
 
     Raises:
         UsageError: a run cannot begin, or it failed; the other runs are finished first.
