@@ -171,10 +171,17 @@ ENDLESS = (
 )
 
 
+def heed_closed_terminals():
+    """In a new process: `nohup`, which may have started the tests, hands down to ignore them."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number):
     command = [sys.executable, "-m", "metarl", "train", *ENDLESS, "--run-dir", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, preexec_fn=heed_closed_terminals
+    )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (tmp_path / "metrics.jsonl").exists():
         time.sleep(0.05)
@@ -189,9 +196,14 @@ def test_a_signal_ends_the_run_with_a_checkpoint(tmp_path, number):
 
 def test_a_closed_terminal_ends_the_run_with_a_checkpoint(tmp_path):
     terminal, its_end = os.openpty()
+
+    def begin():
+        os.login_tty(its_end)
+        heed_closed_terminals()
+
     process = subprocess.Popen(
         [sys.executable, "-m", "metarl", "train", *ENDLESS, "--run-dir", str(tmp_path)],
-        preexec_fn=lambda: os.login_tty(its_end),
+        preexec_fn=begin,
     )
     os.close(its_end)
     file = tmp_path / "metrics.jsonl"
