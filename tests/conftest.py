@@ -83,3 +83,11 @@ def hosts() -> Iterator[tuple[Host, Host]]:
         except OSError as error:
             pytest.skip(f"network namespaces cannot be made here: {error}")
         yield found
+
+
+@pytest.fixture(scope="module")
+def no_figures() -> Iterator[None]:
+    """Runs draw no figures of their evaluations, which takes most of the time of a tiny run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metarl.runs.run.evaluation_figures", lambda *_: {})
+        yield

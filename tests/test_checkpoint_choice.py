@@ -13,7 +13,7 @@ MAML = {**SMALL, "meta_batch_size": 2, "hidden_sizes": (8,)}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, no_figures):
     """A run of 3 iterations with all checkpoints, of which the second was the best."""
     folder = tmp_path_factory.mktemp("run")
     train(Config(**MAML, iterations=3, eval_every=1, checkpoint_every=1, run_dir=folder))

@@ -8,6 +8,8 @@ from metarl import Config, Learner, UsageError, train
 from metarl.cli.main import main
 from metarl.runs.stopping import reason_to_stop
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 TAG = "test/step_1/mean"
 SMALL = {
     "family": "envs:Navigation2D-v0",

@@ -20,6 +20,8 @@ from metarl.cli.main import main
 from metarl.studies import tuning
 from metarl.studies.tuning import Tuning, parse_search
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 FAMILY = "envs:Navigation2D-v0"
 RUN = (
     *("--family", FAMILY, "--meta-batch-size", "2", "--episodes", "2", "--horizon", "5"),
