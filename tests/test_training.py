@@ -19,6 +19,8 @@ from metarl.runs import run as training
 from metarl.runs.checkpoint import load_newest
 from metarl.runs.folder import RunFolder
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 SMALL = Config(
     family="envs:Navigation2D-v0",
     iterations=4,
