@@ -49,4 +49,5 @@ def test_the_model_of_many_hosts_agrees_with_arithmetic():
     # 40 tasks are 10 chunks of 4; of 8 hosts, two have 2 chunks. A message passes 7 hosts.
     assert inputs.seconds(40, 1) == 21.0
     assert inputs.seconds(40, 8) == pytest.approx(1.0 + 8 * 0.5 + 7 * (1.0 + 8.0))
+    assert inputs.after_messages(40, 0.2) == pytest.approx(21.0 / 24.0)
     assert inputs.efficiency(40, 8) == pytest.approx(21.0 / (8 * 68.0))

@@ -69,9 +69,8 @@ def main(
     )
     if latency is not None:
         model = Inputs(**json.loads(MODEL.read_text()))
-        messages = model.collectives * (model.step + latency / 1000)
-        expected = several / (several + messages)
-        print(f"model        {expected:.3f}: {model.collectives} messages, {messages:.3f} s")
+        left = model.after_messages(40, latency / 1000)
+        print(f"model        {left:.3f} with 40 tasks of HalfCheetahDir: {model.collectives} messages")
 
 
 def seconds(commands: list[list[str]]) -> float:

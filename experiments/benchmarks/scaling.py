@@ -59,6 +59,11 @@ class Inputs:
         wire = (self.bytes_fixed + self.bytes_task * share) / BANDWIDTH
         return self.fixed + self.task * share + (hosts - 1) * (ring + wire)
 
+    def after_messages(self, tasks: int, latency: float) -> float:
+        """What the messages alone leave of the speed of two hosts, `latency` seconds apart."""
+        alone = self.seconds(tasks, 1)
+        return alone / (alone + self.collectives * (self.step + latency))
+
     def efficiency(self, tasks: int, hosts: int) -> float:
         """The speed of many hosts over that many times the speed of one."""
         return self.seconds(tasks, 1) / (hosts * self.seconds(tasks, hosts))
