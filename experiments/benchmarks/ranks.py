@@ -70,7 +70,7 @@ def main(
     if latency is not None:
         model = Inputs(**json.loads(MODEL.read_text()))
         left = model.after_messages(40, latency / 1000)
-        print(f"model        {left:.3f} with 40 tasks of HalfCheetahDir: {model.collectives} messages")
+        print(f"model        {left:.3f}: {model.collectives} messages, 40 tasks of HalfCheetahDir")
 
 
 def seconds(commands: list[list[str]]) -> float:
