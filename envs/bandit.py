@@ -5,7 +5,7 @@ Sources: Duan et al. 2016 (RL², arXiv 1611.02779), section 3.1, and Deleu's pyt
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from array_api_compat import array_namespace, device
@@ -36,6 +36,18 @@ class Bandit(DynamicsFamily):
     """What the bandits share: the state is the last reward."""
 
     source: ClassVar[str] = "Duan 2016, Deleu"
+    # A softmax over five arms that starts near uniform needs an inner step size of 10 to 20;
+    # experiments/benchmarks/results/learning.txt.
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "maml": {
+            "episodes": 10,
+            "inner_lr": 10.0,
+            "gae_lambda": 1.0,
+            "hidden_sizes": (32, 32),
+            "activation": "relu",
+        },
+        **{name: {"step_sizes": "per_layer"} for name in ("maml-trpo", "promp", "e-maml")},
+    }
 
     arms: int = 5
     """k: 5, 10 or 50 in the literature."""

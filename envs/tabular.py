@@ -6,7 +6,7 @@ Zintgraf et al. 2020 (VariBAD, arXiv 1910.08348), section 5.1.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from array_api_compat import array_namespace, device
@@ -28,6 +28,14 @@ class TabularMDP(DynamicsFamily):
 
     noise_size: ClassVar[int] = 3
     source: ClassVar[str] = "Duan 2016, Deleu"
+    # experiments/benchmarks/results/learning.txt
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "maml": {"inner_lr": 3.0, "gae_lambda": 0.7},
+        **{
+            name: {"inner_steps": 3, "step_sizes": "per_layer"}
+            for name in ("maml-trpo", "promp", "e-maml")
+        },
+    }
 
     states: int = 10
     """States of the MDP."""

@@ -1,6 +1,7 @@
 """`--preset tuned`: options that a family ships for an algorithm or a learner."""
 
 import json
+from types import SimpleNamespace
 from typing import ClassVar
 
 import gymnasium
@@ -9,7 +10,7 @@ import pytest
 
 from metarl.cli.main import main
 from metarl.learners.maml_config import MAMLConfig
-from metarl.learners.presets import ALGORITHMS, CONTROLS
+from metarl.learners.presets import ALGORITHMS, CONTROLS, shipped_options, tuned_options
 from metarl.learners.registry import find_learner, known_learners
 from metarl.studies.comparison import Comparison
 from metarl.tasks.family import make_family, registered_families
@@ -26,6 +27,10 @@ class Tuned(gymnasium.Env):
         "maml-trpo": {"inner_lr": 0.3, "gae_lambda": 1.0, "hidden_sizes": [8, 8]},
         "promp": {"inner_lr": 0.2, "meta_batch_size": 3},
         "rl2": {"action_scale": 2.0, "trials": 7},
+    }
+    tuned_for_all: ClassVar = {
+        "maml": {"inner_lr": 0.7, "inner_steps": 2, "gae_lambda": 0.6},
+        "promp": {"gae_lambda": 0.5},
     }
 
     def __init__(self):
@@ -79,6 +84,16 @@ def test_each_algorithm_and_learner_has_its_own(tmp_path, choice, expected):
     assert {name: config[name] for name in expected} == expected
 
 
+def test_options_for_all_algorithms_lie_below_what_makes_an_algorithm_up():
+    family = SimpleNamespace(tuned=Tuned.tuned_for_all, id=FAMILY)
+    shared = Tuned.tuned_for_all["maml"]
+    assert tuned_options(family, "maml-trpo") == shared
+    assert tuned_options(family, "promp") == shared | {"gae_lambda": 0.5}
+    assert tuned_options(family, "cavia") == {"inner_steps": 2, "gae_lambda": 0.6}
+    assert tuned_options(family, "oracle") == {"inner_lr": 0.7, "gae_lambda": 0.6}
+    assert shipped_options(family, "rl2") == {}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -114,10 +129,8 @@ def test_a_comparison_takes_those_that_there_are_and_keeps_its_own_sizes():
 
 @pytest.mark.parametrize("name", registered_families())
 def test_what_shipped_families_ship_can_be_trained(name):
-    for algorithm, options in make_family(name).tuned.items():
-        assert options
-        if algorithm in ALGORITHMS | CONTROLS:
-            MAMLConfig.of(algorithm, family=name, **options)
-        else:
-            assert algorithm in known_learners()
-            find_learner(algorithm).Config(family=name, **options)
+    family = make_family(name)
+    assert set(family.tuned) <= {*ALGORITHMS, *CONTROLS, *known_learners()}
+    for algorithm in ALGORITHMS | CONTROLS:
+        MAMLConfig.of(algorithm, family=name, **shipped_options(family, algorithm))
+    find_learner("rl2").Config(family=name, **shipped_options(family, "rl2"))

@@ -124,15 +124,29 @@ def find_algorithm(name: str) -> Algorithm:
     return known[name]
 
 
+def shipped_options(family: "TaskFamily", name: str) -> "Json":
+    """The options that the family ships for an algorithm, a control or a learner, or none.
+
+    Those for the learner "maml" are for each of its algorithms and controls, below the options for
+    this one, except for the options that make the algorithm up.
+    """
+    algorithm = {**ALGORITHMS, **CONTROLS}.get(name)
+    shared = family.tuned.get("maml", {}) if algorithm else {}
+    fixed = algorithm.options if algorithm else {}
+    options = {n: value for n, value in shared.items() if n not in fixed}
+    options.update(family.tuned.get(name, {}))
+    return {n: tuple(v) if isinstance(v, list) else v for n, v in options.items()}
+
+
 def tuned_options(family: "TaskFamily", name: str) -> "Json":
-    """The options that the family ships for an algorithm or a learner.
+    """The same.
 
     Raises:
         UsageError: it ships none for this one; names those for which it does.
 
     """
-    if name not in family.tuned:
+    options = shipped_options(family, name)
+    if not options:
         has = f"for {', '.join(family.tuned)} alone" if family.tuned else "for none"
         raise UsageError(f"--preset tuned: {family.id} ships options {has}, not for {name}")
-    options = family.tuned[name]
-    return {n: tuple(v) if isinstance(v, list) else v for n, v in options.items()}
+    return options

@@ -14,7 +14,7 @@ from metarl.learners.config import Budget, FamilyRunConfig
 from metarl.learners.learner import MetaLearner
 from metarl.learners.maml import MAMLLearner
 from metarl.learners.maml_config import MAMLConfig
-from metarl.learners.presets import ALGORITHMS, CONTROLS, RL2, find_algorithm, tuned_options
+from metarl.learners.presets import ALGORITHMS, CONTROLS, RL2, find_algorithm, shipped_options
 from metarl.learners.registry import LEARNERS, find_learner, known_learners, make_learner
 from metarl.runs.folder import CONFIG, EVALUATION
 from metarl.runs.report import write_report
@@ -129,7 +129,7 @@ class Comparison:
         tuned: Mapping[str, Any] = {}
         if self.preset == "tuned":
             family = make_family(self.family, 1, **self.family_options)
-            tuned = tuned_options(family, name) if name in family.tuned else {}
+            tuned = shipped_options(family, name)
         shared: Json = {
             **tuned,
             "family": self.family,
