@@ -31,10 +31,9 @@ class TabularMDP(DynamicsFamily):
     # experiments/benchmarks/results/learning.txt
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "maml": {"inner_lr": 3.0, "gae_lambda": 0.7},
-        **{
-            name: {"inner_steps": 3, "step_sizes": "per_layer"}
-            for name in ("maml-trpo", "promp", "e-maml")
-        },
+        "maml-trpo": {"inner_steps": 3, "step_sizes": "per_layer"},
+        "promp": {"inner_steps": 3, "step_sizes": "per_layer"},
+        "e-maml": {"inner_steps": 3, "step_sizes": "per_layer"},
     }
 
     states: int = 10

@@ -26,18 +26,7 @@ def best_posterior_mean(arms: int, pulls: int) -> float:
 
 if __name__ == "__main__":
     learner = run_experiment(
-        Config(
-            family="envs:BernoulliBandit-v0",
-            iterations=150,
-            meta_batch_size=40,
-            episodes=10,
-            inner_lr=10.0,
-            step_sizes="per_layer",
-            gae_lambda=1.0,
-            hidden_sizes=(32, 32),
-            activation="relu",
-            eval_every=0,
-        ),
+        Config(family="envs:BernoulliBandit-v0", preset="tuned", iterations=150, eval_every=0),
         __doc__,
     )
     assert isinstance(learner, Learner)  # Config is its configuration

@@ -63,17 +63,7 @@ def posterior_mean(
 
 if __name__ == "__main__":
     learner = run_experiment(
-        Config(
-            family="envs:TabularMDP-v0",
-            iterations=150,
-            meta_batch_size=40,
-            episodes=20,
-            inner_lr=3.0,
-            inner_steps=3,
-            step_sizes="per_layer",
-            gae_lambda=0.7,
-            eval_every=0,
-        ),
+        Config(family="envs:TabularMDP-v0", preset="tuned", iterations=150, eval_every=0),
         __doc__,
     )
     assert isinstance(learner, Learner)  # Config is its configuration

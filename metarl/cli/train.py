@@ -166,7 +166,7 @@ def parse_config(
     if choices.algorithm is not None and isinstance(default, MAMLConfig):
         preset = find_algorithm(choices.algorithm)
         default = dataclasses.replace(default, algorithm=choices.algorithm, **preset.options)
-    if choices.preset == TUNED and isinstance(default, FamilyRunConfig):
+    if isinstance(default, FamilyRunConfig) and (choices.preset or default.preset) == TUNED:
         family = make_family(
             choices.family or default.family, 1, **(default.family_options | choices.family_options)
         )
