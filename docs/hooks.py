@@ -42,7 +42,7 @@ def reference(heading: str, folder: Path) -> str:
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Adds the pages that `on_files` makes to the navigation."""
     measured = [{title(path): f"results/{path.stem}.md"} for path in results()]
-    config.nav.append({"Results": measured})
+    config.nav.append({"Results": [{"Tables": "results.md"}, *measured]})
     pages = [{f"metarl.{room}": f"reference/{room}.md"} for room in ROOMS]
     config.nav.append({"API reference": [*pages, {"envs": "reference/envs.md"}]})
     return config
