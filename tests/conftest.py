@@ -8,8 +8,10 @@ import pytest
 import torch
 from network import Host, two_hosts
 
-from metarl.policies.mlp import GaussianPolicy
+from metarl.policies.actions import ContinuousActions
+from metarl.policies.mlp import MLP
 from metarl.policies.parameters import Parameters, expand
+from metarl.policies.policy import Policy
 from metarl.sampling.data import Batch
 from metarl.support.parallel import Workers
 
@@ -36,12 +38,12 @@ def workers() -> Workers:
 
 
 @pytest.fixture
-def policy() -> GaussianPolicy:
-    return GaussianPolicy(OBSERVATION, ACTION, hidden_sizes=(4,))
+def policy() -> Policy:
+    return Policy(MLP(OBSERVATION, ACTION, hidden_sizes=(4,)), ContinuousActions(ACTION))
 
 
 @pytest.fixture
-def theta(policy: GaussianPolicy) -> Parameters:
+def theta(policy: Policy) -> Parameters:
     generator = np.random.default_rng(0)
     initial = policy.initial_parameters(generator)
     return {
@@ -51,7 +53,7 @@ def theta(policy: GaussianPolicy) -> Parameters:
 
 
 @pytest.fixture
-def make_random_batch(policy: GaussianPolicy, theta: Parameters) -> Callable[[int], Batch]:
+def make_random_batch(policy: Policy, theta: Parameters) -> Callable[[int], Batch]:
     """seed -> a batch whose actions have the log-probabilities of θ."""
 
     def make(seed: int) -> Batch:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metarl.sampling.advantage import discounted_sums, generalised_advantages, make_batch, moments
-from metarl.sampling.baseline import fit_network_values, fit_values
+from metarl.sampling.baseline import fit_network_values, fit_values, projected
 from metarl.sampling.data import Rollout
 
 
@@ -223,3 +223,15 @@ def test_a_network_adds_nothing_where_the_linear_fit_is_exact():
     values, final = fit_network_values(rollout, sums, 0.9)
     torch.testing.assert_close(values, torch.full_like(values, 10), rtol=1e-2, atol=0)
     torch.testing.assert_close(final, torch.full_like(final, 10), rtol=1e-2, atol=0)
+
+
+def test_large_observations_keep_their_distances_and_small_ones_are_as_they_were():
+    small = torch.randn(5, 256, generator=torch.Generator().manual_seed(0))
+    assert projected(small) is small
+    large = torch.randint(0, 256, (40, 3000), dtype=torch.uint8)
+    seen = projected(large)
+    assert seen.shape == (40, 64)
+    # On average over the matrix, squared distances shrink by 64 / 3000.
+    ratio = torch.pdist(seen).square() / torch.pdist(large.float()).square() * 3000 / 64
+    assert 0.8 < ratio.mean() < 1.2
+    assert ratio.std() < 0.3  # √(2 / 64) is .18

@@ -96,7 +96,8 @@ def test_the_meta_gradient_of_every_part_agrees_with_finite_differences(
     if kind == "step_sizes":
         theta = theta | {f"step_size.{n}": torch.full_like(p, 0.2) for n, p in theta.items()}
     elif kind == "context":
-        policy = dataclasses.replace(policy, observation_size=1, context_size=2)
+        network = dataclasses.replace(policy.network, observation_size=1, context_size=2)
+        policy = dataclasses.replace(policy, network=network)
         inner = InnerLoop(
             policy_objective(policy, lvc),
             0.3,

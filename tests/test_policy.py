@@ -4,8 +4,10 @@ import torch
 from gymnasium import spaces
 
 from metarl.policies.action_distributions import MINIMUM_LOG_STD, Categorical, Gaussian
-from metarl.policies.mlp import CategoricalPolicy, GaussianPolicy, make_policy
+from metarl.policies.actions import ContinuousActions, DiscreteActions
+from metarl.policies.mlp import MLP
 from metarl.policies.parameters import expand, flatten, unflatten
+from metarl.policies.policy import Policy, make_policy
 from metarl.support.errors import UsageError
 
 
@@ -40,7 +42,7 @@ def test_categorical_agrees_with_torch_distributions():
 
 def test_categorical_samples_have_the_distributions_frequencies():
     probabilities = torch.tensor([0.1, 0.2, 0.7])
-    policy = CategoricalPolicy(1, 3)
+    policy = Policy(MLP(1, 3), DiscreteActions(3))
     noise = torch.from_numpy(policy.noise(np.random.default_rng(0), 1, 40_000))
     samples = Categorical(probabilities.log().expand(1, 40_000, 3)).sample(noise)
     frequencies = torch.bincount(samples.flatten()) / 40_000
@@ -48,7 +50,7 @@ def test_categorical_samples_have_the_distributions_frequencies():
 
 
 def test_gaussian_samples_have_the_distributions_moments():
-    policy = GaussianPolicy(1, 1)
+    policy = Policy(MLP(1, 1), ContinuousActions(1))
     noise = torch.from_numpy(policy.noise(np.random.default_rng(0), 1, 40_000))
     samples = Gaussian(torch.tensor([[[2.0]]]), torch.tensor([[[0.5]]])).sample(noise)
     assert samples.mean().item() == pytest.approx(2.0, abs=0.03)
@@ -56,7 +58,7 @@ def test_gaussian_samples_have_the_distributions_moments():
 
 
 def test_each_task_is_computed_with_its_own_parameters():
-    policy = GaussianPolicy(3, 2, hidden_sizes=(4, 4))
+    policy = Policy(MLP(3, 2, hidden_sizes=(4, 4)), ContinuousActions(2))
     each = [policy.initial_parameters(np.random.default_rng(i)) for i in range(3)]
     together = {name: torch.stack([p[name] for p in each]) for name in each[0]}
     observations = torch.randn(3, 6, 5, 3)
@@ -70,7 +72,7 @@ def test_each_task_is_computed_with_its_own_parameters():
 
 
 def test_the_standard_deviation_has_a_floor():
-    policy = GaussianPolicy(1, 1)
+    policy = Policy(MLP(1, 1), ContinuousActions(1))
     parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 1)
     parameters["log_std"] = torch.full((1, 1), -100.0)
     _, log_std = policy.distribution(parameters, torch.zeros(1, 2, 1))
@@ -78,7 +80,9 @@ def test_the_standard_deviation_has_a_floor():
 
 
 def test_flatten_and_unflatten_are_inverse():
-    parameters = GaussianPolicy(3, 2).initial_parameters(np.random.default_rng(0))
+    parameters = Policy(MLP(3, 2), ContinuousActions(2)).initial_parameters(
+        np.random.default_rng(0)
+    )
     back = unflatten(flatten(parameters), parameters)
     assert list(back) == list(parameters)
     assert all(torch.equal(back[name], parameters[name]) for name in parameters)
@@ -86,9 +90,9 @@ def test_flatten_and_unflatten_are_inverse():
 
 def test_the_policy_fits_the_spaces():
     box = spaces.Box(-1, 1, (2, 3))
-    assert make_policy(box, spaces.Discrete(4)) == CategoricalPolicy(6, 4)
-    assert make_policy(box, spaces.Box(-1, 1, (2,))) == GaussianPolicy(6, 2)
-    with pytest.raises(UsageError, match="action space MultiBinary"):
-        make_policy(box, spaces.MultiBinary(3))
-    with pytest.raises(UsageError, match="observation space Discrete"):
-        make_policy(spaces.Discrete(3), box)
+    assert make_policy(box, spaces.Discrete(4)) == Policy(MLP(6, 4), DiscreteActions(4))
+    assert make_policy(box, spaces.Box(-1, 1, (2,))) == Policy(MLP(6, 2), ContinuousActions(2))
+    with pytest.raises(UsageError, match="action space Dict"):
+        make_policy(box, spaces.Dict())
+    with pytest.raises(UsageError, match="observation space Sequence"):
+        make_policy(spaces.Sequence(box), box)

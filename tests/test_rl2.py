@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metarl import UsageError
-from metarl.learners.rl2 import RL2Config, RL2Learner, clipped_loss, entropy, make_experience
+from metarl.learners.rl2 import RL2Config, RL2Learner, clipped_loss, make_experience
 from metarl.policies.normalisation import Statistics
 from metarl.runs.run import run
 from metarl.sampling.trials import join_trials
@@ -66,7 +66,7 @@ def test_a_trial_is_a_plain_loop_over_its_episodes():
 
 def test_inputs_hold_the_previous_step_and_mark_new_episodes():
     learner, trials = sampled()
-    size = learner.spaces.observation_size
+    size = learner.network.observation_size
     for i in range(SMALL.trials):
         number = int(trials.valid[i].sum())
         inputs = trials.inputs[i, :number]
@@ -133,7 +133,7 @@ def test_entropies_are_those_of_torch():
     with torch.no_grad():
         distribution, _, _ = learner.network(trials.inputs)
     expected = torch.distributions.Categorical(logits=distribution.log_probs).entropy()
-    torch.testing.assert_close(entropy(distribution), expected)
+    torch.testing.assert_close(distribution.entropy(), expected)
 
 
 def test_statistics_are_those_of_all_rows():

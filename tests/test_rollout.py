@@ -10,8 +10,10 @@ from gymnasium import spaces
 
 from metarl import Config, Learner
 from metarl.policies.action_units import ActionUnits
-from metarl.policies.mlp import CategoricalPolicy, GaussianPolicy
+from metarl.policies.actions import ContinuousActions, DiscreteActions
+from metarl.policies.mlp import MLP
 from metarl.policies.parameters import expand
+from metarl.policies.policy import Policy
 from metarl.sampling.actor import PolicyActor
 from metarl.sampling.rollout import collect
 from metarl.simulation.backends import make_simulation, make_simulations
@@ -66,7 +68,11 @@ def collected(episodes=4, discrete=False, stage=0, key=None, action_bias=0.0):
     simulation = serial(
         lambda: gymnasium.wrappers.TimeLimit(Counter(discrete), HORIZON), 2 * episodes
     )
-    policy = CategoricalPolicy(2, 3) if discrete else GaussianPolicy(2, 1)
+    policy = (
+        Policy(MLP(2, 3), DiscreteActions(3))
+        if discrete
+        else Policy(MLP(2, 1), ContinuousActions(1))
+    )
     parameters = policy.initial_parameters(np.random.default_rng(0))
     parameters["layer_2.bias"] += action_bias
     tasks = {"number": np.array([3, 7])}
@@ -136,7 +142,7 @@ def test_threads_change_no_task_no_reset_and_no_noise():
     family = make_family("envs:HalfCheetahDir-v0", horizon=10)
     key = RandomKey(5)
     tasks = family.sample_tasks(2, key)
-    policy = GaussianPolicy(17, 6)
+    policy = Policy(MLP(17, 6), ContinuousActions(6))
     parameters = expand(policy.initial_parameters(key.generator(Use.PARAMETERS)), 2)
     one, two, whole = (
         collect_under(simulations, policy, parameters, tasks, 3, 10, key, 0, Workers(threads))
@@ -157,7 +163,7 @@ def test_threads_change_no_task_no_reset_and_no_noise():
 def test_a_batch_of_episodes_restarts_wholly_at_the_next_collection():
     family = make_family("envs:Navigation2D-v0", horizon=8)
     simulation = make_simulation(family, 6)
-    policy = GaussianPolicy(2, 2)
+    policy = Policy(MLP(2, 2), ContinuousActions(2))
     parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
     tasks = family.sample_tasks(2, RandomKey(0))
     one, two = (
@@ -175,7 +181,7 @@ def test_shares_of_different_lengths_are_padded_to_one():
     def simulation(number):
         return serial(lambda: gymnasium.wrappers.TimeLimit(Counter(), HORIZON), number)
 
-    policy = GaussianPolicy(2, 1)
+    policy = Policy(MLP(2, 1), ContinuousActions(1))
     parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
     lengths = set()
     for stage in range(20):
@@ -197,7 +203,7 @@ class Broken(Counter):
 
 def test_a_reward_that_is_not_a_number_is_an_error():
     simulation = serial(Broken, 2)
-    policy = GaussianPolicy(2, 1)
+    policy = Policy(MLP(2, 1), ContinuousActions(1))
     parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
     tasks = {"number": np.array([3, 7])}
     message = r"rewards that are not finite: nan at step 0 of an episode of task {'number': 3}"
@@ -216,7 +222,7 @@ class Successful(Counter):
 
 def test_success_is_told_by_episode_and_by_metric():
     simulation = serial(lambda: gymnasium.wrappers.TimeLimit(Successful(), HORIZON), 2 * 4)
-    policy = GaussianPolicy(2, 1)
+    policy = Policy(MLP(2, 1), ContinuousActions(1))
     parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
     tasks = {"number": np.array([4, 7])}
     rollout = collect_under(

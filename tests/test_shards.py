@@ -15,11 +15,14 @@ from torch import nn
 from metarl.maml.estimators import lvc
 from metarl.maml.inner_loop import InnerLoop
 from metarl.maml.meta_objective import MetaObjective, policy_objective
-from metarl.maml.supervised import FewShotObjective, initial_parameters, module_objective
+from metarl.maml.supervised import FewShotObjective, module_objective
 from metarl.outer.objective import divergence
 from metarl.outer.ppo import PPO, PPOOptions
-from metarl.policies.mlp import GaussianPolicy
+from metarl.policies.actions import ContinuousActions
+from metarl.policies.mlp import MLP
+from metarl.policies.module_network import initial_parameters
 from metarl.policies.parameters import expand
+from metarl.policies.policy import Policy
 from metarl.sampling.data import Batch
 from metarl.support import parallel
 from metarl.support.errors import UsageError
@@ -164,7 +167,7 @@ def part(batch, shard, place=torch.clone):
 @pytest.fixture
 def meta():
     """(shard, workers, place of the data) -> value, gradient, Fisher product and displacement."""
-    policy = GaussianPolicy(17, 6, hidden_sizes=(32, 32))
+    policy = Policy(MLP(17, 6, hidden_sizes=(32, 32)), ContinuousActions(6))
     theta = policy.initial_parameters(np.random.default_rng(0))
     generator = torch.Generator().manual_seed(0)
 

@@ -26,10 +26,10 @@ from metarl.learners.few_shot import FewShotConfig, FewShotLearner
 from metarl.maml.inner_loop import InnerLoop
 from metarl.maml.supervised import (
     FewShotObjective,
-    initial_parameters,
     module_objective,
     query_outputs,
 )
+from metarl.policies.module_network import initial_parameters
 from metarl.policies.parameters import flatten, unflatten
 from metarl.runs.run import run
 from metarl.support.parallel import Workers
@@ -315,3 +315,19 @@ def test_a_backbone_that_does_not_fit_is_one_line(tmp_path):
         (line,) = result.stderr.splitlines()
         assert message in line
     assert not (tmp_path / "runs").exists()
+
+
+def test_running_statistics_are_refused_and_the_remedy_works():
+    module = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    with pytest.raises(UsageError, match="BatchNorm1d at 1 keeps running statistics"):
+        module_objective(module, nn.functional.mse_loss)
+    torch.func.replace_all_batch_norm_modules_(module)
+    inner = InnerLoop(module_objective(module, nn.functional.mse_loss), RATE)
+    samples = Samples(torch.randn(TASKS, 5, 1), torch.randn(TASKS, 5, 1))
+    adapted = inner.step(inner.begin(initial_parameters(module), TASKS), samples)
+    # Each task is normalised by its own batch: alone it adapts to the same.
+    for i in range(TASKS):
+        one = slice(i, i + 1)
+        alone = inner.step(inner.begin(initial_parameters(module), 1), samples[one])
+        for name, p in alone.items():
+            torch.testing.assert_close(p[0], adapted[name][i])

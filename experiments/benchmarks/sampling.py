@@ -19,8 +19,8 @@ import torch
 import tyro
 
 from metarl.policies.action_units import ActionUnits
-from metarl.policies.mlp import make_policy
 from metarl.policies.parameters import expand
+from metarl.policies.policy import make_policy
 from metarl.sampling.actor import PolicyActor
 from metarl.sampling.data import Rollout
 from metarl.sampling.rollout import collect

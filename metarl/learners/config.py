@@ -168,3 +168,15 @@ class FamilyRunConfig(RunConfig):
         config = cls(**options)
         iterations = max(1, budget.episodes // config.episodes_per_iteration)
         return dataclasses.replace(config, iterations=iterations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyRunConfig(FamilyRunConfig):
+    """A run on a task family with a policy that is a network."""
+
+    policy: str = "auto"
+    """Network of the policy: mlp; cnn, for images; encoder, for a Dict or Tuple with images; or
+    MODULE:CLASS, a torch.nn.Module. auto chooses by the observations. A recurrent learner puts it
+    before its core, which reads vectors itself."""
+    policy_options: dict[str, FamilyOption] = field(default_factory=dict)
+    """Further arguments of the network's class, name and value in turn."""

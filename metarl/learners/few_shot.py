@@ -25,13 +25,13 @@ from metarl.maml.inner_loop import (
 from metarl.maml.supervised import (
     FewShotObjective,
     Loss,
-    initial_parameters,
     module_objective,
     query_outputs,
 )
 from metarl.outer.loop import StepSizeOptions
 from metarl.outer.policy_gradient import PolicyGradient
 from metarl.outer.reptile import Reptile
+from metarl.policies.module_network import initial_parameters
 from metarl.policies.parameters import Parameters
 from metarl.support.errors import UsageError
 from metarl.support.options import Count, Positive, WholeNumber

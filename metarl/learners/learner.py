@@ -15,6 +15,7 @@ from metarl.evaluation.evaluation import Evaluation
 from metarl.learners.config import FamilyRunConfig, RunConfig
 from metarl.policies.action_units import ActionUnits
 from metarl.policies.export import DeployedPolicy
+from metarl.policies.observations import has_image
 from metarl.policies.parameters import Parameters
 from metarl.sampling.actor import Adaptive, MostLikely
 from metarl.sampling.data import Outcomes, Rollout, concatenated
@@ -359,7 +360,7 @@ class MetaLearner(BaseLearner):
         """Warns about observations and actions that a policy learns little from."""
         scale = self.config.action_scale or self.family.action_scale
         warnings = action_warnings(self.action_space, scale)
-        if not self.normalises:
+        if not self.normalises and not has_image(self.observation_space):
             warnings += observation_warnings(rollout.observations[rollout.valid].cpu().numpy())
         for warning in warnings:
             logger.warning("%s: %s", self.family.id, warning)

@@ -22,15 +22,16 @@ from metarl.maml.inner_loop import (
 )
 from metarl.maml.meta_objective import MetaObjective, policy_objective
 from metarl.outer.registry import OUTER_LOOPS
-from metarl.policies.export import DeployedPolicy, FeedforwardPolicy
-from metarl.policies.mlp import CONTEXT, CategoricalPolicy, GaussianPolicy, make_policy
+from metarl.policies.export import DeployedPolicy, deployed
 from metarl.policies.normalisation import ObservationNormaliser, sums_of
 from metarl.policies.parameters import Parameters, expand
+from metarl.policies.policy import Policy, PolicyOptions, make_policy
 from metarl.sampling.actor import Adaptive, PolicyActor
 from metarl.sampling.advantage import make_batch
 from metarl.sampling.baseline import BASELINES
 from metarl.sampling.data import Batch, Outcomes, Rollout
 from metarl.support.clock import Clock
+from metarl.support.errors import UsageError
 from metarl.support.parallel import Shard, Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
 from metarl.support.types import State
@@ -44,7 +45,7 @@ REMEDY = "a smaller --inner-lr, --outer-lr or --max-kl"
 class GradientAdaptation:
     """A policy with parameters for each task, which the inner loop moves: an `Adaptive`."""
 
-    policy: GaussianPolicy | CategoricalPolicy
+    policy: Policy
     inner: InnerLoop
     parameters: Parameters  # [tasks, ...]
     make_batch: Callable[[Rollout], Batch]
@@ -83,11 +84,15 @@ class MAMLLearner(MetaLearner):
         self.policy = make_policy(
             self.observation_space,
             self.action_space,
-            config.hidden_sizes,
-            config.activation,
-            config.context_size if config.adapts == "context" else 0,
-            self._task_size() if config.observe_task else 0,
-            config.normalise_observations,
+            PolicyOptions(
+                config.policy,
+                config.policy_options,
+                config.hidden_sizes,
+                config.activation,
+                config.context_size if config.adapts == "context" else 0,
+                self._task_size() if config.observe_task else 0,
+                config.normalise_observations,
+            ),
         )
         self.inner = make_inner_loop(config, self.policy, self.device)
         self.outer = OUTER_LOOPS[config.outer](config)
@@ -164,7 +169,9 @@ class MAMLLearner(MetaLearner):
         """The policy under the parameters of its only task."""
         assert isinstance(adaptive, GradientAdaptation)
         parameters = {name: p[0].cpu() for name, p in adaptive.parameters.items()}
-        policy = FeedforwardPolicy(self.policy, parameters, self.action_space, self.units)
+        policy = deployed(
+            self.policy, parameters, self.observation_space, self.action_space, self.units
+        )
         return policy, parameters
 
     def state(self) -> State:
@@ -273,22 +280,25 @@ class MAMLLearner(MetaLearner):
         return entropy | {"policy/std": float(log_std.exp().mean())}
 
 
-def make_inner_loop(
-    config: MAMLConfig, policy: GaussianPolicy | CategoricalPolicy, device: torch.device
-) -> InnerLoop:
+def make_inner_loop(config: MAMLConfig, policy: Policy, device: torch.device) -> InnerLoop:
     """The inner loop of the options."""
     first_order = config.estimator == "first_order"
     surrogate = SURROGATES["lvc" if first_order else config.estimator]
+    fresh = {name: p.to(device) for name, p in policy.network.fresh.items()}
     adapts: Callable[[str], bool] = {
         "all": every_parameter,
         "head": policy.head.__contains__,
-        "context": CONTEXT.__eq__,
+        "context": fresh.__contains__,
     }[config.adapts]
-    fresh = {CONTEXT: torch.zeros(policy.context_size, device=device)}
+    if config.adapts == "head" and not policy.network.head:
+        raise UsageError(
+            f"--adapts head: --policy {config.policy} names no head; give the class "
+            '`head = ("name of a parameter", ...)`'
+        )
     return InnerLoop(
         policy_objective(policy, surrogate),
         config.inner_lr,
         adapts=adapts,
-        fresh=fresh if config.adapts == "context" else {},
+        fresh=fresh,
         first_order=first_order,
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
-from metarl.learners.config import FamilyRunConfig
+from metarl.learners.config import PolicyRunConfig
 from metarl.learners.presets import find_algorithm
 from metarl.maml.estimators import SURROGATES
 from metarl.outer.registry import OUTER_LOOPS, OuterOptions, foreign_options
@@ -21,7 +21,7 @@ else:  # what is registered is what the command line offers
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAMLConfig(OuterOptions, FamilyRunConfig):
+class MAMLConfig(OuterOptions, PolicyRunConfig):
     """A meta-training run (by default MAML-TRPO at the sizes that ProMP and Deleu use)."""
 
     learner: Literal["maml"] = "maml"
@@ -86,7 +86,7 @@ class MAMLConfig(OuterOptions, FamilyRunConfig):
     """How θ is updated: trust region, clipped surrogate, gradient by Adam, natural gradient without
     a line search, Reptile or evolution; each loop has options of its own."""
 
-    changeable: ClassVar[frozenset[str]] = FamilyRunConfig.changeable | {
+    changeable: ClassVar[frozenset[str]] = PolicyRunConfig.changeable | {
         "sampling_device",
         "test_later_lr",
     }

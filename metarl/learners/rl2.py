@@ -15,13 +15,14 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from metarl.learners.config import Budget, FamilyRunConfig
+from metarl.learners.config import Budget, PolicyRunConfig
 from metarl.learners.learner import MetaLearner, expect_finite, return_metrics
-from metarl.policies.action_distributions import Categorical, Distribution
+from metarl.policies.actions import make_actions
 from metarl.policies.export import DeployedPolicy, RecurrentDeployedPolicy
-from metarl.policies.mlp import make_policy
 from metarl.policies.normalisation import SMALLEST_STD
+from metarl.policies.observations import Observations
 from metarl.policies.parameters import Parameters
+from metarl.policies.policy import PolicyOptions, make_encoder
 from metarl.policies.recurrent import RecurrentPolicy
 from metarl.sampling.actor import Adaptive
 from metarl.sampling.advantage import discounted_sums, generalised_advantages
@@ -42,7 +43,7 @@ TRIALS_PER_CHUNK = 25
 
 
 @dataclass(frozen=True, kw_only=True)
-class RL2Config(FamilyRunConfig):
+class RL2Config(PolicyRunConfig):
     """A run of RL²."""
 
     learner: Literal["rl2"] = "rl2"
@@ -74,7 +75,7 @@ class RL2Config(FamilyRunConfig):
     eval_trials: Count = 5
     """Independent trials of each held-out task, whose returns are averaged."""
 
-    changeable: ClassVar[frozenset[str]] = FamilyRunConfig.changeable | {"eval_trials"}
+    changeable: ClassVar[frozenset[str]] = PolicyRunConfig.changeable | {"eval_trials"}
 
     def __post_init__(self) -> None:
         """Checks every number."""
@@ -148,14 +149,6 @@ def make_experience(trials: Trials, scale: float, discount: float, gae_lambda: f
     )
 
 
-def entropy(distribution: Distribution) -> Tensor:
-    """H = −Σ p log p, or Σ log σ + ½ log 2πe of a normal distribution: [trials, steps]."""
-    if isinstance(distribution, Categorical):
-        return -(distribution.log_probs.exp() * distribution.log_probs).sum(-1)
-    constant = 0.5 * math.log(2 * math.pi * math.e)
-    return (distribution.log_std + constant).expand_as(distribution.mean).sum(-1)
-
-
 def clipped_loss(network: RecurrentPolicy, batch: Experience, config: RL2Config) -> Tensor:
     """The loss of PPO (Schulman et al. 2017, arXiv 1707.06347, equation 9), summed over steps.
 
@@ -167,7 +160,7 @@ def clipped_loss(network: RecurrentPolicy, batch: Experience, config: RL2Config)
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
     surrogate = torch.min(ratio * batch.advantages, clipped * batch.advantages)
     error = 0.5 * (values - batch.targets).square()
-    bonus = config.entropy_bonus * entropy(distribution)
+    bonus = config.entropy_bonus * distribution.entropy()
     loss: Tensor = (config.value_weight * error - surrogate - bonus) * batch.valid
     return loss.sum()
 
@@ -184,9 +177,18 @@ class RL2Learner(MetaLearner):
     def __init__(self, config: RL2Config, family: TaskFamily | None = None):
         """`family` replaces the one that the configuration names."""
         super().__init__(config, family)
-        self.spaces = make_policy(self.observation_space, self.action_space, hidden_sizes=())
         (seed,) = RandomKey(config.seed).seeds(Use.PARAMETERS, 0, 0, 1)
-        self.network = RecurrentPolicy(self.spaces, config.hidden_size, seed).to(self.device)
+        self.network = RecurrentPolicy(
+            Observations.of(self.observation_space).size,
+            make_actions(self.action_space),
+            config.hidden_size,
+            seed,
+            make_encoder(
+                self.observation_space,
+                config.hidden_size,
+                PolicyOptions(config.policy, config.policy_options),
+            ),
+        ).to(self.device)
         self._adam = torch.optim.Adam(self.network.parameters(), config.learning_rate)
         self.test_steps = config.episodes - 1
         self.test_adaptations = config.eval_trials
@@ -211,7 +213,7 @@ class RL2Learner(MetaLearner):
             update = self._update(batch, key)
             expect_finite(self.network.state_dict(), "after the update", REMEDY)
             # Only now, as the ratios are to the policy that acted.
-            width = self.spaces.observation_size + 1
+            width = self.network.observation_size + 1
             self.network.seen.add(batch.inputs[batch.valid][:, :width])
 
         self.iteration += 1
@@ -240,7 +242,7 @@ class RL2Learner(MetaLearner):
     def begin(self, tasks: Tasks, testing: bool = False) -> TrialActor:
         """An empty memory of each task."""
         memory = Memory.empty(self.network, count_tasks(tasks))
-        return TrialActor(self.network, self.spaces, memory)
+        return TrialActor(self.network, memory)
 
     def deploy(self, adaptive: Adaptive) -> tuple[DeployedPolicy, Parameters]:
         """The network with the memory of its only task."""
@@ -251,6 +253,7 @@ class RL2Learner(MetaLearner):
             memory.hidden[0, 0].cpu(),
             memory.action[0].cpu(),
             float(memory.reward[0]),
+            self.observation_space,
             self.action_space,
             self.units,
         )
@@ -293,7 +296,7 @@ class RL2Learner(MetaLearner):
             "outer/entropy": float(entropies.mean()),
             "outer/gradient_norm": norms[0],
         }
-        if not self.network.is_discrete:
+        if not self.network.actions.is_discrete:
             metrics["policy/std"] = float(self.network.log_std.detach().exp().mean())
         return metrics
 
@@ -321,7 +324,7 @@ class RL2Learner(MetaLearner):
             part = batch[chunk]
             distribution, _, _ = self.network(part.inputs)
             ratios = (distribution.log_prob(part.actions) - part.log_probs).exp()
-            return ratios[part.valid], entropy(distribution)[part.valid]
+            return ratios[part.valid], distribution.entropy()[part.valid]
 
         return self.workers.map(of_chunk, self._chunks(batch))
 

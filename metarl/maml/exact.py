@@ -15,8 +15,11 @@ from torch import Tensor
 from metarl.maml.estimators import Surrogate
 from metarl.maml.inner_loop import InnerLoop
 from metarl.maml.meta_objective import MetaObjective, policy_objective
-from metarl.policies.mlp import CategoricalPolicy
+from metarl.policies.action_distributions import Categorical
+from metarl.policies.actions import DiscreteActions
+from metarl.policies.mlp import MLP
 from metarl.policies.parameters import Parameters, expand
+from metarl.policies.policy import Policy
 from metarl.sampling.advantage import discounted_sums
 from metarl.sampling.data import Batch
 from metarl.support.parallel import Workers
@@ -31,15 +34,17 @@ class TabularMDP:
     reward: Tensor  # [states, actions]
 
     @property
-    def policy(self) -> CategoricalPolicy:
+    def policy(self) -> Policy:
         """A softmax policy that is linear in the one-hot state: one logit for each (s, a)."""
         states, actions = self.reward.shape
-        return CategoricalPolicy(states, actions, hidden_sizes=())
+        return Policy(MLP(states, actions, hidden_sizes=()), DiscreteActions(actions))
 
     def log_policy(self, parameters: Mapping[str, Tensor]) -> Tensor:
         """Log π(a | s) under parameters without a task dimension: [states, actions]."""
         eye = torch.eye(len(self.initial), dtype=torch.float64)
-        return self.policy.distribution(expand(parameters, 1), eye.unsqueeze(0)).log_probs[0]
+        policy = self.policy.distribution(expand(parameters, 1), eye.unsqueeze(0))
+        assert isinstance(policy, Categorical)
+        return policy.log_probs[0]
 
 
 def random_mdp(generator: np.random.Generator, states: int = 3, actions: int = 2) -> TabularMDP:

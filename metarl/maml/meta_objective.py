@@ -13,8 +13,8 @@ from metarl.maml.estimators import Surrogate
 from metarl.maml.inner_loop import InnerLoop, Objective
 from metarl.outer.objective import Replay, Stage, Term, divergence, surrogate
 from metarl.policies.action_distributions import Distribution
-from metarl.policies.mlp import Policy
 from metarl.policies.parameters import Parameters
+from metarl.policies.policy import Policy
 from metarl.sampling.data import Batch
 from metarl.support.parallel import Shard, Workers
 

@@ -5,16 +5,15 @@ module and a loss an objective of the inner loop; `FewShotObjective` is the meta
 outer loops improve.
 """
 
-import copy
-import threading
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metarl.maml.inner_loop import InnerLoop, Objective
+from metarl.policies.module_network import module_outputs
 from metarl.policies.parameters import Parameters
+from metarl.support.errors import UsageError
 from metarl.support.parallel import Shard, Workers
 from metarl.tasks.samples import Samples
 
@@ -22,38 +21,20 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """(outputs [samples, ...], targets [samples, ...]) of one task -> a scalar."""
 
 
-def initial_parameters(module: nn.Module) -> Parameters:
-    """The module's own parameters, detached, without a task dimension."""
-    return {name: p.detach().clone() for name, p in module.named_parameters()}
-
-
-def module_outputs(module: nn.Module, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
-    """The module's outputs for every task under its own parameters: [tasks, samples, ...].
-
-    A module with state (running statistics) must not change it: use `track_running_stats=False`.
-    Torch's recurrent layers cannot be batched over their weights; with them it is one task after
-    the other.
-    """
-    own = {name: parameters[name] for name, _ in module.named_parameters()}
-    if threading.current_thread() is not threading.main_thread():
-        # `functional_call` puts the parameters into the module for the time of the call, so that
-        # threads cannot share it: each call has a copy, which shares the tensors.
-        tensors = [*module.parameters(), *module.buffers()]
-        module = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
-
-    def of_task(of_own: Parameters, of_inputs: Tensor) -> Tensor:
-        outputs: Tensor = functional_call(module, of_own, (of_inputs,))
-        return outputs
-
-    if any(isinstance(part, (nn.RNNBase, nn.RNNCellBase)) for part in module.modules()):
-        each = zip(*own.values(), inputs, strict=True)
-        return torch.stack([of_task(dict(zip(own, ps, strict=True)), x) for *ps, x in each])
-    outputs: Tensor = torch.vmap(of_task, randomness="different")(own, inputs)
-    return outputs
-
-
 def module_objective(module: nn.Module, loss: Loss) -> Objective:
-    """What the inner loop maximises: −loss of the module on the samples, [tasks]."""
+    """What the inner loop maximises: −loss of the module on the samples, [tasks].
+
+    Raises:
+        UsageError: the module keeps running statistics, which would mix the tasks.
+
+    """
+    for path, part in module.named_modules():
+        if getattr(part, "track_running_stats", False):
+            raise UsageError(
+                f"{type(part).__name__} at {path or 'the top'} keeps running statistics, which "
+                "would mix the tasks: make it with track_running_stats=False, or call "
+                "torch.func.replace_all_batch_norm_modules_(module)"
+            )
 
     def objective(parameters: Mapping[str, Tensor], samples: Samples) -> Tensor:
         outputs = module_outputs(module, parameters, samples.inputs)

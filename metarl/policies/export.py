@@ -1,9 +1,11 @@
 """Export of a policy: weights, a description, and a program that runs without metarl."""
 
+import copy
 import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -11,21 +13,26 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from metarl.policies.action_units import ActionUnits
-from metarl.policies.mlp import CONTEXT, CategoricalPolicy, GaussianPolicy
-from metarl.policies.recurrent import RecurrentPolicy, normalised
+from metarl.policies.action_units import ActionUnits, native_actions
+from metarl.policies.actions import LOG_STD, Actions, DiscreteActions, MultiDiscreteActions
+from metarl.policies.mlp import CONTEXT, MLP
+from metarl.policies.module_network import ModuleNetwork
+from metarl.policies.modules import LAYERS
+from metarl.policies.observations import Observations
+from metarl.policies.policy import Policy
+from metarl.policies.recurrent import RecurrentPolicy, read
+from metarl.support.errors import UsageError
 from metarl.support.files import replace_durably
 from metarl.support.types import Space
 
 WEIGHTS, DESCRIPTION, PROGRAM = "policy.safetensors", "policy.json", "policy.pt2"
-LAYERS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 class DeployedPolicy(nn.Module):
     """An adapted policy that takes its most likely action, as a torch module."""
 
     @abstractmethod
-    def act(self, observation: np.ndarray, reward: float) -> int | np.ndarray:
+    def act(self, observation: Any, reward: float) -> int | np.ndarray:
         """The action for an observation of one environment and the reward of the previous step."""
 
     @abstractmethod
@@ -41,60 +48,99 @@ class DeployedPolicy(nn.Module):
         """Arguments of `forward` for `rows` environments, each with a leading [rows] dimension."""
 
 
-class FeedforwardPolicy(DeployedPolicy):
-    """A multilayer perceptron: `network` is a `Sequential` of `Linear` layers and activations.
+class NetworkPolicy(DeployedPolicy):
+    """A policy between the spaces of an environment.
 
-    The first layer includes a context (CAVIA) and the normalisation of observations, and the last
-    layer includes the units of the actions: observations and actions are those of the environment.
+    Observations of `forward` are flat, as `gymnasium.spaces.flatten` makes them; those of `act` are
+    the environment's. Actions of `forward` are flat too, in the environment's units.
     """
 
     low: Tensor
     high: Tensor
 
     def __init__(
+        self, actions: Actions, observation_space: Space, action_space: Space, units: ActionUnits
+    ):
+        super().__init__()
+        self.actions = actions
+        self.observations = Observations.of(observation_space)
+        self.action_space = action_space
+        self.units = units
+        if isinstance(action_space, gymnasium.spaces.Box):
+            for name, end in (("low", action_space.low), ("high", action_space.high)):
+                self.register_buffer(name, torch.from_numpy(np.ravel(end)), persistent=False)
+
+    def act(self, observation: Any, reward: float) -> int | np.ndarray:
+        """The most likely action."""
+        with torch.no_grad():
+            return self.native(self(self.row(observation)))
+
+    def most_likely(self, output: Tensor) -> Tensor:
+        """A network's output [n, outputs] -> actions in the environment's units."""
+        if not self.actions.is_discrete:
+            return self.units.to_environment(output)
+        return self.units.to_environment(self.actions.distribution(output, {}).mode())
+
+    def row(self, observation: Any) -> Tensor:
+        """The observation of one environment: [1, observation]."""
+        return torch.from_numpy(self.observations.flat(observation)).float().unsqueeze(0)
+
+    def native(self, actions: Tensor) -> int | np.ndarray:
+        """The action of one environment [1, ...] in the form that it expects."""
+        action = native_actions(self.action_space, actions.numpy())[0]
+        is_number = isinstance(self.action_space, gymnasium.spaces.Discrete)
+        return int(action) if is_number else np.asarray(action)
+
+    @property
+    def about_actions(self) -> dict[str, object]:
+        """The entries of policy.json on the actions."""
+        if isinstance(self.actions, DiscreteActions):
+            return {"action": "number", "actions": self.actions.outputs}
+        if isinstance(self.actions, MultiDiscreteActions):
+            return {"action": "numbers", "actions": list(self.actions.options)}
+        return {"action": "continuous", "low": self.low.tolist(), "high": self.high.tolist()}
+
+
+class FeedforwardPolicy(NetworkPolicy):
+    """A multilayer perceptron: `network` is a `Sequential` of `Linear` layers and activations.
+
+    The first layer includes a context (CAVIA) and the normalisation of observations, and the last
+    layer includes the units of the actions: observations and actions are those of the environment.
+    """
+
+    def __init__(
         self,
-        policy: GaussianPolicy | CategoricalPolicy,
+        mlp: MLP,
         parameters: Mapping[str, Tensor],
+        actions: Actions,
+        observation_space: Space,
         action_space: Space,
         units: ActionUnits,
     ):
         """`parameters` are those of one task, without a task dimension."""
-        super().__init__()
+        super().__init__(actions, observation_space, action_space, units)
         layers: list[nn.Module] = []
-        last = len(policy.hidden_sizes)
-        self.std = parameters["log_std"].exp() if "log_std" in parameters else None
+        last = len(mlp.hidden_sizes)
+        self.std = parameters[LOG_STD].exp() if LOG_STD in parameters else None
         for i in range(last + 1):
             weight, bias = parameters[f"layer_{i}.weight"], parameters[f"layer_{i}.bias"]
-            if i == 0 and policy.context_size:
-                rows = policy.observation_size
-                weight, bias = weight[:rows], bias + parameters[CONTEXT] @ weight[rows:]
-            if i == 0 and policy.normaliser is not None:
-                mean, std = policy.normaliser.moments(weight.device)
-                weight = weight / std.unsqueeze(-1)
-                bias = bias - mean @ weight
+            if i == 0:
+                weight, bias = _first_layer(mlp, parameters)
             if i == last and units.factor is not None and units.centre is not None:
                 factor = units.factor.to(weight)
                 weight, bias = weight * factor, bias * factor + units.centre.to(weight)
                 self.std = None if self.std is None else self.std * factor
             layer = nn.Linear(*weight.shape)
             layer.load_state_dict({"weight": weight.T, "bias": bias})
-            layers += [layer] if i == last else [layer, LAYERS[policy.activation]()]
+            layers += [layer] if i == last else [layer, LAYERS[mlp.activation]()]
         self.network = nn.Sequential(*layers)
-        self.discrete = isinstance(policy, CategoricalPolicy)
-        if isinstance(action_space, gymnasium.spaces.Box):
-            self.register_buffer("low", torch.from_numpy(action_space.low), persistent=False)
-            self.register_buffer("high", torch.from_numpy(action_space.high), persistent=False)
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Observations [n, observation] -> actions [n, action], or [n] if they are discrete."""
+        """Observations [n, observation] -> actions [n, action], or [n] for a Discrete space."""
         outputs: Tensor = self.network(observations)
-        return outputs.argmax(-1) if self.discrete else outputs.clamp(self.low, self.high)
-
-    def act(self, observation: np.ndarray, reward: float) -> int | np.ndarray:
-        """The most likely action."""
-        row = torch.from_numpy(np.asarray(observation, np.float32)).reshape(1, -1)
-        with torch.no_grad():
-            return one_action(self(row)[0], self.discrete)
+        if self.actions.is_discrete:
+            return self.most_likely(outputs)
+        return outputs.clamp(self.low, self.high)
 
     def weights(self) -> dict[str, Tensor]:
         """The weights of the `Sequential` whose layers the description lists."""
@@ -102,16 +148,14 @@ class FeedforwardPolicy(DeployedPolicy):
 
     def description(self) -> dict[str, object]:
         """Layers, sizes, bounds of the actions, and σ of the policy in training."""
-        linear = [layer for layer in self.network if isinstance(layer, nn.Linear)]
-        about: dict[str, object] = {
+        linear = next(layer for layer in self.network if isinstance(layer, nn.Linear))
+        std = {} if self.std is None else {"std": self.std.tolist()}
+        return {
             "layers": [_described(layer) for layer in self.network],
-            "observation_size": linear[0].in_features,
-            "action": "number" if self.discrete else "continuous",
+            "observation_size": linear.in_features,
+            **self.about_actions,
+            **std,
         }
-        if self.discrete or self.std is None:
-            return about | {"actions": linear[-1].out_features}
-        bounds = {"low": self.low.tolist(), "high": self.high.tolist()}
-        return about | bounds | {"std": self.std.tolist()}
 
     def example(self, rows: int) -> tuple[Tensor, ...]:
         """Observations."""
@@ -119,11 +163,88 @@ class FeedforwardPolicy(DeployedPolicy):
         return (torch.zeros(rows, first.in_features),)
 
 
-class RecurrentDeployedPolicy(DeployedPolicy):
+def _first_layer(mlp: MLP, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Weight [in, out] and bias of the first layer for observations as they are."""
+    weight, bias = parameters["layer_0.weight"], parameters["layer_0.bias"]
+    if mlp.context_size:
+        rows = mlp.observation_size
+        weight, bias = weight[:rows], bias + parameters[CONTEXT] @ weight[rows:]
+    if mlp.normaliser is not None:
+        mean, std = mlp.normaliser.moments(weight.device)
+        weight = weight / std.unsqueeze(-1)
+        return weight, bias - mean @ weight
+    return weight / mlp.scale, bias
+
+
+class ModulePolicy(NetworkPolicy):
+    """A torch module with adapted parameters; `module` takes observations in the space's form."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self,
+        network: ModuleNetwork,
+        parameters: Mapping[str, Tensor],
+        actions: Actions,
+        observation_space: Space,
+        action_space: Space,
+        units: ActionUnits,
+    ):
+        """`parameters` are those of one task, without a task dimension."""
+        super().__init__(actions, observation_space, action_space, units)
+        self.name = network.name
+        self.form = network.observations  # also of a task that an oracle sees
+        self.module = copy.deepcopy(network.module)
+        own = {name: parameters[name] for name, _ in self.module.named_parameters()}
+        self.module.load_state_dict(own, strict=False)
+        self.std = parameters[LOG_STD].exp() if LOG_STD in parameters else None
+        self.normalises = network.normaliser is not None
+        if network.normaliser is not None:
+            mean, std = network.normaliser.moments(torch.device("cpu"))
+            self.register_buffer("mean", mean.clone())
+            self.register_buffer("deviation", std.clone())
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Observations [n, observation] -> actions [n, action], or [n] for a Discrete space."""
+        if self.normalises:
+            observations = (observations - self.mean) / self.deviation
+        return self.most_likely(self.module(self.form.structured(observations)))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Those of the module, under its names, and the moments of observations."""
+        own = {} if not self.normalises else {"mean": self.mean, "deviation": self.deviation}
+        return {**self.module.state_dict(), **own}
+
+    def description(self) -> dict[str, object]:
+        """The class, the size of an observation, and the actions."""
+        std = {} if self.std is None else {"std": self.std.tolist()}
+        about = {"module": self.name, "observation_size": self.form.size}
+        return {**about, **self.about_actions, **std}
+
+    def example(self, rows: int) -> tuple[Tensor, ...]:
+        """Observations."""
+        return (torch.zeros(rows, self.form.size),)
+
+
+def deployed(
+    policy: Policy,
+    parameters: Mapping[str, Tensor],
+    observation_space: Space,
+    action_space: Space,
+    units: ActionUnits,
+) -> DeployedPolicy:
+    """The policy under the parameters of one task, without a task dimension."""
+    about = (parameters, policy.actions, observation_space, action_space, units)
+    if isinstance(policy.network, ModuleNetwork):
+        return ModulePolicy(policy.network, *about)
+    assert isinstance(policy.network, MLP)
+    return FeedforwardPolicy(policy.network, *about)
+
+
+class RecurrentDeployedPolicy(NetworkPolicy):
     """One step of a recurrent policy, whose memory of the task is an input and an output."""
 
-    low: Tensor
-    high: Tensor
     mean: Tensor
     std: Tensor
 
@@ -133,26 +254,23 @@ class RecurrentDeployedPolicy(DeployedPolicy):
         hidden: Tensor,
         action: Tensor,
         reward: float,
+        observation_space: Space,
         action_space: Space,
         units: ActionUnits,
     ):
         """`hidden` [hidden], `action` [action] and `reward` are the memory of the task."""
-        super().__init__()
+        super().__init__(network.actions, observation_space, action_space, units)
         # A cell, because exporting a layer that runs over sequences copies its weights.
         self.cell = nn.GRUCell(network.gru.input_size, network.gru.hidden_size)
         weights = network.gru.state_dict().items()
         self.cell.load_state_dict({name.removesuffix("_l0"): w for name, w in weights})
         self.actor = network.actor
+        self.encoder, self.form = network.encoder, network.form
         mean, std = network.seen.moments
         self.register_buffer("mean", mean.clone())
         self.register_buffer("std", std.clone())
-        self.discrete = network.is_discrete
-        self._units = units
         self._remembered = (hidden.clone(), action.clone(), torch.tensor([[reward]]))
         self._began = 1.0
-        if isinstance(action_space, gymnasium.spaces.Box):
-            self.register_buffer("low", torch.from_numpy(action_space.low), persistent=False)
-            self.register_buffer("high", torch.from_numpy(action_space.high), persistent=False)
 
     def forward(
         self, observations: Tensor, rewards: Tensor, actions: Tensor, began: Tensor, hidden: Tensor
@@ -167,25 +285,27 @@ class RecurrentDeployedPolicy(DeployedPolicy):
             hidden: [n, hidden].
 
         """
-        seen = normalised(torch.cat([observations, rewards], -1), self.mean, self.std)
+        seen = torch.cat([observations, rewards], -1)
+        seen = read(seen, self.mean, self.std, self.encoder, self.form)
         later = self.cell(torch.cat([seen, actions, began], -1), hidden)
         output = self.actor(later)
-        if self.discrete:
-            mode = output.argmax(-1)
-            return mode, nn.functional.one_hot(mode, output.shape[-1]).float(), later
-        return self._units.to_environment(output), output, later
+        if not self.actions.is_discrete:
+            return self.units.to_environment(output), output, later
+        mode = self.actions.distribution(output, {}).mode()
+        return self.units.to_environment(mode), self.actions.shown(mode), later
 
-    def act(self, observation: np.ndarray, reward: float) -> int | np.ndarray:
+    def act(self, observation: Any, reward: float) -> int | np.ndarray:
         """The most likely action; the next call continues from the memory after it."""
         hidden, action, last = self._remembered
         if not self._began:
             last = torch.tensor([[reward]], dtype=torch.float32)
-        row = torch.from_numpy(np.asarray(observation, np.float32)).reshape(1, -1)
         began = torch.tensor([[self._began]])
         with torch.no_grad():
-            mode, shown, hidden = self(row, last, action[None], began, hidden[None])
+            mode, shown, hidden = self(
+                self.row(observation), last, action[None], began, hidden[None]
+            )
         self._remembered, self._began = (hidden[0], shown[0], last), 0.0
-        return one_action(mode[0], self.discrete)
+        return self.native(mode)
 
     def weights(self) -> dict[str, Tensor]:
         """Weights of the cell and the head, moments of the inputs, and the memory as `memory.*`."""
@@ -195,32 +315,16 @@ class RecurrentDeployedPolicy(DeployedPolicy):
 
     def description(self) -> dict[str, object]:
         """The kind of the cell, sizes, and bounds of the actions."""
-        about: dict[str, object] = {
+        return {
             "recurrent": ["GRUCell", self.cell.input_size, self.cell.hidden_size],
-            "observation_size": self.observation_size,
-            "action": "number" if self.discrete else "continuous",
+            "observation_size": self.observations.size,
+            **self.about_actions,
         }
-        if self.discrete:
-            return about | {"actions": self.actor.out_features}
-        return about | {"low": self.low.tolist(), "high": self.high.tolist()}
 
     def example(self, rows: int) -> tuple[Tensor, ...]:
         """Zeros for the five arguments of `forward`."""
-        sizes = (self.observation_size, 1, self.actor.out_features, 1, self.cell.hidden_size)
+        sizes = (self.observations.size, 1, self.actor.out_features, 1, self.cell.hidden_size)
         return tuple(torch.zeros(rows, size) for size in sizes)
-
-    @property
-    def observation_size(self) -> int:
-        """Size of an observation."""
-        return self.cell.input_size - 2 - self.actor.out_features
-
-
-def one_action(action: Tensor, discrete: bool) -> int | np.ndarray:
-    """One action [action] in the form that an environment expects."""
-    if discrete:
-        return int(action)
-    array: np.ndarray = action.numpy()
-    return array
 
 
 def export_policy(policy: DeployedPolicy, folder: Path, about: Mapping[str, object]) -> list[Path]:
@@ -247,9 +351,16 @@ def export_policy(policy: DeployedPolicy, folder: Path, about: Mapping[str, obje
     # Two rows: a size of 1 would be taken for a constant.
     example = policy.example(2)
     rows = torch.export.Dim("n")
-    exported = torch.export.export(
-        policy, example, dynamic_shapes=tuple({0: rows} for _ in example)
-    )
+    shapes = tuple({0: rows} for _ in example)
+    try:
+        exported = torch.export.export(policy, example, dynamic_shapes=shapes)
+    except Exception as error:
+        reason = next(line for line in str(error).splitlines() if line.strip())
+        raise UsageError(
+            f"{weights} and {text} are written, but torch.export cannot write {program}: "
+            f"{type(error).__name__}: {reason.strip()} (a network must work for any number of "
+            "rows: x.shape[0] instead of len(x))"
+        ) from error
     torch.export.save(exported, program)
     return [weights, text, program]
 

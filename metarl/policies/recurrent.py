@@ -3,14 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from metarl.policies.action_distributions import (
-    MINIMUM_LOG_STD,
-    Categorical,
-    Distribution,
-    Gaussian,
-)
-from metarl.policies.mlp import CategoricalPolicy, GaussianPolicy
+from metarl.policies.action_distributions import Distribution
+from metarl.policies.actions import Actions
+from metarl.policies.module_network import ModuleNetwork
 from metarl.policies.normalisation import Statistics
+from metarl.policies.observations import Observations
 
 LARGEST_INPUT = 10.0
 """Normalised inputs are clipped to this magnitude."""
@@ -22,22 +19,35 @@ class RecurrentPolicy(nn.Module):
     An input consists of the observation, the previous reward, the previous action, and 1 at the
     first step of an episode (otherwise 0). Observation and reward are normalised by the statistics
     of earlier iterations. Values are in units of the standard deviation of discounted returns.
+
+    An encoder, if there is one, reads the observation instead, without that normalisation.
     """
 
-    def __init__(self, spaces: GaussianPolicy | CategoricalPolicy, hidden_size: int, seed: int):
-        """`spaces` gives the sizes, and whether actions are discrete."""
+    log_std: nn.Parameter  # [action], if actions are continuous
+
+    def __init__(
+        self,
+        observation_size: int,
+        actions: Actions,
+        hidden_size: int,
+        seed: int,
+        encoder: ModuleNetwork | None = None,
+    ):
+        """`encoder` has `hidden_size` outputs."""
         super().__init__()
-        self.is_discrete = isinstance(spaces, CategoricalPolicy)
-        self.action_size = spaces.action_size
-        self.seen = Statistics(spaces.observation_size + 1)
+        self.observation_size = observation_size
+        self.actions = actions
+        self.seen = Statistics(observation_size + 1)
         self.returns = Statistics(1)
-        size = spaces.observation_size + 1 + spaces.action_size + 1
-        self.gru = nn.GRU(size, hidden_size, batch_first=True)
-        self.actor = nn.Linear(hidden_size, spaces.action_size)
+        features = hidden_size if encoder else observation_size
+        self.gru = nn.GRU(features + 1 + actions.outputs + 1, hidden_size, batch_first=True)
+        self.actor = nn.Linear(hidden_size, actions.outputs)
         self.critic = nn.Linear(hidden_size, 1)
-        if not self.is_discrete:
-            self.log_std = nn.Parameter(torch.zeros(spaces.action_size))
+        for name, value in actions.own_parameters.items():
+            self.register_parameter(name, nn.Parameter(value))
         self._initialise(torch.Generator().manual_seed(seed))
+        self.form = None if encoder is None else encoder.observations
+        self.encoder = None if encoder is None else encoder.fresh_module(seed)
 
     def _initialise(self, generator: torch.Generator) -> None:
         """Orthogonal matrices and zero biases; the actor is small, so that inputs matter little."""
@@ -60,20 +70,33 @@ class RecurrentPolicy(nn.Module):
             the last step [1, trials, hidden].
 
         """
-        mean, std = self.seen.moments
-        seen, rest = inputs[..., : len(mean)], inputs[..., len(mean) :]
-        features, hidden = self.gru(torch.cat([normalised(seen, mean, std), rest], -1), hidden)
-        output, values = self.actor(features), self.critic(features).squeeze(-1)
-        if self.is_discrete:
-            return Categorical(torch.log_softmax(output, -1)), values, hidden
-        log_std = self.log_std.clamp(min=MINIMUM_LOG_STD).expand(1, 1, -1)
-        return Gaussian(output, log_std), values, hidden
+        size = self.observation_size + 1
+        seen = read(inputs[..., :size], *self.seen.moments, self.encoder, self.form)
+        features, hidden = self.gru(torch.cat([seen, inputs[..., size:]], -1), hidden)
+        own = {name: getattr(self, name)[None] for name in self.actions.own_parameters}
+        distribution = self.actions.distribution(self.actor(features), own)
+        return distribution, self.critic(features).squeeze(-1), hidden
 
-    def shown(self, actions: Tensor) -> Tensor:
-        """Actions in the form of the next input, one-hot if discrete: [..., action]."""
-        if self.is_discrete:
-            return nn.functional.one_hot(actions, self.action_size).float()
-        return actions
+
+def read(
+    seen: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    encoder: nn.Module | None = None,
+    form: Observations | None = None,
+) -> Tensor:
+    """What the core reads of observations and rewards [..., observation + 1].
+
+    Args:
+        mean, std: [observation + 1].
+        encoder: reads observations of the form, without normalisation.
+
+    """
+    if encoder is None or form is None:
+        return normalised(seen, mean, std)
+    features = encoder(form.structured(seen[..., :-1].flatten(0, -2)))
+    rewards = normalised(seen[..., -1:], mean[-1:], std[-1:])
+    return torch.cat([features.reshape(*seen.shape[:-1], -1), rewards], -1)
 
 
 def normalised(inputs: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.policies.action_distributions import Distribution
-from metarl.policies.mlp import Policy
+from metarl.policies.policy import Policy
 from metarl.sampling.data import Rollout, lengthened
 
 

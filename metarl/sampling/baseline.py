@@ -1,12 +1,13 @@
 """State-value baselines, fitted per task and per stage."""
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.policies.mlp import Network
+from metarl.policies.mlp import MLP
 from metarl.sampling.data import Rollout
 
 Baseline = Callable[[Rollout, Tensor, float], tuple[Tensor, Tensor]]
@@ -20,6 +21,29 @@ ROUNDS = 10
 
 NETWORK_SIZES = (32, 32)
 NETWORK_STEPS, NETWORK_RATE = 60, 1e-2
+
+
+LARGEST_OBSERVATION, PROJECTED = 256, 64
+"""Observations of more numbers, such as images, are projected to this many."""
+
+
+def projected(observations: Tensor) -> Tensor:
+    """Observations that a regression can take: [..., observation] -> [..., at most 256].
+
+    Larger ones are multiplied by a fixed matrix of normal numbers, which keeps distances
+    approximately (Johnson and Lindenstrauss 1984): the regression costs the cube of their length.
+    """
+    size = observations.shape[-1]
+    if size <= LARGEST_OBSERVATION:
+        return observations
+    return observations.float() @ _projection(size).to(observations.device)
+
+
+@functools.cache
+def _projection(size: int) -> Tensor:
+    """Normal numbers of variance 1 / size: [size, PROJECTED]."""
+    drawn = np.random.default_rng(0).standard_normal((size, PROJECTED), np.float32)
+    return torch.from_numpy(drawn / size**0.5)
 
 
 def features(observations: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -59,14 +83,14 @@ def fit_values(rollout: Rollout, discounted: Tensor, discount: float) -> tuple[T
     """
     mask = rollout.valid.unsqueeze(-1)
     number = mask.sum((1, 2))
-    s = rollout.observations.double() * mask
+    s = projected(rollout.observations).double() * mask
     mean = s.sum((1, 2)) / number
     variance = ((s - mean[:, None, None]).square() * mask).sum((1, 2)) / number
     std = variance.sqrt().clamp(min=SMALLEST_STD)  # a constant observation says nothing
 
     phi = features(s, mean, std) * mask  # [tasks, episodes, time, feature]
     cut = ~rollout.terminated.unsqueeze(-1) & (discount < 1)
-    final = features(rollout.final_observations.double(), mean, std) * cut
+    final = features(projected(rollout.final_observations).double(), mean, std) * cut
     n = rollout.valid.flip(-1).cumsum(-1).flip(-1).double()
     powers = cut * discount**n  # [tasks, episodes, time]
 
@@ -94,11 +118,11 @@ def fit_network_values(
     weight = rollout.valid.flatten(1, 2).float()
     n = rollout.valid.flip(-1).cumsum(-1).flip(-1)
     targets = discounted + discount**n * final.unsqueeze(-1) - values
-    y, x = targets.flatten(1, 2).float(), rollout.observations.flatten(1, 2)
+    y, x = targets.flatten(1, 2).float(), projected(rollout.observations).flatten(1, 2)
     y, scale = _standardised(y.unsqueeze(-1), weight)
     x, _ = _standardised(x, weight)
 
-    network = Network(x.shape[-1], 1, hidden_sizes=NETWORK_SIZES)
+    network = MLP(x.shape[-1], 1, hidden_sizes=NETWORK_SIZES)
     initial = network.initial_parameters(np.random.default_rng(0))  # the same for every fit
     initial[network.head[0]].zero_()
     parameters = {

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from metarl.policies.action_distributions import Distribution
-from metarl.policies.mlp import Policy
 from metarl.policies.recurrent import RecurrentPolicy
 from metarl.sampling.actor import in_blocks, of_rows
 from metarl.sampling.data import PER_STEP, Rollout, Trials
@@ -31,7 +30,7 @@ class Memory:
         device = network.actor.weight.device
         return cls(
             torch.zeros(1, trials, network.gru.hidden_size, device=device),
-            torch.zeros(trials, network.action_size, device=device),
+            torch.zeros(trials, network.actions.outputs, device=device),
             torch.zeros(trials, dtype=torch.float64, device=device),
             torch.ones(trials, 1, device=device),
         )
@@ -43,11 +42,9 @@ class TrialActor:
     Adapting is acting: the memory passes from one episode of a trial to the next.
     """
 
-    def __init__(self, network: RecurrentPolicy, spaces: Policy, memory: Memory):
-        """`spaces` draws the noise."""
+    def __init__(self, network: RecurrentPolicy, memory: Memory):
         self.memory = memory
         self._network = network
-        self._spaces = spaces
         self._later = memory.hidden
 
     @property
@@ -70,11 +67,11 @@ class TrialActor:
         part = Memory(
             memory.hidden[:, own], memory.action[own], memory.reward[own], memory.began[own]
         )
-        return TrialActor(self._network, self._spaces, part)
+        return TrialActor(self._network, part)
 
     def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
         """As a policy without memory has it."""
-        return self._spaces.noise(generator, *shape)
+        return self._network.actions.noise(generator, *shape)
 
     def perceive(self, observations: Tensor) -> Tensor:
         """(observation, previous reward, previous action, has an episode just begun)."""
@@ -96,7 +93,7 @@ class TrialActor:
         memory, device = self.memory, self.device
         going = active.to(device)
         memory.hidden.copy_(torch.where(going, self._later, memory.hidden))
-        shown = self._network.shown(actions.squeeze(1))
+        shown = self._network.actions.shown(actions.squeeze(1))
         memory.action.copy_(torch.where(going, shown, memory.action))
         memory.reward.copy_(
             torch.where(going.squeeze(1), rewards.to(device).squeeze(1), memory.reward)

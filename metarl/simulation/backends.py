@@ -136,12 +136,19 @@ class GymnasiumBackend:
             )
             environments = VectorEnvironments(vector, family.id)
         elif processes.number:
-            make = dataclasses.replace(family).make  # without what this process has cached
+            # Without what this process has cached.
+            make = functools.partial(_make_flat, dataclasses.replace(family))
             number, timeout = processes.number, processes.timeout
             environments = ProcessEnvironments(make, num_envs, number, timeout)
         else:
-            environments = SerialEnvironments(family.make, num_envs)
+            environments = SerialEnvironments(functools.partial(_make_flat, family), num_envs)
         return GymnasiumSimulation(environments)
+
+
+def _make_flat(family: TaskFamily) -> gymnasium.Env:
+    from metarl.policies.observations import flat_environment
+
+    return flat_environment(family.make())
 
 
 BACKENDS: dict[str, Backend] = {"batch": BatchBackend(), "gymnasium": GymnasiumBackend()}

@@ -19,11 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from metarl.policies.mlp import make_policy
+from metarl.policies.observations import Observations, flat_environment, has_image, parts
+from metarl.policies.policy import make_policy
 from metarl.simulation.backends import backend_name, make_simulation
-from metarl.support.errors import UsageError
+from metarl.support.errors import UsageError, place_of
 from metarl.support.randomness import RandomKey
-from metarl.tasks.family import TaskFamily, place_of, task_environment
+from metarl.support.types import Space
+from metarl.tasks.family import TaskFamily, task_environment
 from metarl.tasks.leak import explained_variance
 from metarl.tasks.parameterised import ParameterisedEnv
 from metarl.tasks.scales import action_warnings, observation_scale, observation_warnings
@@ -80,7 +82,10 @@ def check_family(family: TaskFamily) -> list[Finding]:
             # The cause of a UsageError may be a line of the family's own code.
             raised = f"raised at {place_of(error.__cause__ or error)}"
             findings.append(Finding(name, False, text, raised))
-        if check in (_runs, _policy_fits, _tasks_in_space) and not findings[-1].passed:
+        if (
+            check in (_runs, _policy_fits, _tasks_in_space, _spaces_hold)
+            and not findings[-1].passed
+        ):
             break  # the other checks would fail for the same reason
     return findings
 
@@ -100,7 +105,7 @@ def _policy_fits(family: TaskFamily) -> str:
         family.describe()
     except UsageError as error:
         raise FamilyFaultError(str(error)) from error
-    return f"{policy.observation_size} numbers in, {policy.action_size} out"
+    return f"{policy.network.observation_size} numbers in, {policy.actions.outputs} out"
 
 
 def _attributes_follow(family: TaskFamily) -> str:
@@ -119,7 +124,7 @@ def _attributes_follow(family: TaskFamily) -> str:
 
 
 def _scales(family: TaskFamily) -> str:
-    env, tasks = family.make(), _tasks(family, TASKS)
+    env, tasks = _make(family), _tasks(family, TASKS)
     observations = np.stack(
         [
             np.asarray(observation, np.float64)
@@ -127,7 +132,9 @@ def _scales(family: TaskFamily) -> str:
             for observation, *_ in _episode(family, env, select_tasks(tasks, i), seed=i)
         ]
     )
-    found = observation_warnings(observations)
+    # Those of images are divided before a network sees them.
+    seen = not has_image(family.prototype.observation_space)
+    found = observation_warnings(observations) if seen else []
     found += action_warnings(env.action_space, family.action_scale)
     if found:
         return Caution("; ".join(found))
@@ -136,7 +143,7 @@ def _scales(family: TaskFamily) -> str:
 
 def _task_takes_effect(family: TaskFamily) -> str:
     """Varies one parameter at a time; repeats one action, to go far enough for sparse rewards."""
-    tasks, env = _tasks(family, TASKS), family.make()
+    tasks, env = _tasks(family, TASKS), _make(family)
     base = select_tasks(tasks, 0)
 
     def differ(seed: int, name: str) -> bool:
@@ -175,9 +182,9 @@ def _task_survives_reset(family: TaskFamily) -> str:
 
 def _same_seed_same_episode(family: TaskFamily) -> str:
     task = select_tasks(_tasks(family, 1), 0)
-    env = family.make()
+    env = _make(family)
     first, again = (list(_episode(family, env, task, seed=3)) for _ in range(2))
-    other = list(_episode(family, family.make(), task, seed=3))
+    other = list(_episode(family, _make(family), task, seed=3))
     for name, episode in (("a second reset", again), ("another environment", other)):
         for t, (one, two) in enumerate(zip(first, episode, strict=False)):
             if not _equal(one, two):
@@ -222,11 +229,11 @@ def _no_leak(family: TaskFamily) -> str:
     entry that no step changes, under actions and first states that differ from task to task, does
     not result from acting: if it explains a parameter almost exactly, it is a copy of it.
     """
-    size = 2 * math.prod(family.prototype.observation_space.shape or ())
+    size = 2 * Observations.of(family.prototype.observation_space).size
     number = min(MOST_LEAK_TASKS, max(SAMPLED, 4 * size))
     tasks = _tasks(family, number)
     visible = family.visible
-    env = family.make()
+    env = _make(family)
     first, later, long = [], [], []
     for i in range(number):
         episode = _episode(family, env, select_tasks(tasks, i), i, _actions(family, i, FEW))
@@ -252,20 +259,47 @@ def _no_leak(family: TaskFamily) -> str:
 
 
 def _spaces_hold(family: TaskFamily) -> str:
-    env = family.make()
+    """Exceeding a bound is a caution: many environments have bounds that they do not keep."""
+    env, loose = family.make(), ""
     spaces = str(env.observation_space), str(env.action_space)
     tasks = _tasks(family, TASKS)
     for i in range(TASKS):
-        for observation, *_ in _episode(family, env, select_tasks(tasks, i), seed=i):
+        for t, (observation, *_) in enumerate(_episode(family, env, select_tasks(tasks, i), i)):
             if observation not in env.observation_space:
-                shown = np.asarray(observation)
-                raise FamilyFaultError(
-                    f"an observation of shape {shown.shape} and type {shown.dtype} is not in "
-                    f"{env.observation_space}"
-                )
+                loose = loose or f"{_outside(env.observation_space, observation)} at step {t}"
         if (str(env.observation_space), str(env.action_space)) != spaces:
             raise FamilyFaultError("the spaces of the environment change with the task")
-    return f"observations of {TASKS} tasks are in the space"
+    return Caution(loose) if loose else f"observations of {TASKS} tasks are in the space"
+
+
+def _outside(space: Space, value: object, name: str = "observation") -> str:
+    """The number of an observation that exceeds a bound of its space.
+
+    Raises:
+        FamilyFaultError: it is of another form than the space.
+
+    """
+    for key, part in parts(space).items():
+        try:
+            inside = value[key if isinstance(space, gymnasium.spaces.Dict) else int(key)]  # type: ignore[index]
+        except (KeyError, IndexError, TypeError):
+            raise FamilyFaultError(f"{name} has no part {key}, but the space is {space}") from None
+        if inside not in part:
+            return _outside(part, inside, f"{name}[{key!r}]")
+    held = np.asarray(value)
+    if isinstance(space, gymnasium.spaces.Box) and held.shape == space.shape:
+        if not np.can_cast(held.dtype, space.dtype):
+            raise FamilyFaultError(f"{name} has type {held.dtype}, but the space is {space}")
+        wrong = np.argwhere(~((held >= space.low) & (held <= space.high)))
+        if len(wrong):
+            place = tuple(wrong[0].tolist())
+            bounds = f"[{space.low[place]:g}, {space.high[place]:g}]"
+            index = ", ".join(map(str, place))
+            return f"{name}[{index}] = {held[place]:g} is outside its bounds {bounds}"
+    raise FamilyFaultError(
+        f"{name} {' '.join(repr(value).split())[:60]} of shape {held.shape} and type {held.dtype} "
+        f"is not in {space}"
+    )
 
 
 def _vector_agrees(family: TaskFamily) -> str:
@@ -276,7 +310,7 @@ def _vector_agrees(family: TaskFamily) -> str:
     simulation = make_simulation(family, number)
     observations = simulation.begin(tasks, np.array(seeds)).numpy()
     episodes = [
-        _episode(family, family.make(), select_tasks(tasks, i), seeds[i]) for i in range(number)
+        _episode(family, _make(family), select_tasks(tasks, i), seeds[i]) for i in range(number)
     ]
     ended = np.zeros(number, bool)
     rewards, terminated, truncated = np.zeros(number), ended, ended
@@ -312,7 +346,7 @@ def _pickles(family: TaskFamily) -> str:
 
 
 def _first_observation(family: TaskFamily, task: Task) -> np.ndarray:
-    env = family.make()
+    env = _make(family)
     _set_task(env, task)
     observation: np.ndarray = env.reset(seed=0)[0]
     return observation
@@ -377,12 +411,16 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     "runs": (_runs, "resets and steps must not fail"),
     "a policy fits": (
         _policy_fits,
-        "training needs a Box of observations, a one-dimensional Box or a Discrete space of "
-        "actions, and splits that contain train and test",
+        "training needs spaces that it can flatten, actions in a Box, Discrete, MultiDiscrete or "
+        "MultiBinary space, and splits that contain train and test",
     ),
     "tasks in the space": (
         _tasks_in_space,
         "sample_task must return values of task_space, with its types and shapes",
+    ),
+    "spaces hold": (
+        _spaces_hold,
+        "observations must have the form, shape and type of observation_space, for every task",
     ),
     "task takes effect": (
         _task_takes_effect,
@@ -410,10 +448,6 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
         "leave the task, which the policy has to infer, out of the observation; list parameters "
         "that it may show in `visible` of the environment",
     ),
-    "spaces hold": (
-        _spaces_hold,
-        "observations must have the shape, type and range of observation_space, for every task",
-    ),
     "vector agrees": (
         _vector_agrees,
         "the vector environment must return what single ones return under the same seeds",
@@ -430,6 +464,15 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     ),
     "time per step": (_time_per_step, "the environment must step without an error"),
 }
+
+
+def _make(family: TaskFamily) -> gymnasium.Env:
+    """An environment with flat observations."""
+    return flat_environment(family.make())
+
+
+NEEDED = (_runs, _policy_fits, _tasks_in_space, _spaces_hold)
+"""Checks after whose failure the others would fail for the same reason."""
 
 
 def _tasks(family: TaskFamily, number: int, split: str = "train") -> Tasks:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.policies.action_units import native_actions
 from metarl.simulation.protocol import Step
 from metarl.simulation.serial import Environments
 from metarl.support.errors import UsageError
@@ -32,7 +33,7 @@ class GymnasiumSimulation:
     def step(self, actions: Tensor) -> Step:
         """Steps the environments whose episodes have not ended."""
         self._expect_open()
-        results = self.environments.step(actions.numpy())
+        results = self.environments.step(native_actions(self.action_space, actions.numpy()))
         unreported = np.isnan(results.success).all()
         return Step(
             observations=torch.from_numpy(results.observations),

@@ -42,7 +42,7 @@ class Simulation(Protocol):
 
     @property
     def observation_space(self) -> Space:
-        """Space of one environment's observations."""
+        """Space of one environment's observations: a Box."""
 
     @property
     def action_space(self) -> Space:
@@ -63,7 +63,9 @@ class Simulation(Protocol):
         """
 
     def step(self, actions: Tensor) -> Step:
-        """Steps the environments whose episodes have not ended; actions are [num_envs, ...].
+        """Steps the environments whose episodes have not ended.
+
+        Actions are flat, [num_envs, action] or [num_envs], or of the shape of the space.
 
         Raises:
             UsageError: the simulation is closed.

@@ -82,9 +82,11 @@ class SerialEnvironments:
         """Steps the environments whose episodes have not ended."""
         observations, rewards, terminated, truncated, failed, success = self._results
         rewards[:] = 0
+        # Spaces sample numbers if they are Discrete, and otherwise arrays, also of shape ().
+        rest = () if isinstance(self.action_space, gymnasium.spaces.Discrete) else (...,)
         for i in np.flatnonzero(~(terminated | truncated)):
             self._current[0] = i
-            *result, info = self.envs[i].step(actions[i])
+            *result, info = self.envs[i].step(actions[(i, *rest)])
             observations[i], rewards[i], terminated[i], truncated[i] = result
             failed[i] = info.get("unstable", False)
             success[i] = success_of(info)
@@ -126,10 +128,12 @@ class VectorEnvironments:
         """
         disabled = gymnasium.vector.AutoresetMode.DISABLED
         resets_itself = env.metadata.get("autoreset_mode") is not disabled
-        if resets_itself or not hasattr(env, "task_space"):
+        is_box = isinstance(env.single_observation_space, gymnasium.spaces.Box)
+        if resets_itself or not is_box or not hasattr(env, "task_space"):
             raise UsageError(
-                f"{name}: its vector environment {type(env).__name__} needs task_space, task, and "
-                "autoreset_mode DISABLED in its metadata; otherwise register the family without it"
+                f"{name}: its vector environment {type(env).__name__} needs task_space, task, a "
+                "Box of observations, and autoreset_mode DISABLED in its metadata; otherwise "
+                "register the family without it"
             )
         self.env = cast(TaskVector, env)
         self.num_envs = env.num_envs

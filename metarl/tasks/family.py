@@ -22,18 +22,16 @@ import functools
 import importlib
 import importlib.metadata
 import sys
-import sysconfig
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.support.errors import UsageError
+from metarl.support.errors import UsageError, place_of
 from metarl.support.modules import import_module_here
 from metarl.support.randomness import RandomKey, Use
 from metarl.support.types import Json
@@ -53,9 +51,6 @@ SHIPPED = "metarl_envs"
 SPLITS = ("train", "test")
 DECLARED = ("metarl.simulation.mujoco:MujocoEnv", "metarl.simulation.dynamics:DynamicsEnv")
 """Entry points of declared families, whose registration refers to the declaration."""
-INSTALLED = (str(Path(__file__).parents[1]), *sysconfig.get_paths().values())
-"""Folders of metarl, Python and installed packages."""
-
 DRAWS = 64
 """Tasks of each split by which a family is found to hold out none: they are few."""
 
@@ -317,16 +312,6 @@ def make_family(id: str, horizon: int | None = None, **options: object) -> TaskF
 def _raised_by_gymnasium(error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
     return frames[-1].filename == gymnasium.envs.registration.__file__
-
-
-def place_of(error: BaseException) -> str:
-    """FILE:LINE at which the error arose: the innermost line outside metarl, Python and installed
-    packages, or the innermost line if there is no such line.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
-    place = (own or frames)[-1]
-    return f"{place.filename}:{place.lineno}"
 
 
 def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:

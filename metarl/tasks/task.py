@@ -9,6 +9,7 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
+from metarl.support.types import Space
 from metarl.tasks.distributions import finite_split
 
 Task = dict[str, Any]
@@ -58,11 +59,16 @@ def validate_tasks(
         if isinstance(space, spaces.Box):
             allowed = f"[{space.low.min():g}, {space.high.max():g}]"
             inside = (values >= space.low) & (values <= space.high)
-        elif isinstance(space, spaces.Discrete):
-            allowed = f"{space.start} to {space.start + space.n - 1}"
-            inside = (values >= space.start) & (values < space.start + space.n)
+        elif (sizes := finite_sizes(space)) is not None:
+            first = np.broadcast_to(first_value(space), shape)
+            inside = (values >= first) & (values < first + sizes)
+            ends = np.unique(np.stack([np.ravel(first), np.ravel(first + sizes) - 1], 1), axis=0)
+            allowed = ", ".join(f"{low} to {high}" for low, high in ends)
         else:
-            raise UsageError(f"task parameter {name} is a {space}; a Box or Discrete is supported")
+            raise UsageError(
+                f"task parameter {name} is a {space}; it must be a Box, Discrete, MultiDiscrete or "
+                "MultiBinary"
+            )
         if not inside.all():
             value = values[~inside][0]
             raise UsageError(f"task parameter {name} = {value:g} is outside {allowed}")
@@ -104,21 +110,48 @@ def parse_task(task_space: spaces.Dict, assignments: Sequence[str], rest: Task) 
     return validate_tasks(task_space, task, None)
 
 
+MOST_LISTED = 2**20
+"""Finite tasks of which a fifth can be held out."""
+
+
+def finite_sizes(space: Space) -> np.ndarray | None:
+    """The number of values of each element of a finite space; None for a space of real numbers."""
+    if isinstance(space, spaces.Discrete):
+        return np.asarray(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return np.asarray(space.nvec)
+    if isinstance(space, spaces.MultiBinary):
+        return np.full(space.shape, 2)
+    return None
+
+
+def first_value(space: Space) -> np.ndarray:
+    """The smallest value of each element of a finite space."""
+    return np.asarray(getattr(space, "start", 0), np.int64)
+
+
 def uniform_task(task_space: spaces.Dict, generator: np.random.Generator, split: str) -> Task:
     """Draws a task uniformly from the space; a fifth of more than two finite tasks is held out."""
-    finite = {n: space for n, space in task_space.items() if isinstance(space, spaces.Discrete)}
+    sizes = {name: finite_sizes(space) for name, space in task_space.items()}
+    finite = [np.ravel(own) for own in sizes.values() if own is not None]
     if len(finite) == len(task_space):
-        sizes = [int(space.n) for space in finite.values()]
-        indices = finite_split(math.prod(sizes), split)
-        values = np.unravel_index(generator.choice(indices), sizes)
-        return {
-            name: space.start + value
-            for (name, space), value in zip(finite.items(), values, strict=True)
-        }
+        every = np.concatenate(finite)
+        number = math.prod(every.tolist())
+        if number <= MOST_LISTED:
+            index = generator.choice(finite_split(number, split))
+            if len(every) > 1:  # so that no row or column of values is held out as a whole
+                index = np.random.default_rng(0).permutation(number)[index]
+            indices = np.array(np.unravel_index(index, every))
+            each = np.split(indices, np.cumsum([own.size for own in finite])[:-1])
+            return {
+                name: first_value(space) + values.reshape(space.shape or ())
+                for (name, space), values in zip(task_space.items(), each, strict=True)
+            }
     task: Task = {}
     for name, space in task_space.items():
-        if isinstance(space, spaces.Discrete):
-            task[name] = space.start + generator.integers(space.n)
+        own = sizes[name]
+        if own is not None:
+            task[name] = first_value(space) + generator.integers(own)
         elif isinstance(space, spaces.Box) and space.is_bounded() and space.dtype.kind in "iu":
             # Truncated real numbers would never reach the upper bound.
             draw = generator.integers(space.low, space.high, dtype=space.dtype, endpoint=True)

@@ -1,0 +1,114 @@
+"""Observations of any space: flat in rollouts, and in the space's own form for a policy.
+
+Rollouts hold vectors, those of `gymnasium.spaces.flatten`: Discrete and MultiDiscrete are one-hot,
+Dict and Tuple concatenate their parts, and a Box of any shape is raveled.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Self, TypeAlias, Union
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from metarl.support.errors import UsageError
+from metarl.support.types import Space
+
+Structured: TypeAlias = Union[Tensor, dict[str, "Structured"], tuple["Structured", ...]]  # noqa: UP007
+"""Tensors [rows, ...] in the form of a space."""
+
+LARGEST_BYTE = 255.0
+"""By which images of bytes are divided."""
+
+
+def is_image(space: Space) -> bool:
+    """Whether a space is of images: bytes [height, width] or with channels at either end."""
+    return (
+        isinstance(space, spaces.Box)
+        and space.dtype == np.uint8
+        and len(space.shape or ()) in (2, 3)
+    )
+
+
+def has_image(space: Space) -> bool:
+    """Whether a space or a part of it is of images."""
+    return is_image(space) or any(map(has_image, parts(space).values()))
+
+
+def parts(space: Space) -> dict[str, Space]:
+    """The parts of a Dict or Tuple by name, in the order of flattening; none of other spaces."""
+    if isinstance(space, spaces.Dict):
+        return dict(space.spaces)
+    if isinstance(space, spaces.Tuple):
+        return {str(i): part for i, part in enumerate(space.spaces)}
+    return {}
+
+
+@dataclass(frozen=True)
+class Observations:
+    """The observations of a space."""
+
+    space: Space
+    size: int
+    """Numbers of a flat observation."""
+
+    @classmethod
+    def of(cls, space: Space) -> Self:
+        """The observations of a space.
+
+        Raises:
+            UsageError: the space has no flat form of a fixed size.
+
+        """
+        try:
+            size = spaces.flatdim(space)
+        except (NotImplementedError, ValueError):
+            raise UsageError(
+                f"observation space {space} is not supported: it must be Box, Discrete, "
+                "MultiDiscrete, MultiBinary, or a Dict or Tuple of these"
+            ) from None
+        if not size:
+            raise UsageError(f"observation space {space} is empty")
+        return cls(space, size)
+
+    def flat(self, observation: object) -> np.ndarray:
+        """An observation of the environment as a vector: [size]."""
+        if isinstance(self.space, spaces.Box):
+            return np.ravel(np.asarray(observation, self.space.dtype))
+        vector: np.ndarray = np.asarray(spaces.flatten(self.space, observation))
+        return vector
+
+    def structured(self, flat: Tensor) -> Structured:
+        """Flat observations [rows, size] in the form of the space, with images in [0, 1]."""
+        return _structured(self.space, flat)
+
+
+def _structured(space: Space, flat: Tensor) -> Structured:
+    named = parts(space)
+    if named:
+        pieces = torch.split(flat, [spaces.flatdim(part) for part in named.values()], -1)
+        each = zip(named.items(), pieces, strict=True)
+        inside = {name: _structured(part, piece) for (name, part), piece in each}
+        return inside if isinstance(space, spaces.Dict) else tuple(inside.values())
+    if is_image(space):
+        flat = flat / LARGEST_BYTE
+    shape = space.shape if isinstance(space, spaces.Box | spaces.MultiBinary) else None
+    if shape is None or len(shape) == 1:
+        return flat
+    return torch.unflatten(flat, -1, shape) if shape else flat.squeeze(-1)
+
+
+def flat_environment(env: gymnasium.Env) -> gymnasium.Env:
+    """The environment with flat observations, unless it has a Box of them."""
+    if isinstance(env.observation_space, spaces.Box):
+        return env
+    Observations.of(env.observation_space)
+    return gymnasium.wrappers.FlattenObservation(env)
+
+
+def numbers(space: Space) -> int:
+    """Numbers of a Box of any shape."""
+    return math.prod(space.shape or ())

@@ -1,0 +1,89 @@
+"""Observations and actions of any space: `check` and training agree on each, and it works."""
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from space_families import REFUSED, SPACES, name_of
+
+from metarl import Config, Learner, UsageError
+from metarl.learners.rl2 import RL2Config, RL2Learner
+from metarl.policies.action_units import ActionUnits, native_actions
+from metarl.policies.observations import Observations
+from metarl.simulation.checker import check_family
+from metarl.tasks.family import make_family
+
+SMALL = {"meta_batch_size": 2, "episodes": 2, "device": "cpu", "hidden_sizes": (8,)}
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_check_passes_what_trains(kind):
+    name = name_of(kind)
+    faults = [f for f in check_family(make_family(name)) if not f.passed]
+    assert not faults, faults
+    learner = Learner(Config(family=name, **SMALL))
+    list(learner.learn(1))
+    adapted = learner.adapt(learner.family.task_env.task)
+    observation = learner.observation_space.sample()
+    assert adapted.policy.act(observation, 0.0) in learner.action_space
+    recurrent = RL2Learner(
+        RL2Config(family=name, trials=4, episodes=2, hidden_size=8, device="cpu")
+    )
+    list(recurrent.learn(1))
+    deployed = recurrent.adapt(recurrent.family.task_env.task).policy
+    assert deployed.act(observation, 0.0) in learner.action_space
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_check_refuses_what_training_refuses(kind):
+    with pytest.raises(UsageError) as training:
+        Learner(Config(family=name_of(kind), **SMALL))
+    faults = [f for f in check_family(make_family(name_of(kind))) if not f.passed]
+    assert [fault.name for fault in faults] == ["a policy fits"]
+    assert faults[0].detail == str(training.value)
+
+
+@pytest.mark.parametrize("kind", SPACES)
+def test_a_flat_observation_becomes_that_of_the_space_again(kind):
+    space, _ = SPACES[kind]
+    space.seed(3)
+    each = [space.sample() for _ in range(4)]
+    observations = Observations.of(space)
+    rows = torch.from_numpy(np.stack([observations.flat(value) for value in each])).float()
+    assert rows.shape == (4, observations.size)
+    compare(space, observations.structured(rows), each)
+
+
+def compare(space, structured, each):
+    """`structured` has the rows of `each` in the form that policies read."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        names = space.spaces if isinstance(space, spaces.Dict) else range(len(space.spaces))
+        for name in names:
+            compare(space[name], structured[name], [value[name] for value in each])
+        return
+    expected = np.stack([spaces.flatten(space, value) for value in each]).astype(np.float32)
+    if isinstance(space, spaces.Box | spaces.MultiBinary):
+        expected = expected.reshape(len(each), *space.shape)
+    if space.dtype == np.uint8 and len(space.shape) > 1:
+        expected = expected / 255
+    np.testing.assert_allclose(structured.numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("space", "policy_actions", "expected"),
+    [
+        (spaces.Discrete(3, start=-1), [0, 2], [-1, 1]),
+        (spaces.MultiDiscrete([3, 2], start=[4, -1]), [[0, 1], [2, 0]], [[4, 0], [6, -1]]),
+        (spaces.MultiDiscrete([[2, 3]]), [[1, 2]], [[[1, 2]]]),
+        (spaces.MultiBinary((2, 2)), [[0, 1, 1, 0]], [[[0, 1], [1, 0]]]),
+        (spaces.Box(-2.0, 2.0, (2, 1), np.float64), [[0.5, -9.0]], [[[1.0], [-2.0]]]),
+        (spaces.Box(-3, 3, (2,), np.int64), [[0.2, 0.5]], [[1, 2]]),  # .6 and 1.5, rounded
+        (spaces.Box(-2.0, 2.0, ()), [[0.25]], [0.5]),
+    ],
+)
+def test_policy_actions_become_those_of_the_space(space, policy_actions, expected):
+    flat = ActionUnits.of(space, 1.0).to_environment(torch.tensor(policy_actions))
+    native = native_actions(space, flat.numpy())
+    np.testing.assert_allclose(native, expected)
+    assert native.dtype == space.dtype
+    assert all(np.asarray(action) in space for action in native)
