@@ -22,12 +22,13 @@ MAML = (
     *("--family", "envs:HalfCheetahDir-v0", "--meta-batch-size", "8", "--episodes", "3"),
     *("--horizon", "15", "--iterations", "3", "--hidden-sizes", "16"),
     *("--eval-every", "2", "--eval-tasks", "6", "--checkpoint-every", "1"),
+    *("--task-choice", "hard"),
 )
 RL2 = (
     *("--learner", "rl2", "--family", "envs:HalfCheetahDir-v0", "--trials", "10"),
     *("--episodes", "2", "--horizon", "15", "--hidden-size", "16", "--minibatches", "2"),
     *("--iterations", "2", "--eval-every", "2", "--eval-tasks", "4", "--eval-trials", "2"),
-    *("--checkpoint-every", "1"),
+    *("--checkpoint-every", "1", "--task-choice", "hard"),
 )
 
 

@@ -113,8 +113,8 @@ def _print_summary(evaluation: Evaluation, holds_out: bool) -> None:
         "change since step 0, hurt the share of tasks with a lower return than at step 0"
     )
     success = evaluation.success is not None
-    columns = ("step", "episodes", "env steps", "mean", "median", "IQM", "gain", "hurt")
-    table = Table(*columns, *(["success"] if success else []), box=None, title=title)
+    columns = ("step", "episodes", "env steps", "mean", "median", "IQM", "worst tenth", "gain")
+    table = Table(*columns, "hurt", *(["success"] if success else []), box=None, title=title)
     for step in data["steps"]:
         names = (*STATISTICS, "gain")
         cells = ["{value:.4g} [{low:.4g}, {high:.4g}]".format(**step[name]) for name in names]

@@ -10,6 +10,7 @@ from metarl.evaluation.statistics import (
     interquartile_mean,
     interval,
     stratified_indices,
+    tail_mean,
 )
 from metarl.support.types import Json
 
@@ -32,14 +33,20 @@ class Evaluation:
     env_steps: np.ndarray | None = None  # [steps + 1], per task: those before step k is done
     paths: Sequence[np.ndarray] | None = None  # each [tasks, time, 2]; NaN after the end
     adaptations: np.ndarray | None = None  # [steps + 1, tasks, n]; `returns` are means over n
+    higher_is_better: bool = True  # whether the worst tasks are those with the lowest values
 
     def metrics(self) -> dict[str, float]:
         """`<split>/step_k/mean`, `iqm`, and `low` and `high`, the 95 % interval of the mean.
 
+        `<split>/step_k/tail` is the mean of the worst tenth of the tasks.
+
         Several groups add the same for each, as `<split>/<group>/step_k/mean`. Where the success of
         episodes is known, `<split>/step_k/success` is its rate.
         """
+        sign = 1 if self.higher_is_better else -1
         metrics = _tagged(self.split, self.returns, self._resampled(self.returns.shape[1]))
+        for k, returns in enumerate(self.returns):
+            metrics[f"{self.split}/step_{k}/tail"] = sign * float(tail_mean(sign * returns))
         if self.success is not None:
             rates = enumerate(self.success.mean(1).tolist())
             metrics |= {f"{self.split}/step_{k}/success": rate for k, rate in rates}

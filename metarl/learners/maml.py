@@ -30,6 +30,7 @@ from metarl.sampling.actor import Adaptive, PolicyActor
 from metarl.sampling.advantage import make_batch
 from metarl.sampling.baseline import BASELINES
 from metarl.sampling.data import Batch, Outcomes, Rollout
+from metarl.sampling.task_choice import TaskSampler
 from metarl.support.clock import Clock
 from metarl.support.parallel import Shard, Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
@@ -91,6 +92,7 @@ class MAMLLearner(MetaLearner):
         )
         self.inner = make_inner_loop(config, self.policy, self.device)
         self.outer = OUTER_LOOPS[config.outer](config)
+        self.task_sampler = TaskSampler(self.family, config)
         initial = self.policy.initial_parameters(RandomKey(config.seed).generator(Use.PARAMETERS))
         initial |= initial_step_sizes(
             {n: p for n, p in {**initial, **self.inner.fresh}.items() if self.inner.adapts(n)},
@@ -116,6 +118,7 @@ class MAMLLearner(MetaLearner):
         with clock("adaptation"):
             adapted, rollouts, batches = self._adapt_in_training(tasks, begin, key, shard, clock)
             outcomes = self.outcomes(rollouts)
+            after = outcomes[-1].returns.mean(1)
         with clock("meta_update"):
             objective = MetaObjective(
                 self.policy,
@@ -126,7 +129,7 @@ class MAMLLearner(MetaLearner):
                 self.workers,
                 self.config.sampling_correction,
                 self.config.correction_over_steps,
-                outcomes[-1].returns.mean(1),
+                after,
                 shard,
             )
             updated, update = self.outer.step(objective, self.parameters)
@@ -145,6 +148,7 @@ class MAMLLearner(MetaLearner):
             "iteration": self.iteration,
             "env_steps": self.env_steps,
             **return_metrics(outcomes),
+            **self.task_sampler.learn(after),
             **update,
             **self._policy_metrics(outcomes[0]),
             **step_size_metrics(self.parameters),
@@ -176,6 +180,7 @@ class MAMLLearner(MetaLearner):
             "env_steps": self.env_steps,
             "outer": self.outer.state(),
             "observations": {} if normaliser is None else normaliser.state(),
+            "tasks": self.task_sampler.state(),
         }
 
     def load_state(self, state: State) -> None:
@@ -185,6 +190,7 @@ class MAMLLearner(MetaLearner):
         self.outer.load_state(state["outer"])
         if self.policy.normaliser is not None:
             self.policy.normaliser.load_state(state["observations"])
+        self.task_sampler.load_state(state.get("tasks", {}))
 
     def initialise(self, other: Self) -> None:
         """Begins with the parameters of another learner, and with its observations' moments."""
@@ -202,7 +208,7 @@ class MAMLLearner(MetaLearner):
         """The tasks of this process, and the parameters [tasks, ...] that each begins with."""
         number = self.config.meta_batch_size
         start = self.outer.begin(self.parameters, number, key)
-        drawn = self.family.sample_tasks(number // start.repeats, key, "train")
+        drawn = self.task_sampler.draw(number // start.repeats, key)
         tasks = {name: np.concatenate([x] * start.repeats) for name, x in drawn.items()}
         begin = start.parameters | expand(self.inner.fresh, number)
         return select_tasks(tasks, shard.tasks), {n: p[shard.tasks] for n, p in begin.items()}

@@ -9,6 +9,7 @@ from metarl.learners.presets import find_algorithm
 from metarl.maml.estimators import SURROGATES
 from metarl.outer.registry import OUTER_LOOPS, OuterOptions, foreign_options
 from metarl.policies.mlp import Activation
+from metarl.sampling.task_choice import TaskChoiceOptions
 from metarl.support.errors import UsageError
 from metarl.support.options import Count, NonNegative, Positive, Probability, WholeNumber
 
@@ -21,7 +22,7 @@ else:  # what is registered is what the command line offers
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAMLConfig(OuterOptions, FamilyRunConfig):
+class MAMLConfig(OuterOptions, TaskChoiceOptions, FamilyRunConfig):
     """A meta-training run (by default MAML-TRPO at the sizes that ProMP and Deleu use)."""
 
     learner: Literal["maml"] = "maml"

@@ -70,6 +70,7 @@ def write_report(
                 "high": step["mean"]["high"],
                 "median": step["median"]["value"],
                 "iqm": step["iqm"]["value"],
+                "tail": step["tail"]["value"],
                 "hurt": step["hurt"],
             }
             if "success" in step:
