@@ -390,6 +390,22 @@ for _class in (
 gymnasium.register("WrappedLine-v0", f"{__name__}:wrapped_line", max_episode_steps=12)
 
 
+def normalised_line(frozen=False):
+    env = gymnasium.wrappers.NormalizeObservation(gymnasium.wrappers.NormalizeReward(Line()))
+    if frozen:
+        env.update_running_mean = env.env.update_running_mean = False
+    return env
+
+
+for _name, _frozen in (("Running", False), ("Frozen", True)):
+    gymnasium.register(
+        f"{_name}-v0",
+        f"{__name__}:normalised_line",
+        max_episode_steps=12,
+        kwargs={"frozen": _frozen},
+    )
+
+
 class Sled(Placed):
     """Computes a number from others when it is made, and reads it in each step."""
 

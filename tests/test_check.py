@@ -38,6 +38,8 @@ PLANTED = {
     "HalfVisible": {"no task in observations"},
     "Pixels": {"a policy fits"},
     "TaskAbsent": {"runs"},
+    "Running": {"no running statistics"},
+    "Frozen": set(),
 }
 
 
@@ -51,6 +53,10 @@ def test_a_planted_fault_is_found(name, monkeypatch):
         assert not faults, findings
     for finding in findings:
         assert bool(finding.hint) != finding.passed
+    if name == "Running":
+        assert len(findings) == 2, "what follows from it is told as well"
+        assert "wrapper NormalizeObservation keeps running" in findings[1].detail
+        assert "remove it and train with --normalise-rewards" in findings[1].detail
     if name == "Breaks":
         assert len(findings) == 1, "the same error again and again"
         assert "ArithmeticError: there is no bottom here" in findings[0].detail

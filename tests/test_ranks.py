@@ -175,7 +175,7 @@ FAMILIES = {2: "HalfCheetahDir", 3: "HopperParams", 4: "Navigation2D"}
 def test_every_learner_computes_the_same_with_any_number_of_processes(tmp_path, ranks):
     family = ("--family", f"envs:{FAMILIES[ranks]}-v0")
     runs = {name: (*MAML, *family, "--algorithm", name) for name in ALGORITHMS}
-    runs |= {"normalised": (*MAML, "--normalise-observations"), "rl2": RL2}
+    runs |= {"normalised": (*MAML, "--normalise-observations", "--normalise-rewards"), "rl2": RL2}
     commands = [["train", *options, "--run-dir", name] for name, options in runs.items()]
     script = tmp_path / "many.py"  # all in the same processes, whose start takes longest
     script.write_text(f"from metarl.cli.main import main\nfor c in {commands}: main(c)\n")

@@ -27,6 +27,7 @@ from metarl.support.randomness import Phase, RandomKey
 from metarl.support.ranks import make_workers
 from metarl.support.types import Json, State
 from metarl.tasks.family import TaskFamily, make_family
+from metarl.tasks.running import running_statistics
 from metarl.tasks.scales import action_warnings, observation_warnings
 from metarl.tasks.task import (
     Task,
@@ -162,6 +163,8 @@ class MetaLearner(BaseLearner):
         for split in config.eval_splits:
             self.family.check_split(split)
         choose_backend(self.family, 1, config.simulation)  # so that a wrong choice fails here
+        for warning in running_statistics(self.family.prototype):
+            logger.warning("%s: %s", self.family.id, warning)
         self._simulations: dict[tuple[int, int], list[Simulation]] = {}
 
     @property

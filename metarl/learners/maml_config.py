@@ -58,6 +58,10 @@ class MAMLConfig(OuterOptions, TaskChoiceOptions, FamilyRunConfig):
     """Activation of the hidden layers."""
     normalise_observations: bool = False
     """Normalise observations by their mean and standard deviation over all earlier iterations."""
+    normalise_rewards: bool = False
+    """Divide rewards by the standard deviation of the advantages of all tasks over all earlier
+    iterations. By default the advantages of each task are divided by their own, so that all tasks
+    take inner steps of a similar size; with this, tasks with larger rewards take larger ones."""
 
     estimator: Estimator = "naive"
     """Surrogate that the inner loop maximises. All have the same gradient. They differ in the

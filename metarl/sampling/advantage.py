@@ -18,10 +18,32 @@ def make_batch(
     baseline: Baseline = fit_values,
 ) -> Batch:
     """The rollout with its advantages, normalised to mean 0 and deviation 1 for each task."""
+    return make_scaled_batch(rollout, discount, gae_lambda, workers, baseline)[0]
+
+
+def make_scaled_batch(
+    rollout: Rollout,
+    discount: float,
+    gae_lambda: float,
+    workers: Workers,
+    baseline: Baseline,
+    scale: float | None = None,
+) -> tuple[Batch, Tensor]:
+    """The rollout with its advantages, and their deviations before they were scaled: [tasks].
+
+    Args:
+        rollout: of some tasks.
+        discount, gae_lambda: γ and λ.
+        workers: whose threads share the tasks.
+        baseline: gives state values.
+        scale: what the advantages, rewards and values of all tasks are divided by; if it is not
+            given, those of each task are divided by the deviation of its advantages.
+
+    """
     tasks, episodes, time = rollout.valid.shape
     shard = rollout.shard or Shard.whole(tasks, episodes * time, rollout.valid.device)
 
-    def of_tasks(tasks: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def of_tasks(tasks: slice) -> tuple[Tensor, ...]:
         part = rollout[tasks]
         discounted = discounted_sums(part.rewards, discount)
         values, final_value = baseline(part, discounted, discount)
@@ -34,11 +56,12 @@ def make_batch(
         powers = discount ** torch.arange(rewards.shape[-1]).to(rewards) * part.valid
         # The mean that advantages lose is a constant baseline.
         scaled = (advantages - mean) * part.valid, rewards * powers, (values + mean) * powers
-        return tuple((x / std).float() for x in scaled)  # type: ignore[return-value]
+        divisor = std if scale is None else scale
+        return (*((x / divisor).float() for x in scaled), std.flatten())
 
     parts = workers.map(of_tasks, shard.slices)
-    advantages, rewards, values = map(torch.cat, zip(*parts, strict=True))
-    return Batch(
+    advantages, rewards, values, deviations = map(torch.cat, zip(*parts, strict=True))
+    batch = Batch(
         rollout.observations,
         rollout.actions,
         rollout.log_probs,
@@ -47,6 +70,7 @@ def make_batch(
         values,
         rollout.valid.float(),
     )
+    return batch, deviations
 
 
 def discounted_sums(rewards: Tensor, discount: float) -> Tensor:

@@ -26,6 +26,7 @@ from metarl.support.randomness import RandomKey
 from metarl.tasks.family import TaskFamily, place_of, task_environment
 from metarl.tasks.leak import explained_variance
 from metarl.tasks.parameterised import ParameterisedEnv
+from metarl.tasks.running import running_statistics
 from metarl.tasks.scales import action_warnings, observation_scale, observation_warnings
 from metarl.tasks.task import Task, Tasks, select_tasks, validate_tasks
 
@@ -80,7 +81,8 @@ def check_family(family: TaskFamily) -> list[Finding]:
             # The cause of a UsageError may be a line of the family's own code.
             raised = f"raised at {place_of(error.__cause__ or error)}"
             findings.append(Finding(name, False, text, raised))
-        if check in (_runs, _policy_fits, _tasks_in_space) and not findings[-1].passed:
+        first = (_runs, _no_statistics, _policy_fits, _tasks_in_space)
+        if check in first and not findings[-1].passed:
             break  # the other checks would fail for the same reason
     return findings
 
@@ -90,6 +92,12 @@ def _runs(family: TaskFamily) -> str:
     validate_tasks(family.task_space, task_environment(env).task, None)
     steps = len(list(_episode(family, env, task_environment(env).task, seed=0))) - 1
     return f"an episode of {steps} steps; the backend is {backend_name(family)}"
+
+
+def _no_statistics(family: TaskFamily) -> str:
+    if found := running_statistics(family.make()):
+        raise FamilyFaultError("; ".join(found))
+    return "no wrapper keeps statistics from episode to episode"
 
 
 def _policy_fits(family: TaskFamily) -> str:
@@ -375,6 +383,10 @@ def _time_per_step(family: TaskFamily) -> str:
 
 CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     "runs": (_runs, "resets and steps must not fail"),
+    "no running statistics": (
+        _no_statistics,
+        "normalise in the run, whose statistics are the same for all environments",
+    ),
     "a policy fits": (
         _policy_fits,
         "training needs a Box of observations, a one-dimensional Box or a Discrete space of "
