@@ -74,7 +74,8 @@ class RunConfig:
     """Functions MODULE:NAME that are called after each iteration with the learner and its metrics;
     a text that one returns, the reason, ends the run."""
     sinks: tuple[str, ...] = ()
-    """Services that get the metrics too: wandb, mlflow; each needs the extra of that name."""
+    """Services that get the metrics too: wandb and mlflow, which need the extra of that name, one
+    that an installed package announces, or MODULE:CLASS."""
 
     changeable: ClassVar[frozenset[str]] = frozenset(
         (
@@ -134,8 +135,8 @@ class FamilyRunConfig(RunConfig):
     """Policy actions from -scale to scale cover the range of bounded actions, so that the initial
     σ = 1 explores with 1/scale of it; that of the family if not given, which is 1 for most."""
     simulation: str = "auto"
-    """What steps the environments: auto, batch (MuJoCo's batch engine), gymnasium (one by one), or
-    one that an installed package announces."""
+    """What steps the environments: auto, batch (MuJoCo's batch engine), gymnasium (one by one), one
+    that an installed package announces, or MODULE:CLASS."""
     workers: WholeNumber = 0
     """Processes for environments that are stepped one by one; 0 steps them in this process. Their
     number changes no result."""

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from metarl.learners.learner import MetaLearner, expect_finite, return_metrics
 from metarl.learners.maml_config import MAMLConfig
-from metarl.maml.estimators import SURROGATES
+from metarl.maml.estimators import ESTIMATORS, FIRST_ORDER
 from metarl.maml.inner_loop import (
+    INNER_UPDATES,
     InnerLoop,
     adapt,
     every_parameter,
@@ -91,7 +92,7 @@ class MAMLLearner(MetaLearner):
             config.normalise_observations,
         )
         self.inner = make_inner_loop(config, self.policy, self.device)
-        self.outer = OUTER_LOOPS[config.outer](config)
+        self.outer = OUTER_LOOPS.find(config.outer)(config)
         self.task_sampler = TaskSampler(self.family, config)
         self.advantages = Statistics(1)
         """By which rewards are scaled with --normalise-rewards."""
@@ -263,7 +264,7 @@ class MAMLLearner(MetaLearner):
             self.config.discount,
             self.config.gae_lambda,
             self.workers,
-            BASELINES[self.config.baseline],
+            BASELINES.find(self.config.baseline),
             float(self.advantages.moments[1]) if scales else None,
         )
 
@@ -313,8 +314,6 @@ def make_inner_loop(
     config: MAMLConfig, policy: GaussianPolicy | CategoricalPolicy, device: torch.device
 ) -> InnerLoop:
     """The inner loop of the options."""
-    first_order = config.estimator == "first_order"
-    surrogate = SURROGATES["lvc" if first_order else config.estimator]
     adapts: Callable[[str], bool] = {
         "all": every_parameter,
         "head": policy.head.__contains__,
@@ -322,9 +321,10 @@ def make_inner_loop(
     }[config.adapts]
     fresh = {CONTEXT: torch.zeros(policy.context_size, device=device)}
     return InnerLoop(
-        policy_objective(policy, surrogate),
+        policy_objective(policy, ESTIMATORS.find(config.estimator)),
         config.inner_lr,
         adapts=adapts,
         fresh=fresh if config.adapts == "context" else {},
-        first_order=first_order,
+        first_order=config.estimator == FIRST_ORDER,
+        update=INNER_UPDATES.find(config.inner_update),
     )

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from metarl.sampling.baseline import Baseline, fit_values
 from metarl.sampling.data import Batch, Rollout
+from metarl.support.errors import UsageError
 from metarl.support.parallel import Shard, Workers
 
 SMALLEST_STD = 1e-8
@@ -47,6 +48,13 @@ def make_scaled_batch(
         part = rollout[tasks]
         discounted = discounted_sums(part.rewards, discount)
         values, final_value = baseline(part, discounted, discount)
+        shapes = tuple(values.shape), tuple(final_value.shape)
+        if shapes != (discounted.shape, discounted.shape[:2]):
+            raise UsageError(
+                f"the baseline returns shapes {shapes[0]} and {shapes[1]}, not "
+                f"{tuple(discounted.shape)} for the steps and {tuple(discounted.shape[:2])} for "
+                "the states after them"
+            )
         advantages = generalised_advantages(
             part.rewards, values, final_value, part.valid, discount, gae_lambda
         )

@@ -8,20 +8,19 @@ Another package announces its backend as an entry point, whose name `simulation`
 
 import dataclasses
 import functools
-import importlib.metadata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import gymnasium
 
-from metarl.support.errors import UsageError, nearest
+from metarl.support.errors import UsageError
+from metarl.support.parts import Parts
 from metarl.tasks.declaration import DynamicsFamily, MujocoFamily
 from metarl.tasks.family import TaskFamily
 
 if TYPE_CHECKING:  # listing families and their backends must not import torch
     from metarl.simulation.protocol import Simulation
 
-ENTRY_POINT_GROUP = "metarl.simulations"
 AUTO = "auto"
 
 
@@ -144,15 +143,23 @@ class GymnasiumBackend:
         return GymnasiumSimulation(environments)
 
 
-BACKENDS: dict[str, Backend] = {"batch": BatchBackend(), "gymnasium": GymnasiumBackend()}
-"""The backends of metarl by name; those of other packages are announced by entry points."""
+BACKENDS = Parts[type[Backend]](
+    "--simulation",
+    "metarl.simulations",
+    {"batch": BatchBackend, "gymnasium": GymnasiumBackend},
+    lambda part: (
+        isinstance(part, type) and all(hasattr(part, n) for n in vars(Backend) if n[0] != "_")
+    ),
+    "a class with the methods of metarl.simulation.backends.Backend",
+    "MODULE:CLASS",
+    also=(AUTO,),
+)
 
 
 @functools.cache
-def announced_backends() -> dict[str, Backend]:
-    """The backends that installed packages announce, by name."""
-    announced = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
-    return {entry.name: entry.load()() for entry in announced}
+def make_backend(name: str) -> Backend:
+    """The backend of that name."""
+    return BACKENDS.find(name)()
 
 
 def choose_backend(
@@ -164,18 +171,15 @@ def choose_backend(
         UsageError: there is no backend of that name, or it cannot step the family.
 
     """
-    known = announced_backends() | BACKENDS
     if simulation == AUTO:
+        known = {name: make_backend(name) for name in BACKENDS.names()}
         able = [name for name, backend in known.items() if backend.refusal(family) is None]
         best = max(able, key=lambda name: known[name].preference(family, num_envs))
         return best, known[best]
-    if simulation not in known:
-        names = ", ".join((AUTO, *known))
-        hint = nearest(simulation, known)
-        raise UsageError(f"--simulation {simulation} must be one of {names}{hint}")
-    if reason := known[simulation].refusal(family):
+    backend = make_backend(simulation)
+    if reason := backend.refusal(family):
         raise UsageError(f"--simulation {simulation} cannot step {family.id}: {reason}")
-    return simulation, known[simulation]
+    return simulation, backend
 
 
 def make_simulations(
