@@ -22,7 +22,7 @@ MAML = (
     *("--family", "envs:HalfCheetahDir-v0", "--meta-batch-size", "8", "--episodes", "3"),
     *("--horizon", "15", "--iterations", "3", "--hidden-sizes", "16"),
     *("--eval-every", "2", "--eval-tasks", "6", "--checkpoint-every", "1"),
-    *("--task-choice", "hard"),
+    *("--task-choice", "hard", "--info-metrics", "velocity", "velocity:mean"),
 )
 RL2 = (
     *("--learner", "rl2", "--family", "envs:HalfCheetahDir-v0", "--trials", "10"),

@@ -25,6 +25,7 @@ from metarl.runs.report import (
 from metarl.support.errors import UsageError
 from metarl.support.options import at_least
 from metarl.support.ranks import is_leader
+from metarl.support.types import Json
 from metarl.tasks.task import select_tasks
 
 WORST = 3
@@ -54,6 +55,8 @@ class _Evaluate:
     clips: int = 0
     """Number of clips in TensorBoard: each shows a task of the first split before and after
     adaptation, beginning with the task of the lowest return."""
+    info_metrics: tuple[str, ...] | None = None
+    """Numbers in the info of the environment, NAME or NAME:mean; by default those of the run."""
     threads: int = 0
     """Threads; 0 uses one per core."""
 
@@ -65,8 +68,9 @@ def run(arguments: Sequence[str]) -> None:
     at_least("--adaptations", options.adaptations, 1)
     at_least("--clips", options.clips, 0)
     prefer_offscreen()
+    own = {} if options.info_metrics is None else {"info_metrics": options.info_metrics}
     learner = load_meta_learner(
-        options.run, options.checkpoint, options.test_later_lr, threads=options.threads
+        options.run, options.checkpoint, options.test_later_lr, threads=options.threads, **own
     )
     steps = learner.test_steps if options.steps is None else options.steps
     at_least("--steps", steps, 0)
@@ -122,7 +126,18 @@ def _print_summary(evaluation: Evaluation, holds_out: bool) -> None:
         costs = (str(step["step"]), str(step["episodes"]), f"{step['env_steps']:,.0f}")
         table.add_row(*costs, *cells)
     Console(width=max(Console().width, 160)).print(table)
+    _print_info(data["steps"])
     _print_worst(evaluation)
+
+
+def _print_info(steps: Sequence[Json]) -> None:
+    """Prints the means of numbers in the environments' info by step, if there are some."""
+    if "info" not in steps[0]:
+        return
+    table = Table("step", *(f"mean {label}" for label in steps[0]["info"]), box=None)
+    for step in steps:
+        table.add_row(str(step["step"]), *(f"{mean:.4g}" for mean in step["info"].values()))
+    Console().print(table)
 
 
 def _tasks(evaluation: Evaluation, holds_out: bool) -> str:

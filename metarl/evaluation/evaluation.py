@@ -1,7 +1,7 @@
 """Returns on held-out tasks after 0..K inner steps, with intervals over tasks."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Evaluation:
     paths: Sequence[np.ndarray] | None = None  # each [tasks, time, 2]; NaN after the end
     adaptations: np.ndarray | None = None  # [steps + 1, tasks, n]; `returns` are means over n
     higher_is_better: bool = True  # whether the worst tasks are those with the lowest values
+    info: Mapping[str, np.ndarray] = field(default_factory=dict)  # [steps + 1, tasks] by label
 
     def metrics(self) -> dict[str, float]:
         """`<split>/step_k/mean`, `iqm`, and `low` and `high`, the 95 % interval of the mean.
@@ -41,7 +42,8 @@ class Evaluation:
         `<split>/step_k/tail` is the mean of the worst tenth of the tasks.
 
         Several groups add the same for each, as `<split>/<group>/step_k/mean`. Where the success of
-        episodes is known, `<split>/step_k/success` is its rate.
+        episodes is known, `<split>/step_k/success` is its rate; `<split>/step_k/info/<label>` is
+        the mean of a number in the environments' info.
         """
         sign = 1 if self.higher_is_better else -1
         metrics = _tagged(self.split, self.returns, self._resampled(self.returns.shape[1]))
@@ -50,6 +52,9 @@ class Evaluation:
         if self.success is not None:
             rates = enumerate(self.success.mean(1).tolist())
             metrics |= {f"{self.split}/step_{k}/success": rate for k, rate in rates}
+        for label, values in self.info.items():
+            means = enumerate(np.nanmean(values, 1).tolist())
+            metrics |= {f"{self.split}/step_{k}/info/{label}": mean for k, mean in means}
         for i, group in enumerate(self.groups):
             if len(self.groups) > 1:
                 own = self.returns[:, i :: len(self.groups)]
@@ -77,6 +82,8 @@ class Evaluation:
             step["hurt"] = self.hurt(k)
             if self.success is not None:
                 step["success"] = float(self.success[k].mean())
+            if self.info:
+                step["info"] = {label: float(np.nanmean(x[k])) for label, x in self.info.items()}
             steps.append(step)
         tasks: list[Json] = []
         for i, returns in enumerate(self.returns.T):
@@ -86,6 +93,10 @@ class Evaluation:
                 tasks[-1]["adaptations"] = self.adaptations[:, i].T.tolist()
             if self.success is not None:
                 tasks[-1]["success"] = self.success[:, i].tolist()
+            if self.info:
+                own = {label: values[:, i].tolist() for label, values in self.info.items()}
+                # JSON has no NaN, where no episode of a task reports the number.
+                tasks[-1]["info"] = {n: [x if x == x else None for x in v] for n, v in own.items()}
         return {"steps": steps, "tasks": tasks}
 
     def hurt(self, step: int) -> float:

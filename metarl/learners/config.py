@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from metarl.sampling.info import InfoMetric
 from metarl.support.errors import UsageError
 from metarl.support.options import Count, NonNegative, Positive, WholeNumber, check_ranges
 
@@ -144,12 +145,22 @@ class FamilyRunConfig(RunConfig):
     """Seconds that a worker may take for one step of its environments before the run gives up."""
     eval_splits: tuple[str, ...] = ("test",)
     """Splits that are evaluated, as in `train test beyond`."""
+    info_metrics: tuple[str, ...] = ()
+    """Numbers in the info of the environment's steps that are recorded before and after adaptation:
+    NAME for that of an episode's last step, NAME:mean for the mean of its steps."""
 
     changeable: ClassVar[frozenset[str]] = RunConfig.changeable | {
         "workers",
         "worker_timeout",
         "eval_splits",
+        "info_metrics",
     }
+
+    def __post_init__(self) -> None:
+        """Checks every choice and every number."""
+        super().__post_init__()
+        for text in self.info_metrics:
+            InfoMetric.parse(text)
 
     @property
     def run_folder(self) -> Path:

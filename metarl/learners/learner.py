@@ -18,10 +18,11 @@ from metarl.policies.export import DeployedPolicy
 from metarl.policies.parameters import Parameters
 from metarl.sampling.actor import Adaptive, MostLikely
 from metarl.sampling.data import Outcomes, Rollout, concatenated
+from metarl.sampling.info import InfoMetric, reported_numbers
 from metarl.sampling.rollout import collect
 from metarl.simulation.backends import Processes, choose_backend, make_simulations
 from metarl.simulation.protocol import Simulation
-from metarl.support.errors import NonFiniteError, UsageError
+from metarl.support.errors import NonFiniteError, UsageError, nearest
 from metarl.support.parallel import Shard, pick_device
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.ranks import make_workers
@@ -160,6 +161,7 @@ class MetaLearner(BaseLearner):
         self.units = ActionUnits.of(self.action_space, scale)
         self.name = f"{self.family.id}, {config.learner} on {self.device}"
         self.eval_splits = config.eval_splits
+        self.info_metrics = tuple(map(InfoMetric.parse, config.info_metrics))
         for split in config.eval_splits:
             self.family.check_split(split)
         choose_backend(self.family, 1, config.simulation)  # so that a wrong choice fails here
@@ -224,7 +226,9 @@ class MetaLearner(BaseLearner):
             stage,
             self.workers,
             shard.tasks.start if shard else 0,
+            self.info_metrics,
         )
+        self._expect_reported(rollout)
         if shard is not None:
             longest = max(self.workers.ranks.exchange(rollout.valid.shape[2]))
             rollout = dataclasses.replace(rollout.padded(longest), shard=shard)
@@ -267,6 +271,13 @@ class MetaLearner(BaseLearner):
             means: np.ndarray = values.double().mean(1).reshape(number, repeats).cpu().numpy()
             return means
 
+        def of_info(outcome: Outcomes, metric: int) -> np.ndarray:
+            """Means over the episodes that report it: [tasks]."""
+            assert outcome.info is not None, "it was asked for"
+            own = outcome.info[..., metric].reshape(number, -1)
+            means: np.ndarray = own.nanmean(1).cpu().numpy()
+            return means
+
         each = np.stack([per_adaptation(outcome.returns) for outcome in outcomes])
         rates = [per_adaptation(o.success).mean(1) for o in outcomes if o.success is not None]
         taken = [0, *(outcome.env_steps / number / repeats for outcome in outcomes[:-1])]
@@ -280,6 +291,10 @@ class MetaLearner(BaseLearner):
             env_steps=np.cumsum(taken),
             paths=self._paths(rollouts, repeats),
             adaptations=each if repeats > 1 else None,
+            info={
+                metric.label: np.stack([of_info(outcome, i) for outcome in outcomes])
+                for i, metric in enumerate(self.info_metrics)
+            },
         )
 
     def adapt(self, task: Task, steps: int | None = None, seed: int | None = None) -> Adapted:
@@ -367,6 +382,21 @@ class MetaLearner(BaseLearner):
         for warning in warnings:
             logger.warning("%s: %s", self.family.id, warning)
 
+    def _expect_reported(self, rollout: Rollout) -> None:
+        """Checks that the environments report what --info-metrics names.
+
+        Raises:
+            UsageError: no episode has one of the numbers; names those that there are.
+
+        """
+        for i, metric in enumerate(self.info_metrics):
+            if rollout.info is None or rollout.info[..., i].isnan().all():
+                known = reported_numbers(self.family)
+                raise UsageError(
+                    f"--info-metrics {metric.name}: the info of {self.family.id} has no number of "
+                    f"this name; it has {', '.join(known) or 'none'}{nearest(metric.name, known)}"
+                )
+
     def _simulations_of(self, tasks: int) -> list[Simulation]:
         if (tasks, self.episodes) not in self._simulations:
             if self.config.workers:
@@ -378,12 +408,18 @@ class MetaLearner(BaseLearner):
                 self.workers.threads,
                 Processes(self.config.workers, self.config.worker_timeout),
                 self.config.simulation,
+                [metric.name for metric in self.info_metrics],
             )
         return self._simulations[tasks, self.episodes]
 
 
-def return_metrics(rollouts: Sequence[Rollout | Outcomes]) -> dict[str, float]:
-    """`return/...`, `success/...`, `simulation/unstable` of rollouts 0 to K of the same tasks."""
+def return_metrics(
+    rollouts: Sequence[Rollout | Outcomes], info: Sequence[InfoMetric] = ()
+) -> dict[str, float]:
+    """`return/...`, `success/...`, `simulation/unstable` of rollouts 0 to K of the same tasks.
+
+    `info` are the metrics in `rollout.info`, which add `info/<label>/before` and `/after`.
+    """
     returns = [float(rollout.returns.mean()) for rollout in rollouts]
     before, after = (rollouts[i].returns.mean(1) for i in (0, -1))
     rates = [float(r.success.float().mean()) for r in rollouts if r.success is not None]
@@ -394,6 +430,12 @@ def return_metrics(rollouts: Sequence[Rollout | Outcomes]) -> dict[str, float]:
         "return/hurt": float((after < before).double().mean()),
         **{f"return/step_{k}": value for k, value in enumerate(returns)},
         **({"success/before": rates[0], "success/after": rates[-1]} if rates else {}),
+        **{
+            f"info/{metric.label}/{when}": float(rollout.info[..., i].nanmean())
+            for i, metric in enumerate(info)
+            for when, rollout in (("before", rollouts[0]), ("after", rollouts[-1]))
+            if rollout.info is not None
+        },
         "simulation/unstable": sum(rollout.unstable for rollout in rollouts),
     }
 

@@ -152,7 +152,7 @@ class MAMLLearner(MetaLearner):
         return {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
-            **return_metrics(outcomes),
+            **return_metrics(outcomes, self.info_metrics),
             **self.task_sampler.learn(after),
             **update,
             **self._policy_metrics(outcomes[0]),

@@ -221,7 +221,7 @@ class RL2Learner(MetaLearner):
         return {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
-            **return_metrics(outcomes),
+            **return_metrics(outcomes, self.info_metrics),
             **self.task_sampler.learn(outcomes[-1].returns.mean(1)),
             **update,
             **clock.metrics(),

@@ -75,6 +75,7 @@ def write_report(
             }
             if "success" in step:
                 values["success"] = step["success"]
+            values |= {f"info/{label}": mean for label, mean in step.get("info", {}).items()}
             for name, value in values.items():
                 writer.add_scalar(f"evaluation/{evaluation.split}/{name}", value, step["step"])
     for tag, figure in evaluation_figures(evaluations, learner.measure).items():

@@ -8,6 +8,8 @@ Another package announces its backend as an entry point, whose name `simulation`
 
 import dataclasses
 import functools
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -50,9 +52,23 @@ class Backend(Protocol):
         """The number of simulations that divide the tasks, so that they can take turns."""
 
     def make(
-        self, family: TaskFamily, num_envs: int, threads: int, processes: Processes
+        self,
+        family: TaskFamily,
+        num_envs: int,
+        threads: int,
+        processes: Processes,
+        info: Sequence[str] = (),
     ) -> "Simulation":
-        """Makes a simulation; `threads` is the number of simulator threads, 0 for all cores."""
+        """Makes a simulation.
+
+        Args:
+            family: the family.
+            num_envs: number of environments.
+            threads: of the simulator, 0 for all cores.
+            processes: workers for environments that are stepped one by one.
+            info: names of the numbers in `Step.info`; a backend without this argument has none.
+
+        """
 
 
 class BatchBackend:
@@ -79,7 +95,12 @@ class BatchBackend:
         return 2
 
     def make(
-        self, family: TaskFamily, num_envs: int, threads: int, processes: Processes
+        self,
+        family: TaskFamily,
+        num_envs: int,
+        threads: int,
+        processes: Processes,
+        info: Sequence[str] = (),
     ) -> "Simulation":
         """Makes a simulation on the CPU; `processes` is not used."""
         from metarl.simulation.declared import DeclaredSimulation
@@ -89,11 +110,10 @@ class BatchBackend:
         declaration = family.declaration
         if isinstance(declaration, MujocoFamily):
             physics = make_physics(declaration, num_envs, threads)
-            return DeclaredSimulation(declaration, physics, num_envs, family.horizon)
+            return DeclaredSimulation(declaration, physics, num_envs, family.horizon, info=info)
         assert isinstance(declaration, DynamicsFamily)  # `refusal` ensures it
-        return DeclaredSimulation(
-            declaration, DynamicsPhysics(declaration, num_envs), num_envs, family.horizon
-        )
+        points = DynamicsPhysics(declaration, num_envs)
+        return DeclaredSimulation(declaration, points, num_envs, family.horizon, info=info)
 
 
 class GymnasiumBackend:
@@ -115,7 +135,12 @@ class GymnasiumBackend:
         return 1
 
     def make(
-        self, family: TaskFamily, num_envs: int, threads: int, processes: Processes
+        self,
+        family: TaskFamily,
+        num_envs: int,
+        threads: int,
+        processes: Processes,
+        info: Sequence[str] = (),
     ) -> "Simulation":
         """Makes a simulation on the CPU; `threads` is not used.
 
@@ -133,13 +158,13 @@ class GymnasiumBackend:
             vector = gymnasium.make_vec(
                 family.spec, num_envs, max_episode_steps=family.horizon, **family.options
             )
-            environments = VectorEnvironments(vector, family.id)
+            environments = VectorEnvironments(vector, family.id, info)
         elif processes.number:
             make = dataclasses.replace(family).make  # without what this process has cached
             number, timeout = processes.number, processes.timeout
-            environments = ProcessEnvironments(make, num_envs, number, timeout)
+            environments = ProcessEnvironments(make, num_envs, number, timeout, info)
         else:
-            environments = SerialEnvironments(family.make, num_envs)
+            environments = SerialEnvironments(family.make, num_envs, info=info)
         return GymnasiumSimulation(environments)
 
 
@@ -189,17 +214,21 @@ def make_simulations(
     threads: int,
     processes: Processes = NONE,
     simulation: str = AUTO,
+    info: Sequence[str] = (),
 ) -> "list[Simulation]":
     """Makes simulations for `episodes` episodes of each task, which share the tasks in order.
 
     Raises:
-        UsageError: there is no such backend, or it cannot step the family.
+        UsageError: there is no such backend, it cannot step the family, or it has no info.
 
     """
-    _, backend = choose_backend(family, tasks * episodes, simulation)
+    name, backend = choose_backend(family, tasks * episodes, simulation)
+    asked = {"info": info} if info else {}
+    if info and "info" not in inspect.signature(backend.make).parameters:
+        raise UsageError(f"--info-metrics {info[0]}: --simulation {name} has no info of its steps")
     number = min(tasks, backend.shares(family))
     sizes = [tasks // number + (i < tasks % number) for i in range(number)]
-    return [backend.make(family, size * episodes, threads, processes) for size in sizes]
+    return [backend.make(family, size * episodes, threads, processes, **asked) for size in sizes]
 
 
 def make_simulation(
