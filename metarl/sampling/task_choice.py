@@ -2,9 +2,10 @@
 
 A task is hard if its return after adaptation is low. Training on the share α of the tasks with the
 lowest returns maximises the conditional value at risk, CVaR_α = E[R | R ≤ q_α(R)], in place of the
-mean E[R] (RoML: Greenberg et al. 2023, arXiv 2301.11147). Which tasks these are is predicted from
-the returns of earlier iterations, so that no task is rolled out only to be discarded (MPTS: Wang et
-al. 2025, arXiv 2501.11039; PDTS: Qu et al. 2025, arXiv 2504.19139).
+mean E[R] (RoML: Greenberg et al. 2023, arXiv 2301.11147); here it is (1 − s) E[R] + s CVaR_α, as a
+share s of the tasks is chosen. Which tasks are hard is predicted from the returns of earlier
+iterations, so that no task is rolled out only to be discarded (MPTS: Wang et al. 2025, arXiv
+2501.11039; PDTS: Qu et al. 2025, arXiv 2504.19139).
 """
 
 import math
@@ -20,9 +21,6 @@ from metarl.support.types import State
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.task import Tasks, count_tasks, select_tasks
 
-SHARE_AS_DRAWN = 0.2
-"""Share of the tasks that are taken as they are drawn, so that the returns of easy tasks stay
-known; that of Greenberg et al."""
 MEMORY = 256
 """Newest tasks whose returns the prediction is made from. Older policies had other returns."""
 LENGTHS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -36,10 +34,13 @@ class TaskChoiceOptions:
     """Options of a learner that can choose its tasks."""
 
     task_choice: Literal["uniform", "hard"] = "uniform"
-    """Tasks of training: `uniform` takes those that the family draws, `hard` mostly those for which
-    the lowest returns after adaptation are predicted. `return/...` is then that of hard tasks."""
+    """Tasks of training: `uniform` takes those that the family draws, `hard` also those for which
+    the lowest returns after adaptation are predicted. `return/...` is then that of harder tasks."""
     task_tail: Share = 0.3
-    """Share of the family's tasks that --task-choice hard trains on: the α of CVaR."""
+    """Share of the family's tasks that are hard ones for --task-choice hard: the α of CVaR."""
+    hard_share: Share = 0.5
+    """Share of an iteration's tasks that --task-choice hard takes from the hard ones; the others
+    are as the family draws them, so that the returns of easy tasks stay known."""
 
 
 class TaskSampler:
@@ -51,7 +52,8 @@ class TaskSampler:
 
     def __init__(self, family: TaskFamily, options: TaskChoiceOptions):
         self._family = family
-        self._tail = options.task_tail if options.task_choice == "hard" else 1.0
+        self._tail, self._share = options.task_tail, options.hard_share
+        self._chooses = options.task_choice == "hard"
         self._tasks = torch.zeros(0, 0, dtype=torch.float64)  # [known, parameters]
         self._returns = torch.zeros(0, dtype=torch.float64)  # [known]
         self._drawn = self._tasks  # [number, parameters] of this iteration
@@ -59,16 +61,15 @@ class TaskSampler:
 
     def draw(self, number: int, key: RandomKey) -> Tasks:
         """So many tasks for the iteration `key`: arrays [number, ...]."""
-        as_drawn = number
-        if self._tail < 1 and len(self._returns):
-            as_drawn = math.ceil(SHARE_AS_DRAWN * number)
-        candidates = as_drawn + math.ceil((number - as_drawn) / self._tail)
+        hard = round(self._share * number) if self._chooses and len(self._returns) else 0
+        as_drawn = number - hard
+        candidates = as_drawn + math.ceil(hard / self._tail)
         tasks = self._family.sample_tasks(candidates, key, "train")
-        if self._tail == 1:
+        if not self._chooses:
             return tasks
         x, self._predicted = as_rows(tasks), None
         chosen = torch.arange(number)
-        if as_drawn < number:
+        if hard:
             std, mean = torch.std_mean(x, 0, correction=0)
             std = torch.where(std > 0, std, 1.0)
             known, at = ((values - mean) / std for values in (self._tasks, x))
@@ -76,7 +77,7 @@ class TaskSampler:
             # A sample of what the returns may be: tasks unlike all that are known are tried, too.
             noise = [key.generator(Use.CHOICE, i).standard_normal() for i in range(candidates)]
             possible = expected + deviation * torch.tensor(noise, dtype=torch.float64)
-            hardest = as_drawn + possible[as_drawn:].argsort(stable=True)[: number - as_drawn]
+            hardest = as_drawn + possible[as_drawn:].argsort(stable=True)[:hard]
             chosen = torch.cat([chosen[:as_drawn], hardest.sort().values])
             self._predicted = expected[chosen]
         self._drawn = x[chosen]
@@ -92,7 +93,7 @@ class TaskSampler:
             `tasks/predicted`, the correlation of these returns with what was predicted, if it was.
 
         """
-        if self._tail == 1:
+        if not self._chooses:
             return {}
         own = returns.cpu().double().reshape(-1, len(self._drawn)).mean(0)
         parts = self._tasks.reshape(-1, self._drawn.shape[1]), self._drawn
