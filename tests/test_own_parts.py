@@ -106,7 +106,8 @@ def test_a_package_announces_parts(folder, tmp_path):
 
 WRONG = {
     "--estimator entropy_bonus:with_entrpy": "module entropy_bonus has no with_entrpy",
-    "--estimator entropy_bonu:with_entropy": "there is no module entropy_bonu here",
+    "--estimator entropy_bonu:with_entropy": "--estimator entropy_bonu:with_entropy: there is "
+    "no module entropy_bonu here",
     "--estimator lcv": "--estimator lcv must be one of naive, lvc, dice, loaded_dice, taypo2, "
     "first_order, or MODULE:FUNCTION; did you mean lvc?",
     "--estimator entropy_bonus:WEIGHT": "must be a function of (log_probs, batch)",

@@ -22,13 +22,14 @@ MAML = (
     *("--family", "envs:HalfCheetahDir-v0", "--meta-batch-size", "8", "--episodes", "3"),
     *("--horizon", "15", "--iterations", "3", "--hidden-sizes", "16"),
     *("--eval-every", "2", "--eval-tasks", "6", "--checkpoint-every", "1"),
-    *("--task-choice", "hard", "--info-metrics", "velocity", "velocity:mean"),
+    *("--task-choice", "hard"),
 )
+INFO = ("--info-metrics", "velocity", "velocity:mean")
 RL2 = (
     *("--learner", "rl2", "--family", "envs:HalfCheetahDir-v0", "--trials", "10"),
     *("--episodes", "2", "--horizon", "15", "--hidden-size", "16", "--minibatches", "2"),
     *("--iterations", "2", "--eval-every", "2", "--eval-tasks", "4", "--eval-trials", "2"),
-    *("--checkpoint-every", "1", "--task-choice", "hard"),
+    *("--checkpoint-every", "1", "--task-choice", "hard", *INFO),
 )
 
 
@@ -102,8 +103,8 @@ def alone(tmp_path, *arguments):
 
 
 def test_two_processes_compute_what_one_does_and_one_goes_on_where_they_stopped(tmp_path):
-    expected = alone(tmp_path, *MAML)
-    output = train(2, *MAML, "--iterations", "2", "--run-dir", "run", cwd=tmp_path)
+    expected = alone(tmp_path, *MAML, *INFO)
+    output = train(2, *MAML, *INFO, "--iterations", "2", "--run-dir", "run", cwd=tmp_path)
     assert output.count("iteration 2/2") == output.count("next: metarl evaluate") == 1
     main(["train", "--resume", "--run-dir", str(tmp_path / "run"), "--iterations", "3"])
     assert numbers(tmp_path / "run") == expected
