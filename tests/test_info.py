@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from metarl import Config, Learner, RL2Config, RL2Learner, UsageError, train
 from metarl.cli.main import main
+from metarl.evaluation.evaluation import Evaluation
 from metarl.sampling.info import InfoMetric, per_episode
 from metarl.simulation import backends
 from metarl.simulation.gymnasium import GymnasiumSimulation
@@ -133,14 +134,25 @@ def test_rl2_records_them_too():
         ({"info_metrics": ("distance:max",)}, "--info-metrics distance:max must be NAME"),
         (
             {"simulation": "test_info:Silent"},
-            "--info-metrics distance: --simulation test_info:Silent has no info of its steps",
+            "--info-metrics: --simulation test_info:Silent has no info of its steps",
         ),
     ],
 )
 def test_what_is_not_reported_is_one_line(changes, message):
     with pytest.raises(UsageError) as caught:
-        Learner(dataclasses.replace(SMALL, **changes)).iterate()
+        Learner(dataclasses.replace(SMALL, **changes))
     assert message in str(caught.value)
+
+
+def test_a_number_that_no_episode_reports_is_left_out():
+    returns, nan = np.zeros((2, 3)), np.full(3, np.nan)
+    info = {"x": np.stack([nan, [1.0, np.nan, 3.0]])}
+    evaluation = Evaluation("test", {"goal": np.zeros(3)}, returns, info=info)
+    metrics = evaluation.metrics()
+    assert "test/step_0/info/x" not in metrics
+    assert metrics["test/step_1/info/x"] == 2
+    data = json.loads(json.dumps(evaluation.summary(), allow_nan=False))
+    assert [task["info"]["x"] for task in data["tasks"]] == [[None, 1], [None, None], [None, 3]]
 
 
 class Silent(backends.GymnasiumBackend):

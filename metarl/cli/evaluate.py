@@ -1,5 +1,6 @@
 """`metarl evaluate`, and the tables of an evaluation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -126,17 +127,18 @@ def _print_summary(evaluation: Evaluation, holds_out: bool) -> None:
         costs = (str(step["step"]), str(step["episodes"]), f"{step['env_steps']:,.0f}")
         table.add_row(*costs, *cells)
     Console(width=max(Console().width, 160)).print(table)
-    _print_info(data["steps"])
+    _print_info(data["steps"], list(evaluation.info))
     _print_worst(evaluation)
 
 
-def _print_info(steps: Sequence[Json]) -> None:
+def _print_info(steps: Sequence[Json], labels: Sequence[str]) -> None:
     """Prints the means of numbers in the environments' info by step, if there are some."""
-    if "info" not in steps[0]:
+    if not labels:
         return
-    table = Table("step", *(f"mean {label}" for label in steps[0]["info"]), box=None)
+    table = Table("step", *(f"mean {label}" for label in labels), box=None)
     for step in steps:
-        table.add_row(str(step["step"]), *(f"{mean:.4g}" for mean in step["info"].values()))
+        means = (step["info"].get(label, math.nan) for label in labels)
+        table.add_row(str(step["step"]), *(f"{mean:.4g}" for mean in means))
     Console().print(table)
 
 

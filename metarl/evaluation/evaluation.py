@@ -52,9 +52,9 @@ class Evaluation:
         if self.success is not None:
             rates = enumerate(self.success.mean(1).tolist())
             metrics |= {f"{self.split}/step_{k}/success": rate for k, rate in rates}
-        for label, values in self.info.items():
-            means = enumerate(np.nanmean(values, 1).tolist())
-            metrics |= {f"{self.split}/step_{k}/info/{label}": mean for k, mean in means}
+        for k in range(len(self.returns)):
+            means = self._info_means(k).items()
+            metrics |= {f"{self.split}/step_{k}/info/{label}": mean for label, mean in means}
         for i, group in enumerate(self.groups):
             if len(self.groups) > 1:
                 own = self.returns[:, i :: len(self.groups)]
@@ -83,7 +83,7 @@ class Evaluation:
             if self.success is not None:
                 step["success"] = float(self.success[k].mean())
             if self.info:
-                step["info"] = {label: float(np.nanmean(x[k])) for label, x in self.info.items()}
+                step["info"] = self._info_means(k)
             steps.append(step)
         tasks: list[Json] = []
         for i, returns in enumerate(self.returns.T):
@@ -102,6 +102,11 @@ class Evaluation:
     def hurt(self, step: int) -> float:
         """Share of the tasks whose mean return after `step` inner steps is below that at step 0."""
         return float((self.returns[step] < self.returns[0]).mean())
+
+    def _info_means(self, step: int) -> dict[str, float]:
+        """The mean of each number over the tasks that report it, if there are any."""
+        reported = {label: x[step][~np.isnan(x[step])] for label, x in self.info.items()}
+        return {label: float(x.mean()) for label, x in reported.items() if len(x)}
 
     def _resampled(self, tasks: int) -> np.ndarray:
         return stratified_indices(np.random.default_rng(self.seed), self.runs, tasks // self.runs)

@@ -18,11 +18,16 @@ from metarl.policies.export import DeployedPolicy
 from metarl.policies.parameters import Parameters
 from metarl.sampling.actor import Adaptive, MostLikely
 from metarl.sampling.data import Outcomes, Rollout, concatenated
-from metarl.sampling.info import InfoMetric, reported_numbers
+from metarl.sampling.info import InfoMetric, expect_reported
 from metarl.sampling.rollout import collect
-from metarl.simulation.backends import Processes, choose_backend, make_simulations
+from metarl.simulation.backends import (
+    Processes,
+    choose_backend,
+    expect_info,
+    make_simulations,
+)
 from metarl.simulation.protocol import Simulation
-from metarl.support.errors import NonFiniteError, UsageError, nearest
+from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.parallel import Shard, pick_device
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.ranks import make_workers
@@ -164,7 +169,11 @@ class MetaLearner(BaseLearner):
         self.info_metrics = tuple(map(InfoMetric.parse, config.info_metrics))
         for split in config.eval_splits:
             self.family.check_split(split)
-        choose_backend(self.family, 1, config.simulation)  # so that a wrong choice fails here
+        # So that a wrong choice fails here.
+        name, backend = choose_backend(self.family, 1, config.simulation)
+        if self.info_metrics:
+            expect_info(name, backend)
+            expect_reported(self.info_metrics, self.family)
         for warning in running_statistics(self.family.prototype):
             logger.warning("%s: %s", self.family.id, warning)
         self._simulations: dict[tuple[int, int], list[Simulation]] = {}
@@ -228,7 +237,6 @@ class MetaLearner(BaseLearner):
             shard.tasks.start if shard else 0,
             self.info_metrics,
         )
-        self._expect_reported(rollout)
         if shard is not None:
             longest = max(self.workers.ranks.exchange(rollout.valid.shape[2]))
             rollout = dataclasses.replace(rollout.padded(longest), shard=shard)
@@ -382,21 +390,6 @@ class MetaLearner(BaseLearner):
         for warning in warnings:
             logger.warning("%s: %s", self.family.id, warning)
 
-    def _expect_reported(self, rollout: Rollout) -> None:
-        """Checks that the environments report what --info-metrics names.
-
-        Raises:
-            UsageError: no episode has one of the numbers; names those that there are.
-
-        """
-        for i, metric in enumerate(self.info_metrics):
-            if rollout.info is None or rollout.info[..., i].isnan().all():
-                known = reported_numbers(self.family)
-                raise UsageError(
-                    f"--info-metrics {metric.name}: the info of {self.family.id} has no number of "
-                    f"this name; it has {', '.join(known) or 'none'}{nearest(metric.name, known)}"
-                )
-
     def _simulations_of(self, tasks: int) -> list[Simulation]:
         if (tasks, self.episodes) not in self._simulations:
             if self.config.workers:
@@ -434,7 +427,7 @@ def return_metrics(
             f"info/{metric.label}/{when}": float(rollout.info[..., i].nanmean())
             for i, metric in enumerate(info)
             for when, rollout in (("before", rollouts[0]), ("after", rollouts[-1]))
-            if rollout.info is not None
+            if rollout.info is not None and not rollout.info[..., i].isnan().all()
         },
         "simulation/unstable": sum(rollout.unstable for rollout in rollouts),
     }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.simulation.serial import number_of
-from metarl.support.errors import UsageError
+from metarl.support.errors import UsageError, nearest
 from metarl.tasks.family import TaskFamily
 
 
@@ -58,8 +58,24 @@ def per_episode(values: Tensor, valid: Tensor, metrics: Sequence[InfoMetric]) ->
     return torch.where(torch.tensor([metric.mean for metric in metrics]), means, at_end)
 
 
-def reported_numbers(family: TaskFamily) -> list[str]:
-    """The keys of all numbers in the infos of one episode."""
+def expect_reported(metrics: Sequence[InfoMetric], family: TaskFamily) -> None:
+    """Checks that the family's environment reports the metrics.
+
+    Raises:
+        UsageError: it does not; the message names the numbers that it reports.
+
+    """
+    known = _reported(family)
+    for metric in metrics:
+        if metric.name not in known:
+            raise UsageError(
+                f"--info-metrics {metric.name}: the info of {family.id} has no number of this "
+                f"name; it has {', '.join(known) or 'none'}{nearest(metric.name, known)}"
+            )
+
+
+def _reported(family: TaskFamily) -> list[str]:
+    """The keys of all numbers in the infos of one episode with random actions."""
     env: gymnasium.Env = family.make()
     env.action_space.seed(0)
     env.reset(seed=0)

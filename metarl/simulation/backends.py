@@ -223,12 +223,24 @@ def make_simulations(
 
     """
     name, backend = choose_backend(family, tasks * episodes, simulation)
-    asked = {"info": info} if info else {}
-    if info and "info" not in inspect.signature(backend.make).parameters:
-        raise UsageError(f"--info-metrics {info[0]}: --simulation {name} has no info of its steps")
+    asked: dict[str, Sequence[str]] = {}
+    if info:
+        expect_info(name, backend)
+        asked["info"] = info
     number = min(tasks, backend.shares(family))
     sizes = [tasks // number + (i < tasks % number) for i in range(number)]
     return [backend.make(family, size * episodes, threads, processes, **asked) for size in sizes]
+
+
+def expect_info(name: str, backend: Backend) -> None:
+    """Checks that the simulations of a backend can have an info.
+
+    Raises:
+        UsageError: they cannot.
+
+    """
+    if "info" not in inspect.signature(backend.make).parameters:
+        raise UsageError(f"--info-metrics: --simulation {name} has no info of its steps")
 
 
 def make_simulation(
