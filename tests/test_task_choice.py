@@ -158,5 +158,8 @@ def test_the_worst_tenth_by_hand():
     assert data["steps"][1]["tail"]["value"] == 1.5
     assert data["steps"][1]["tail"]["low"] >= 1
     assert Evaluation("test", {}, returns).metrics()["test/step_1/tail"] == 1.5
-    losses = Evaluation("test", {}, returns, higher_is_better=False).metrics()
-    assert losses["test/step_1/tail"] == 19.5
+    losses = Evaluation("test", {}, returns, higher_is_better=False)
+    assert losses.metrics()["test/step_1/tail"] == 19.5
+    tail = losses.summary()["steps"][1]["tail"]
+    assert tail["value"] == 19.5
+    assert tail["low"] <= 19.5 <= tail["high"]

@@ -45,10 +45,9 @@ class Evaluation:
         episodes is known, `<split>/step_k/success` is its rate; `<split>/step_k/info/<label>` is
         the mean of a number in the environments' info.
         """
-        sign = 1 if self.higher_is_better else -1
         metrics = _tagged(self.split, self.returns, self._resampled(self.returns.shape[1]))
         for k, returns in enumerate(self.returns):
-            metrics[f"{self.split}/step_{k}/tail"] = sign * float(tail_mean(sign * returns))
+            metrics[f"{self.split}/step_{k}/tail"] = float(self._tail(returns))
         if self.success is not None:
             rates = enumerate(self.success.mean(1).tolist())
             metrics |= {f"{self.split}/step_{k}/success": rate for k, rate in rates}
@@ -73,7 +72,7 @@ class Evaluation:
             step: Json = {"step": k, "episodes": k * self.episodes}
             if self.env_steps is not None:
                 step["env_steps"] = float(self.env_steps[k])
-            for name, statistic in STATISTICS.items():
+            for name, statistic in (STATISTICS | {"tail": self._tail}).items():
                 low, high = interval(returns, statistic, resampled)
                 step[name] = {"value": float(statistic(returns)), "low": low, "high": high}
             gains = returns - self.returns[0]
@@ -102,6 +101,10 @@ class Evaluation:
     def hurt(self, step: int) -> float:
         """Share of the tasks whose mean return after `step` inner steps is below that at step 0."""
         return float((self.returns[step] < self.returns[0]).mean())
+
+    def _tail(self, values: np.ndarray) -> np.ndarray:
+        """Mean of the worst tenth, which are the highest values where lower is better."""
+        return tail_mean(values) if self.higher_is_better else -tail_mean(-values)
 
     def _info_means(self, step: int) -> dict[str, float]:
         """The mean of each number over the tasks that report it, if there are any."""
