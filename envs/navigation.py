@@ -53,6 +53,16 @@ class Point(DynamicsFamily):
         """The position: [..., 2]."""
         return state
 
+    def goal(self, task: Mapping[str, Array]) -> Array:
+        """The goal's position: [..., 2]."""
+        return task["goal"]
+
+    def info(
+        self, before: Array, control: Array, after: Array, task: Mapping[str, Array]
+    ) -> Mapping[str, Array]:
+        """`distance` to the goal after the move."""
+        return {"distance": _distance(after, self.goal(task))}
+
 
 @dataclass(frozen=True)
 class Navigation2D(Point):
@@ -138,9 +148,12 @@ class SparsePointRobot(Point):
         self, before: Array, control: Array, after: Array, task: Mapping[str, Array]
     ) -> Array:
         """1 less the distance near the goal, else 0."""
-        xp = array_namespace(after)
-        goal = xp.stack([xp.cos(task["angle"]), xp.sin(task["angle"])], axis=-1)
-        return _near(_distance(after, goal), self.radius)
+        return _near(_distance(after, self.goal(task)), self.radius)
+
+    def goal(self, task: Mapping[str, Array]) -> Array:
+        """On the unit circle."""
+        xp = array_namespace(task["angle"])
+        return xp.stack([xp.cos(task["angle"]), xp.sin(task["angle"])], axis=-1)
 
 
 def _distance(x: Array, goal: Array) -> Array:

@@ -1,5 +1,6 @@
 """`metarl evaluate`, and the tables of an evaluation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,6 +26,7 @@ from metarl.runs.report import (
 from metarl.support.errors import UsageError
 from metarl.support.options import at_least
 from metarl.support.ranks import is_leader
+from metarl.support.types import Json
 from metarl.tasks.task import select_tasks
 
 WORST = 3
@@ -54,6 +56,8 @@ class _Evaluate:
     clips: int = 0
     """Number of clips in TensorBoard: each shows a task of the first split before and after
     adaptation, beginning with the task of the lowest return."""
+    info_metrics: tuple[str, ...] | None = None
+    """Numbers in the info of the environment, NAME or NAME:mean; by default those of the run."""
     threads: int = 0
     """Threads; 0 uses one per core."""
 
@@ -65,8 +69,9 @@ def run(arguments: Sequence[str]) -> None:
     at_least("--adaptations", options.adaptations, 1)
     at_least("--clips", options.clips, 0)
     prefer_offscreen()
+    own = {} if options.info_metrics is None else {"info_metrics": options.info_metrics}
     learner = load_meta_learner(
-        options.run, options.checkpoint, options.test_later_lr, threads=options.threads
+        options.run, options.checkpoint, options.test_later_lr, threads=options.threads, **own
     )
     steps = learner.test_steps if options.steps is None else options.steps
     at_least("--steps", steps, 0)
@@ -113,8 +118,8 @@ def _print_summary(evaluation: Evaluation, holds_out: bool) -> None:
         "change since step 0, hurt the share of tasks with a lower return than at step 0"
     )
     success = evaluation.success is not None
-    columns = ("step", "episodes", "env steps", "mean", "median", "IQM", "gain", "hurt")
-    table = Table(*columns, *(["success"] if success else []), box=None, title=title)
+    columns = ("step", "episodes", "env steps", "mean", "median", "IQM", "worst tenth", "gain")
+    table = Table(*columns, "hurt", *(["success"] if success else []), box=None, title=title)
     for step in data["steps"]:
         names = (*STATISTICS, "gain")
         cells = ["{value:.4g} [{low:.4g}, {high:.4g}]".format(**step[name]) for name in names]
@@ -122,7 +127,19 @@ def _print_summary(evaluation: Evaluation, holds_out: bool) -> None:
         costs = (str(step["step"]), str(step["episodes"]), f"{step['env_steps']:,.0f}")
         table.add_row(*costs, *cells)
     Console(width=max(Console().width, 160)).print(table)
+    _print_info(data["steps"], list(evaluation.info))
     _print_worst(evaluation)
+
+
+def _print_info(steps: Sequence[Json], labels: Sequence[str]) -> None:
+    """Prints the means of numbers in the environments' info by step, if there are some."""
+    if not labels:
+        return
+    table = Table("step", *(f"mean {label}" for label in labels), box=None)
+    for step in steps:
+        means = (step["info"].get(label, math.nan) for label in labels)
+        table.add_row(str(step["step"]), *(f"{mean:.4g}" for mean in means))
+    Console().print(table)
 
 
 def _tasks(evaluation: Evaluation, holds_out: bool) -> str:

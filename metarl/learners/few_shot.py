@@ -204,7 +204,14 @@ class FewShotLearner(BaseLearner):
         steps = self.config.test_steps if steps is None else steps
         scores = self._scores(support, query, shard, steps).numpy()
         later = dataclasses.replace(key, iteration=self.iteration)
-        return Evaluation(split, {}, scores, later.interval_seed, self.problem.groups)
+        return Evaluation(
+            split,
+            {},
+            scores,
+            later.interval_seed,
+            self.problem.groups,
+            higher_is_better=self.higher_is_better,
+        )
 
     def fine_tune(
         self, rates: Sequence[float] = PLAIN_RATES, best: Callable[..., Any] = max

@@ -70,10 +70,12 @@ def write_report(
                 "high": step["mean"]["high"],
                 "median": step["median"]["value"],
                 "iqm": step["iqm"]["value"],
+                "tail": step["tail"]["value"],
                 "hurt": step["hurt"],
             }
             if "success" in step:
                 values["success"] = step["success"]
+            values |= {f"info/{label}": mean for label, mean in step.get("info", {}).items()}
             for name, value in values.items():
                 writer.add_scalar(f"evaluation/{evaluation.split}/{name}", value, step["step"])
     for tag, figure in evaluation_figures(evaluations, learner.measure).items():
