@@ -6,7 +6,7 @@ Sources: Finn, Abbeel, Levine 2017 (arXiv 1703.03400), section 5.3, and its code
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -69,6 +69,8 @@ class Navigation2D(Point):
     """Move from the origin to a goal in [−range, range]²: r = −‖x − goal‖₂ after the move."""
 
     source: ClassVar[str] = "Finn 2017"
+    # experiments/benchmarks/results/outer_update.txt
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {"maml-trpo": {"max_kl": 0.03}}
 
     goal_range: float = 0.5
     """Half the side of the square of training goals; `beyond` draws goals outside it."""

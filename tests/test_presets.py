@@ -101,7 +101,7 @@ def test_options_for_all_algorithms_lie_below_what_makes_an_algorithm_up():
             ("--family", FAMILY, "--algorithm", "anil"),
             "ships options for maml-trpo, promp, rl2 alone, not for anil",
         ),
-        (("--family", "envs:Navigation2D-v0"), "ships options for none, not for maml-trpo"),
+        (("--family", "envs:HopperParams-v0"), "ships options for none, not for maml-trpo"),
         (("--family", "envs:Navigation2D-v0", "--preset", "tunde"), "tunde"),
     ],
 )

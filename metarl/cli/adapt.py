@@ -12,7 +12,7 @@ from rich.table import Table
 from metarl.cli.evaluate import load_meta_learner
 from metarl.cli.parsing import parse
 from metarl.learners.learner import Adapted, MetaLearner
-from metarl.policies.export import export_policy
+from metarl.policies.export import expect_onnx, export_onnx, export_policy
 from metarl.runs.clips import check_clip_name, prefer_offscreen, write_clip
 from metarl.runs.report import clip_before_and_after, task_name
 from metarl.support.errors import UsageError
@@ -41,6 +41,8 @@ class _Adapt:
     out: Path | None = None
     """Folder for the adapted policy; by default a folder in RUN/adapted named after the task, the
     steps and the seed."""
+    onnx: bool = False
+    """Write policy.onnx too, which needs the extra onnx."""
     video: Path | None = None
     """Clip of an episode before and after adaptation: .mp4, .gif, or some frames as .png."""
     seed: int = 1
@@ -54,6 +56,8 @@ def run(arguments: Sequence[str]) -> None:
     at_least("--seed", options.seed, 0)
     if options.video is not None:
         check_clip_name(options.video, "--video")
+    if options.onnx:
+        expect_onnx()
     prefer_offscreen()
     learner = load_meta_learner(options.run, options.checkpoint, options.test_later_lr)
     if not learner.adapts:
@@ -77,6 +81,8 @@ def run(arguments: Sequence[str]) -> None:
     name = f"{where.replace(' ', '-').replace(':', '-')}-steps-{options.steps}-seed-{options.seed}"
     folder = options.out or options.run / "adapted" / name
     files = export_policy(adapted.policy, folder, about)
+    if options.onnx:
+        files.append(export_onnx(adapted.policy, folder))
     print(f"wrote {', '.join(file.name for file in files)} to {folder}")
     if options.video is not None:
         clip = clip_before_and_after(learner, task, options.steps, options.seed)
