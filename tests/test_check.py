@@ -129,7 +129,7 @@ def test_attributes_that_stay_behind_are_named(monkeypatch):
     ("name", "message"),
     [
         ("HalfSplits", "must contain train and test"),
-        ("Pixels", "observation space Dict"),
+        ("Pixels", "observation['x'] is a Sequence"),
         ("HalfVisible", "visible names weight, but a task has goal"),
         ("TaskAbsent", r"goal = 3 is outside [-1, 1]"),
     ],

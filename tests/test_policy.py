@@ -94,5 +94,5 @@ def test_the_policy_fits_the_spaces():
     assert make_policy(box, spaces.Box(-1, 1, (2,))) == Policy(MLP(6, 2), ContinuousActions(2))
     with pytest.raises(UsageError, match="action space Dict"):
         make_policy(box, spaces.Dict())
-    with pytest.raises(UsageError, match="observation space Sequence"):
+    with pytest.raises(UsageError, match="observation is a Sequence"):
         make_policy(spaces.Sequence(box), box)

@@ -66,9 +66,11 @@ class Observations:
         try:
             size = spaces.flatdim(space)
         except (NotImplementedError, ValueError):
+            name, part = _not_flat(space, "observation")
             raise UsageError(
-                f"observation space {space} is not supported: it must be Box, Discrete, "
-                "MultiDiscrete, MultiBinary, or a Dict or Tuple of these"
+                f"{name} is a {type(part).__name__}, which has no flat form of a fixed size: it "
+                "must be a Box, Discrete, MultiDiscrete, MultiBinary, Text, or a Dict or Tuple of "
+                "these (gymnasium.wrappers.FilterObservation leaves parts of a Dict out)"
             ) from None
         if not size:
             raise UsageError(f"observation space {space} is empty")
@@ -84,6 +86,16 @@ class Observations:
     def structured(self, flat: Tensor) -> Structured:
         """Flat observations [rows, size] in the form of the space, with images in [0, 1]."""
         return _structured(self.space, flat)
+
+
+def _not_flat(space: Space, name: str) -> tuple[str, Space]:
+    """The part of a space that cannot be flattened, and its name."""
+    for key, part in parts(space).items():
+        try:
+            spaces.flatdim(part)
+        except (NotImplementedError, ValueError):
+            return _not_flat(part, f"{name}[{key!r}]")
+    return name, space
 
 
 def _structured(space: Space, flat: Tensor) -> Structured:
