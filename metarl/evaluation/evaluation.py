@@ -1,7 +1,7 @@
 """Returns on held-out tasks after 0..K inner steps, with intervals over tasks."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,13 +11,14 @@ from metarl.evaluation.statistics import (
     interval,
     stratified_indices,
 )
+from metarl.support.text import counted
 from metarl.support.types import Json
 
 EVALUATED_SPLITS = ("test", "train", "beyond")
 """Splits that `metarl evaluate` evaluates by default, where the family has them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Mean returns on tasks of a split, by inner step."""
 
@@ -32,6 +33,19 @@ class Evaluation:
     env_steps: np.ndarray | None = None  # [steps + 1], per task: those before step k is done
     paths: Sequence[np.ndarray] | None = None  # each [tasks, time, 2]; NaN after the end
     adaptations: np.ndarray | None = None  # [steps + 1, tasks, n]; `returns` are means over n
+    measure: str = "return"
+    """What `returns` are; few-shot learning has another measure, such as accuracy."""
+    higher_is_better: bool = True
+    held_out: bool = True
+    """Whether some of the tasks are none of training."""
+    units: Mapping[str, str] = field(default_factory=dict)
+    """Units of the task parameters that have one."""
+
+    def __repr__(self) -> str:
+        steps, tasks = self.returns.shape
+        means = ", ".join(f"{mean:.4g}" for mean in self.returns.mean(1))
+        after = f"means after 0 to {steps - 1} inner steps: {means}"
+        return f"Evaluation({self.split}, {counted(tasks, 'task')}; {after})"
 
     def metrics(self) -> dict[str, float]:
         """`<split>/step_k/mean`, `iqm`, and `low` and `high`, the 95 % interval of the mean.
@@ -82,8 +96,9 @@ class Evaluation:
         return {"steps": steps, "tasks": tasks}
 
     def hurt(self, step: int) -> float:
-        """Share of the tasks whose mean return after `step` inner steps is below that at step 0."""
-        return float((self.returns[step] < self.returns[0]).mean())
+        """Share of the tasks that are worse after `step` inner steps than at step 0."""
+        sign = 1 if self.higher_is_better else -1
+        return float((sign * (self.returns[step] - self.returns[0]) < 0).mean())
 
     def _resampled(self, tasks: int) -> np.ndarray:
         return stratified_indices(np.random.default_rng(self.seed), self.runs, tasks // self.runs)

@@ -85,12 +85,26 @@ class RunConfig:
     )
     """Options that a resumed run may change, because no number of training depends on them."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Keeps the short `repr`, in whose place a dataclass would have one of all options."""
+        super().__init_subclass__(**kwargs)
+        cls.__repr__ = RunConfig.__repr__  # type: ignore[method-assign]
+
     def __post_init__(self) -> None:
         """Checks every choice and every number."""
         check_ranges(self)
         if not self.eval_every and (self.patience or self.target is not None):
             name = "patience" if self.patience else "target"
             raise UsageError(f"--{name} needs evaluations: --eval-every must be at least 1")
+
+    def __repr__(self) -> str:
+        """The options that differ from their defaults."""
+        given = (
+            f"{field.name}={value!r}"
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) not in (field.default, _made(field))
+        )
+        return f"{type(self).__name__}({', '.join(given)})"
 
     @property
     def run_folder(self) -> Path:
@@ -115,6 +129,12 @@ class RunConfig:
             raise UsageError(f"this version of metarl has no option {unknown[0]}")
         tuples = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
         return cls(**{**data, **tuples, "run_dir": Path(data["run_dir"])})
+
+
+def _made(field: dataclasses.Field[Any]) -> object:
+    """The default of a field whose default is made by a function; otherwise MISSING."""
+    factory = field.default_factory
+    return factory if factory is dataclasses.MISSING else factory()
 
 
 @dataclass(frozen=True, kw_only=True)

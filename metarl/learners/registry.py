@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import inspect
 
 from metarl.learners.config import RunConfig
 from metarl.learners.learner import BaseLearner
@@ -43,6 +44,19 @@ def find_learner(name: str) -> type[BaseLearner]:
     return learner
 
 
-def make_learner(config: RunConfig) -> BaseLearner:
-    """The learner that the configuration names, before its first iteration."""
-    return find_learner(config.learner)(config)
+def make_learner(config: RunConfig, problem: object | None = None) -> BaseLearner:
+    """The learner that the configuration names, before its first iteration.
+
+    Args:
+        problem: that of a few-shot learner whose configuration names none.
+
+    Raises:
+        UsageError: the learner takes no problem.
+
+    """
+    learner = find_learner(config.learner)
+    if problem is None:
+        return learner(config)
+    if "problem" not in inspect.signature(learner).parameters:
+        raise UsageError(f"--learner {config.learner} takes no problem: few_shot does")
+    return learner(config, problem)  # type: ignore[call-arg]

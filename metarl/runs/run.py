@@ -39,10 +39,15 @@ Callback = Callable[[BaseLearner, Mapping[str, float]], str | None]
 """Called after each iteration with its metrics; a text, the reason, ends the run there."""
 
 
-def train(config: RunConfig, callbacks: Sequence[Callback] = ()) -> BaseLearner:
-    """Trains the learner of a configuration in its run folder; see `run`."""
+def train(
+    config: RunConfig, callbacks: Sequence[Callback] = (), problem: object | None = None
+) -> BaseLearner:
+    """Trains the learner of a configuration in its run folder; see `run`.
+
+    `problem` is that of a few-shot run whose configuration names none.
+    """
     check_sinks(config.sinks)
-    learner = make_learner(config)
+    learner = make_learner(config, problem)
     run(learner, callbacks)
     return learner
 

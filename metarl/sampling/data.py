@@ -68,7 +68,7 @@ class Outcomes:
     success: Tensor | None  # [tasks, episodes] bool, at any step; None if not reported
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rollout:
     """Episodes of several tasks, one to a slot, padded with zeros to the longest.
 
@@ -103,6 +103,11 @@ class Rollout:
             success=(tasks, episodes),
             values=(tasks, episodes, time),
         )
+
+    def __repr__(self) -> str:
+        tasks, episodes, time = self.valid.shape
+        mean = f"mean return {float(self.returns.mean()):.4g}"
+        return f"Rollout({tasks} × {episodes} episodes of up to {time} steps; {mean})"
 
     def __getitem__(self, tasks: slice) -> "Rollout":
         """The episodes of some tasks; `unstable` counts those of all."""

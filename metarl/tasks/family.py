@@ -158,6 +158,12 @@ class TaskFamily:
         return _of_type(self.task_env, "tasks", TaskDistribution) or TaskDistribution()
 
     @property
+    def units(self) -> Mapping[str, str]:
+        """Units of the task parameters whose distribution has one."""
+        units = {n: getattr(d, "unit", "") for n, d in self.distribution.parameters.items()}
+        return {name: unit for name, unit in units.items() if unit}
+
+    @property
     def action_scale(self) -> float:
         """Policy actions from -scale to scale cover the range of bounded actions."""
         return 1.0 if self.declaration is None else self.declaration.action_scale
@@ -251,9 +257,13 @@ class TaskFamily:
 
         return not seen("test") <= seen("train")
 
-    def sample_tasks(self, number: int, key: RandomKey, split: str = "train") -> Tasks:
-        """Draws `number` tasks of a split, checked against the space: arrays [number, ...]."""
+    def sample_tasks(self, number: int, key: RandomKey | int, split: str = "train") -> Tasks:
+        """Draws `number` tasks of a split, checked against the space: arrays [number, ...].
+
+        `key` may be a seed.
+        """
         self.check_split(split)
+        key = RandomKey(key) if isinstance(key, int) else key
         # Each split has its own stream, so that no two splits draw the same tasks.
         stream, sample = self.splits.index(split), self._sampler()
         tasks = [sample(key.generator(Use.TASK, i, stream), split) for i in range(number)]
