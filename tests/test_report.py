@@ -272,7 +272,6 @@ def test_return_against_a_number_and_hyperparameters_are_shown(cheetah):
     assert "evaluation/adaptation/by_task" in events.Tags()["images"]
     content = events.PluginTagToContent("hparams")
     assert set(content) == {
-        "_hparams_/experiment",
         "_hparams_/session_start_info",
         "_hparams_/session_end_info",
     }

@@ -102,7 +102,10 @@ def run_experiment(
     if not is_leader():
         return learner
     folder = config.run_folder
-    print(f"next: metarl evaluate {folder}, metarl adapt {folder}, tensorboard --logdir {folder}")
+    print(
+        f"next: metarl evaluate {folder}, metarl adapt {folder}, tensorboard --logdir "
+        f"{folder.parent}"
+    )
     return learner
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -97,14 +97,31 @@ class RunConfig:
             name = "patience" if self.patience else "target"
             raise UsageError(f"--{name} needs evaluations: --eval-every must be at least 1")
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        defaults = self.defaults
+        return {n: v for n, v in values.items() if n not in defaults or v != defaults[n]}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The options that have a default."""
+        made = ((field, _made(field)) for field in dataclasses.fields(self))
+        own = {field.name: field.default if x is MISSING else x for field, x in made}
+        return {name: value for name, value in own.items() if value is not MISSING}
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """What a table of runs shows: the options on which what is learned depends."""
+        own = {n: v for n, v in self.to_json().items() if v not in (None, {}, (), "")}
+        kept = {n: v for n, v in own.items() if n not in self.changeable}
+        return {"algorithm": self.learner} | kept
+
     def __repr__(self) -> str:
         """The options that differ from their defaults."""
-        given = (
-            f"{field.name}={value!r}"
-            for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) not in (field.default, _made(field))
-        )
-        return f"{type(self).__name__}({', '.join(given)})"
+        given = ", ".join(f"{name}={value!r}" for name, value in self.given.items())
+        return f"{type(self).__name__}({given})"
 
     @property
     def run_folder(self) -> Path:
@@ -134,7 +151,7 @@ class RunConfig:
 def _made(field: dataclasses.Field[Any]) -> object:
     """The default of a field whose default is made by a function; otherwise MISSING."""
     factory = field.default_factory
-    return factory if factory is dataclasses.MISSING else factory()
+    return factory if factory is MISSING else factory()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from metarl.evaluation.clips import Clip, gif
 from metarl.evaluation.evaluation import EVALUATED_SPLITS, Evaluation
 from metarl.evaluation.figures import evaluation_figures
 from metarl.learners.learner import BaseLearner, MetaLearner
-from metarl.runs.folder import EVALUATION
+from metarl.runs.folder import EVALUATION, read_metrics
 from metarl.runs.loading import load, read_config
-from metarl.runs.tensorboard import add_summary
+from metarl.runs.tensorboard import add_summary, layout
 from metarl.support.errors import UsageError
 from metarl.support.files import replace_durably
 from metarl.support.options import at_least
@@ -179,6 +179,10 @@ def write_report(
     for old in folder.glob(f"events.out.tfevents.*{EVENTS}"):
         old.unlink()
     writer = SummaryWriter(str(folder), filename_suffix=EVENTS)
+    shown = {tag.split("/")[0] for metrics in read_metrics(folder) for tag in metrics}
+    in_training = [split for split in learner.eval_splits if split in shown]
+    pages = layout(learner.measure, learner.test_steps, in_training, data["splits"])
+    writer.add_custom_scalars(pages)
     for evaluation in evaluations:
         for step in evaluation.summary()["steps"]:
             values = {

@@ -167,7 +167,12 @@ def _begin(learner: BaseLearner, folder: RunFolder) -> float:
     if config.init_from is not None and not learner.iteration:
         initialise(learner, Path(config.init_from))
     folder.open(
-        described, learner.iteration, learner.measure, learner.test_steps, learner.eval_splits
+        described,
+        learner.iteration,
+        learner.measure,
+        learner.test_steps,
+        learner.eval_splits,
+        config.hyperparameters,
     )
     note_begin()
     work = f"iterations {learner.iteration + 1} to {config.iterations}"
