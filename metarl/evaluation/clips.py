@@ -25,6 +25,7 @@ Act = Callable[[np.ndarray, float], int | np.ndarray]
 HELD = 10
 """Steps for which a random action is repeated, so that the movement is visible."""
 FRAMES_OF_A_STRIP = 6
+SMALLEST_FONT = 10  # pixels
 CAMERA = "camera_name"
 """Option of an environment that chooses the camera, as Gymnasium's MuJoCo environments name it."""
 
@@ -148,7 +149,10 @@ def labelled(frames: list[np.ndarray], text: str) -> list[np.ndarray]:
     written = []
     for frame in frames:
         image = Image.fromarray(frame)
-        ImageDraw.Draw(image).text((4, 2), text, "white", stroke_width=1, stroke_fill="black")
+        size = max(SMALLEST_FONT, frame.shape[0] // 12)
+        ImageDraw.Draw(image).text(
+            (4, 2), text, "white", stroke_width=1, stroke_fill="black", font_size=size
+        )
         written.append(np.asarray(image))
     return written
 

@@ -107,6 +107,7 @@ def _in_plane(evaluation: Evaluation, name: str, shown: np.ndarray, label: str) 
     points = axes.scatter(x, y, c=shown, cmap="viridis")
     figure.colorbar(points, ax=axes, label=label)
     axes.set_aspect("equal", "datalim")
+    axes.locator_params(nbins=5)
     axes.set_xlabel(f"{name}[0]")
     axes.set_ylabel(f"{name}[1]")
     axes.set_title(f"{evaluation.split} tasks")
@@ -130,5 +131,6 @@ def path_figure(evaluation: Evaluation) -> Figure:
         before, after = evaluation.returns[[0, -1], i]
         axes.set_title(f"{before:.4g} to {after:.4g}", fontsize="medium")
         axes.set_aspect("equal")
+        axes.locator_params(nbins=5)
     axes.legend()
     return figure

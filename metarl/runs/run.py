@@ -178,7 +178,12 @@ def _begin(learner: BaseLearner, folder: RunFolder) -> float:
     work = f"iterations {learner.iteration + 1} to {config.iterations}"
     if learner.iteration == config.iterations:
         work = f"all {config.iterations} iterations are done; a larger --iterations continues"
-    print(f"{learner.name}, {work}, in {folder.path}", flush=True)
+    better = "higher" if learner.higher_is_better else "lower"
+    print(f"{learner.name}, {work}, in {folder.path}")
+    print(
+        f"before, after: mean {learner.measure} before and after adaptation, {better} is better",
+        flush=True,
+    )
     return seconds
 
 
@@ -197,7 +202,9 @@ def _loop(
     alarms = already_raised(history, config)
     try:
         while learner.iteration < config.iterations and not last:
+            learner.on_rollout = display.on_rollout
             metrics = learner.iterate()
+            learner.on_rollout = None
             if _evaluates(learner):
                 metrics |= _evaluated(learner, folder, display)
             metrics["seconds"] = time.perf_counter() - start
