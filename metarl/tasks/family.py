@@ -17,7 +17,6 @@ than two tasks is divided so that `train` and `test` are disjoint.
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import importlib
 import importlib.metadata
@@ -37,6 +36,7 @@ from metarl.support.randomness import RandomKey, Use
 from metarl.support.types import Json
 from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, load_declaration, parse_value
 from metarl.tasks.distributions import TaskDistribution
+from metarl.tasks.suggestions import suggestion
 from metarl.tasks.task import (
     Task,
     Tasks,
@@ -51,6 +51,7 @@ SHIPPED = "metarl_envs"
 SPLITS = ("train", "test")
 DECLARED = ("metarl.simulation.mujoco:MujocoEnv", "metarl.simulation.dynamics:DynamicsEnv")
 """Entry points of declared families, whose registration refers to the declaration."""
+
 DRAWS = 64
 """Tasks of each split by which a family is found to hold out none: they are few."""
 
@@ -348,10 +349,8 @@ def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
     if not module and "." in name:  # a dot in the place of the colon
         raise UsageError(naming)
     where = f"module {module} ({_origin(module)}) registers no" if module else "there is no"
-    known = _registered_by([module, SHIPPED] if module else import_announced_modules())
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {f'{module}:' if module else ''}{close[0]}?" if close else ""
-    raise UsageError(f"{where} task family {name}{hint}")
+    import_module_here(SHIPPED)
+    raise UsageError(f"{where} task family {name}{suggestion(name, module, SHIPPED)}")
 
 
 def registered_families(modules: Sequence[str] = ()) -> list[str]:
