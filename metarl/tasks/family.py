@@ -36,7 +36,7 @@ from metarl.support.randomness import RandomKey, Use
 from metarl.support.types import Json
 from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, load_declaration, parse_value
 from metarl.tasks.distributions import TaskDistribution
-from metarl.tasks.suggestions import suggestion
+from metarl.tasks.suggestions import SHIPPED, suggestion
 from metarl.tasks.task import (
     Task,
     Tasks,
@@ -46,8 +46,6 @@ from metarl.tasks.task import (
 )
 
 ENTRY_POINT_GROUP = "metarl.task_families"
-SHIPPED = "metarl_envs"
-"""The package `envs` of metarl under a name that no other project uses."""
 SPLITS = ("train", "test")
 DECLARED = ("metarl.simulation.mujoco:MujocoEnv", "metarl.simulation.dynamics:DynamicsEnv")
 """Entry points of declared families, whose registration refers to the declaration."""
@@ -349,8 +347,8 @@ def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
     if not module and "." in name:  # a dot in the place of the colon
         raise UsageError(naming)
     where = f"module {module} ({_origin(module)}) registers no" if module else "there is no"
-    import_module_here(SHIPPED)
-    raise UsageError(f"{where} task family {name}{suggestion(name, module, SHIPPED)}")
+    hint = suggestion(name, module, import_announced_modules())
+    raise UsageError(f"{where} task family {name}{hint}")
 
 
 def registered_families(modules: Sequence[str] = ()) -> list[str]:

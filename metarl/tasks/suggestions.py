@@ -7,26 +7,33 @@ from pathlib import Path
 
 import gymnasium
 
+SHIPPED = "metarl_envs"
+"""The package `envs` of metarl under a name that no other project uses."""
 ID = re.compile(r"""["']([\w.-]+-v\d+)["']""")
 """A Gymnasium id in the text of a program."""
 
 
-def suggestion(name: str, module: str, shipped: str) -> str:
+def suggestion(name: str, module: str, announced: Iterable[str]) -> str:
     """The hint `; did you mean MODULE:ID?`, or an empty string.
 
     It looks for a name like `name` first in `module`, which is imported, then in the files of the
-    working folder, which are only read, and then among the families of metarl.
+    working folder, which are only read, and then in the `announced` modules.
     """
     groups = (
         (f"{module}:{own}" for own in _registered_by(module)) if module else (),
         _written_here(),
-        (f"envs:{own}" for own in _registered_by(shipped)),
+        (_reference(other, own, module) for other in announced for own in _registered_by(other)),
     )
     for group in groups:
         references = {reference.rpartition(":")[2]: reference for reference in group}
         if close := difflib.get_close_matches(name, references, 1):
             return f"; did you mean {references[close[0]]}?"
     return ""
+
+
+def _reference(announced: str, name: str, module: str) -> str:
+    """A family of an announced module; if a module was named, one of metarl has its own, too."""
+    return f"envs:{name}" if module and announced == SHIPPED else name
 
 
 def _registered_by(module: str) -> Iterator[str]:
