@@ -83,7 +83,7 @@ def test_everything_is_shown_in_one_short_line(learner, run):
         *(learner.evaluate(tasks=2), learner.render(GOAL)),
     ]
     for thing in shown:
-        assert len(repr(thing)) < 200
+        assert len(repr(thing)) < 300  # with the path of the run folder
         assert "\n" not in repr(thing)
     assert "goal=0.3,-0.2" in repr(shown[3])
     assert "gae_lambda" not in repr(shown[1])
