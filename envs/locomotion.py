@@ -1,5 +1,6 @@
 """What the walking families share: noise at reset, velocities, and costs of control and contact."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,6 +40,12 @@ class Locomotion(MujocoFamily):
     def velocity(self, before: Fields, after: Fields) -> Array:
         """Δx / dt over the control step, m/s: [...]."""
         return (after.qpos[..., 0] - before.qpos[..., 0]) / self.control_timestep
+
+    def info(
+        self, before: Fields, control: Array, after: Fields, task: Mapping[str, Array]
+    ) -> Mapping[str, Array]:
+        """`velocity`, m/s."""
+        return {"velocity": self.velocity(before, after)}
 
 
 def squared(x: Array) -> Array:

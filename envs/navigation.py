@@ -6,7 +6,7 @@ Sources: Finn, Abbeel, Levine 2017 (arXiv 1703.03400), section 5.3, and its code
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -53,12 +53,24 @@ class Point(DynamicsFamily):
         """The position: [..., 2]."""
         return state
 
+    def goal(self, task: Mapping[str, Array]) -> Array:
+        """The goal's position: [..., 2]."""
+        return task["goal"]
+
+    def info(
+        self, before: Array, control: Array, after: Array, task: Mapping[str, Array]
+    ) -> Mapping[str, Array]:
+        """`distance` to the goal after the move."""
+        return {"distance": _distance(after, self.goal(task))}
+
 
 @dataclass(frozen=True)
 class Navigation2D(Point):
     """Move from the origin to a goal in [−range, range]²: r = −‖x − goal‖₂ after the move."""
 
     source: ClassVar[str] = "Finn 2017"
+    # experiments/benchmarks/results/outer_update.txt
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {"maml-trpo": {"max_kl": 0.03}}
 
     goal_range: float = 0.5
     """Half the side of the square of training goals; `beyond` draws goals outside it."""
@@ -138,9 +150,12 @@ class SparsePointRobot(Point):
         self, before: Array, control: Array, after: Array, task: Mapping[str, Array]
     ) -> Array:
         """1 less the distance near the goal, else 0."""
-        xp = array_namespace(after)
-        goal = xp.stack([xp.cos(task["angle"]), xp.sin(task["angle"])], axis=-1)
-        return _near(_distance(after, goal), self.radius)
+        return _near(_distance(after, self.goal(task)), self.radius)
+
+    def goal(self, task: Mapping[str, Array]) -> Array:
+        """On the unit circle."""
+        xp = array_namespace(task["angle"])
+        return xp.stack([xp.cos(task["angle"]), xp.sin(task["angle"])], axis=-1)
 
 
 def _distance(x: Array, goal: Array) -> Array:

@@ -315,15 +315,15 @@ class Pixels(Line):
 
     def __init__(self):
         super().__init__()
-        self.observation_space = spaces.Dict(x=self.observation_space)
+        self.observation_space = spaces.Dict(x=spaces.Sequence(self.observation_space))
 
     def reset(self, **options):
         x, info = super().reset(**options)
-        return {"x": x}, info
+        return {"x": (x,)}, info
 
     def step(self, action):
         x, *rest = super().step(action)
-        return {"x": x}, *rest
+        return {"x": (x,)}, *rest
 
 
 class TaskAbsent(Line):
@@ -388,6 +388,22 @@ for _class in (
         f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", max_episode_steps=12
     )
 gymnasium.register("WrappedLine-v0", f"{__name__}:wrapped_line", max_episode_steps=12)
+
+
+def normalised_line(frozen=False):
+    env = gymnasium.wrappers.NormalizeObservation(gymnasium.wrappers.NormalizeReward(Line()))
+    if frozen:
+        env.update_running_mean = env.env.update_running_mean = False
+    return env
+
+
+for _name, _frozen in (("Running", False), ("Frozen", True)):
+    gymnasium.register(
+        f"{_name}-v0",
+        f"{__name__}:normalised_line",
+        max_episode_steps=12,
+        kwargs={"frozen": _frozen},
+    )
 
 
 class Sled(Placed):

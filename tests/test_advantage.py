@@ -6,9 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metarl.sampling.advantage import discounted_sums, generalised_advantages, make_batch, moments
+from metarl import Config, Learner
+from metarl.sampling.advantage import (
+    discounted_sums,
+    generalised_advantages,
+    make_batch,
+    make_scaled_batch,
+    moments,
+)
 from metarl.sampling.baseline import fit_network_values, fit_values, projected
-from metarl.sampling.data import Rollout
+from metarl.sampling.data import Rollout, concatenated
 
 
 def random_rollout(seed: int, time: int = 6) -> Rollout:
@@ -178,6 +185,42 @@ def test_advantages_are_normalised_per_task(workers):
         assert values.mean().item() == pytest.approx(0, abs=1e-6)
         assert values.std(correction=0).item() == pytest.approx(1, rel=1e-6)
     assert advantages[~rollout.valid].abs().max() == 0
+
+
+def test_with_a_common_scale_tasks_with_larger_rewards_have_larger_advantages(workers):
+    """The second task is the first with ten times its rewards."""
+    rollout = random_rollout(0)[:1]
+    twice = concatenated([rollout, dataclasses.replace(rollout, rewards=10 * rollout.rewards)])
+    own = make_batch(twice, 0.9, 0.8, workers)
+    batch, deviations = make_scaled_batch(twice, 0.9, 0.8, workers, fit_values, scale=4.0)
+    torch.testing.assert_close(own.advantages[1], own.advantages[0])
+    torch.testing.assert_close(deviations[1], 10 * deviations[0])
+    for name in ("advantages", "rewards", "values"):
+        expected = getattr(own, name) * deviations.float()[:, None, None] / 4
+        torch.testing.assert_close(getattr(batch, name), expected)
+
+
+def test_rewards_are_divided_by_the_deviation_of_all_advantages_of_earlier_iterations():
+    config = Config("envs:Navigation2D-v0", meta_batch_size=3, episodes=2, horizon=5, device="cpu")
+    learner = Learner(dataclasses.replace(config, normalise_rewards=True))
+    rollouts, batches = [], []
+    sample, make = learner.sample, learner._make_scaled_batch
+    learner.sample = lambda *a, **k: rollouts.append(sample(*a, **k)) or rollouts[-1]
+    learner._make_scaled_batch = lambda rollout: batches.append(make(rollout)) or batches[-1]
+    learner.iterate()
+    advantages = [
+        batch.advantages[i][rollout.valid[i]] * deviations[i]
+        for rollout, (batch, deviations) in zip(rollouts, batches, strict=True)
+        for i in range(3)
+    ]
+    scale = torch.cat(advantages).square().mean().sqrt()
+    torch.testing.assert_close(
+        learner.advantages.moments[1].item(), scale.item(), rtol=1e-5, atol=0
+    )
+    learner.iterate()
+    batch, deviations = batches[2]  # before adaptation, in the second iteration
+    _, spread = moments(batch.advantages, rollouts[2].valid)
+    torch.testing.assert_close(spread.flatten().double(), deviations / scale, rtol=1e-4, atol=0)
 
 
 def test_moments_are_those_of_the_valid_steps():

@@ -1,5 +1,6 @@
 """The choice of what steps a run's environments, and a backend of another package."""
 
+import importlib.metadata
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -64,13 +65,13 @@ class StillBackend:
 @pytest.fixture
 def announced(monkeypatch):
     """A package that announces the backend `still`."""
-    entry = EntryPoint("still", "test_backends:StillBackend", backends.ENTRY_POINT_GROUP)
+    entry = EntryPoint("still", "test_backends:StillBackend", backends.BACKENDS.group)
     monkeypatch.setattr(
-        backends.importlib.metadata, "entry_points", lambda group: [entry] * (group == entry.group)
+        importlib.metadata, "entry_points", lambda group: [entry] * (group == entry.group)
     )
-    backends.announced_backends.cache_clear()
+    backends.make_backend.cache_clear()
     yield
-    backends.announced_backends.cache_clear()
+    backends.make_backend.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_an_impossible_choice_is_one_line():
         make_simulations(make_family(LINE), 2, 2, 1, simulation="batch")
     with pytest.raises(
         UsageError,
-        match=r"^--simulation bach must be one of auto, batch, gymnasium; did you mean ",
+        match=r"^--simulation bach must be one of auto, batch, gymnasium, or MODULE:CLASS; did ",
     ):
         make_simulation(make_family(CHEETAH), 2, simulation="bach")
 
@@ -127,7 +128,10 @@ def test_a_backend_of_another_package_needs_no_edit():
     assert isinstance(make_simulation(cheetah, 2, simulation="still"), Still)
     with pytest.raises(UsageError, match=r"still cannot step faulty_families:Line-v0: it is no ch"):
         make_simulation(make_family(LINE), 2, simulation="still")
-    with pytest.raises(UsageError, match=r"must be one of auto, still, batch, gymnasium"):
+    assert (
+        choose_backend(cheetah, 2, "test_backends:StillBackend")[0] == "test_backends:StillBackend"
+    )
+    with pytest.raises(UsageError, match=r"must be one of auto, batch, gymnasium, still"):
         make_simulation(cheetah, 2, simulation="x")
 
 

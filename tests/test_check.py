@@ -38,6 +38,8 @@ PLANTED = {
     "HalfVisible": {"no task in observations"},
     "Pixels": {"a policy fits"},
     "TaskAbsent": {"runs"},
+    "Running": {"no running statistics"},
+    "Frozen": set(),
 }
 
 
@@ -51,6 +53,10 @@ def test_a_planted_fault_is_found(name, monkeypatch):
         assert not faults, findings
     for finding in findings:
         assert bool(finding.hint) != finding.passed
+    if name == "Running":
+        assert len(findings) == 2, "what follows from it is told as well"
+        assert "wrapper NormalizeObservation keeps running" in findings[1].detail
+        assert "remove it and train with --normalise-rewards" in findings[1].detail
     if name == "Breaks":
         assert len(findings) == 1, "the same error again and again"
         assert "ArithmeticError: there is no bottom here" in findings[0].detail
@@ -97,7 +103,7 @@ def test_the_command_prints_a_table_and_says_so_by_its_status(name, status):
 def test_a_vector_environment_without_a_task_is_refused():
     """As Gymnasium's own, whose entry somebody copied."""
     family = make_family("faulty_families:BorrowedVector-v0")
-    with pytest.raises(UsageError, match="CartPoleVectorEnv needs task_space, task, and"):
+    with pytest.raises(UsageError, match="CartPoleVectorEnv needs task_space, task, a Box"):
         make_simulation(family, 2)
 
 

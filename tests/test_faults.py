@@ -215,8 +215,20 @@ def test_scales_far_from_one_are_warned_of(caplog):
     assert not caplog.records
 
 
-def test_normalised_observations_are_part_of_the_run_and_of_the_exported_policy(tmp_path):
-    options = SMALL | {"normalise_observations": True, "run_dir": tmp_path / "run"}
+def test_wrappers_with_statistics_of_their_own_are_named(caplog):
+    Learner(Config("faulty_families:Running-v0", **SMALL))
+    (first, second) = (record.getMessage() for record in caplog.records)
+    assert "the wrapper NormalizeObservation keeps running statistics" in first
+    assert "remove it and train with --normalise-observations" in first
+    assert "NormalizeReward" in second
+    caplog.clear()
+    Learner(Config("faulty_families:Frozen-v0", **SMALL))
+    assert not caplog.records
+
+
+def test_what_normalises_is_part_of_the_run_and_of_the_exported_policy(tmp_path):
+    normalises = {"normalise_observations": True, "normalise_rewards": True}
+    options = SMALL | normalises | {"run_dir": tmp_path / "run"}
     config = Config("FaultsLoud-v0", iterations=3, **options)
     whole = make_learner(config)
     list(whole.learn(3))
@@ -231,6 +243,8 @@ def test_normalised_observations_are_part_of_the_run_and_of_the_exported_policy(
     torch.testing.assert_close(adapted.policy(x), resumed.units.to_environment(expected))
     seen = resumed.policy.normaliser.moments(torch.device("cpu"))
     assert float(seen[1]) > 10  # not the 0 and 1 of nothing seen
+    assert torch.equal(resumed.advantages.sums, whole.advantages.sums)
+    assert float(resumed.advantages.moments[1]) > 10
 
 
 def test_rl2_is_a_learner_of_every_command(tmp_path, capsys):

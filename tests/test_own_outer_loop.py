@@ -105,13 +105,15 @@ def test_an_entry_point_that_is_no_outer_loop_is_one_line(site):
     (site / "sign_step-1.0.dist-info" / "entry_points.txt").write_text(entry)
     result = run(site, "-m", "metarl", "train", "--help")
     assert result.returncode == 2
-    assert result.stderr.startswith("error: outer loop sign = sign_step:SignOptions must be")
+    assert result.stderr.startswith(
+        "error: --outer sign (sign_step:SignOptions) must be a subclass"
+    )
 
 
 def test_the_options_of_every_loop_are_options_of_a_run():
     config = Config(family="x")
     assert isinstance(config, OuterOptions)
-    for loop in OUTER_LOOPS.values():
+    for loop in map(OUTER_LOOPS.find, OUTER_LOOPS.names()):
         assert isinstance(config, loop.Options)
         for field in dataclasses.fields(loop.Options):
             assert getattr(config, field.name) == field.default

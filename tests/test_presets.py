@@ -11,7 +11,7 @@ import pytest
 from metarl.cli.main import main
 from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import ALGORITHMS, CONTROLS, shipped_options, tuned_options
-from metarl.learners.registry import find_learner, known_learners
+from metarl.learners.registry import LEARNERS
 from metarl.studies.comparison import Comparison
 from metarl.tasks.family import make_family, registered_families
 
@@ -101,7 +101,7 @@ def test_options_for_all_algorithms_lie_below_what_makes_an_algorithm_up():
             ("--family", FAMILY, "--algorithm", "anil"),
             "ships options for maml-trpo, promp, rl2 alone, not for anil",
         ),
-        (("--family", "envs:Navigation2D-v0"), "ships options for none, not for maml-trpo"),
+        (("--family", "envs:HopperParams-v0"), "ships options for none, not for maml-trpo"),
         (("--family", "envs:Navigation2D-v0", "--preset", "tunde"), "tunde"),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_comparison_takes_those_that_there_are_and_keeps_its_own_sizes():
 @pytest.mark.parametrize("name", registered_families())
 def test_what_shipped_families_ship_can_be_trained(name):
     family = make_family(name)
-    assert set(family.tuned) <= {*ALGORITHMS, *CONTROLS, *known_learners()}
+    assert set(family.tuned) <= {*ALGORITHMS, *CONTROLS, *LEARNERS.names()}
     for algorithm in ALGORITHMS | CONTROLS:
         MAMLConfig.of(algorithm, family=name, **shipped_options(family, algorithm))
-    find_learner("rl2").Config(family=name, **shipped_options(family, "rl2"))
+    LEARNERS.find("rl2").Config(family=name, **shipped_options(family, "rl2"))

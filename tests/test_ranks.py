@@ -22,12 +22,14 @@ MAML = (
     *("--family", "envs:HalfCheetahDir-v0", "--meta-batch-size", "8", "--episodes", "3"),
     *("--horizon", "15", "--iterations", "3", "--hidden-sizes", "16"),
     *("--eval-every", "2", "--eval-tasks", "6", "--checkpoint-every", "1"),
+    *("--task-choice", "hard"),
 )
+INFO = ("--info-metrics", "velocity", "velocity:mean")
 RL2 = (
     *("--learner", "rl2", "--family", "envs:HalfCheetahDir-v0", "--trials", "10"),
     *("--episodes", "2", "--horizon", "15", "--hidden-size", "16", "--minibatches", "2"),
     *("--iterations", "2", "--eval-every", "2", "--eval-tasks", "4", "--eval-trials", "2"),
-    *("--checkpoint-every", "1"),
+    *("--checkpoint-every", "1", "--task-choice", "hard", *INFO),
 )
 
 
@@ -101,8 +103,8 @@ def alone(tmp_path, *arguments):
 
 
 def test_two_processes_compute_what_one_does_and_one_goes_on_where_they_stopped(tmp_path):
-    expected = alone(tmp_path, *MAML)
-    output = train(2, *MAML, "--iterations", "2", "--run-dir", "run", cwd=tmp_path)
+    expected = alone(tmp_path, *MAML, *INFO)
+    output = train(2, *MAML, *INFO, "--iterations", "2", "--run-dir", "run", cwd=tmp_path)
     assert output.count("iteration 2/2") == output.count("next: metarl evaluate") == 1
     main(["train", "--resume", "--run-dir", str(tmp_path / "run"), "--iterations", "3"])
     assert numbers(tmp_path / "run") == expected
@@ -174,7 +176,7 @@ FAMILIES = {2: "HalfCheetahDir", 3: "HopperParams", 4: "Navigation2D"}
 def test_every_learner_computes_the_same_with_any_number_of_processes(tmp_path, ranks):
     family = ("--family", f"envs:{FAMILIES[ranks]}-v0")
     runs = {name: (*MAML, *family, "--algorithm", name) for name in ALGORITHMS}
-    runs |= {"normalised": (*MAML, "--normalise-observations"), "rl2": RL2}
+    runs |= {"normalised": (*MAML, "--normalise-observations", "--normalise-rewards"), "rl2": RL2}
     commands = [["train", *options, "--run-dir", name] for name, options in runs.items()]
     script = tmp_path / "many.py"  # all in the same processes, whose start takes longest
     script.write_text(f"from metarl.cli.main import main\nfor c in {commands}: main(c)\n")

@@ -153,7 +153,7 @@ def test_threads_change_no_task_no_reset_and_no_noise():
         ]
     )
     assert one.success is two.success is None
-    others = ("unstable", "success", "values", "shard")
+    others = ("unstable", "success", "values", "info", "shard")
     for name in (f.name for f in dataclasses.fields(one) if f.name not in others):
         assert torch.equal(getattr(one, name), getattr(two, name))
         # A product over more tasks gives each the same bits, as its rows are filled up.

@@ -116,7 +116,9 @@ def test_a_run_may_change_its_sinks(tmp_path, calls):
 def test_an_unknown_sink_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", "--family", SMALL.family, "--run-dir", str(tmp_path), "--sinks", "wanbd"])
-    assert capsys.readouterr().err == "error: --sinks wanbd must be one of wandb, mlflow\n"
+    assert capsys.readouterr().err == (
+        "error: --sinks wanbd must be one of wandb, mlflow, or MODULE:CLASS; did you mean wandb?\n"
+    )
 
 
 def test_a_sink_that_is_not_installed_is_one_line_and_other_sinks_hear_nothing(

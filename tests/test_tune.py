@@ -151,6 +151,7 @@ BASE = Config(family=FAMILY)
         ("horizon=5:20:log", IntDistribution(5, 20, log=True)),
         ("hidden_sizes=32 32,64 64", CategoricalDistribution(["32 32", "64 64"])),
         ("family_options.action_scale=1:10", FloatDistribution(1, 10)),
+        ("estimator=lvc,my:own", CategoricalDistribution(["lvc", "my:own"])),
     ],
 )
 def test_what_is_searched(text, expected):

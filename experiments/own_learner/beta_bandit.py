@@ -170,7 +170,7 @@ class BetaBandit(MetaLearner):
         return {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
-            **return_metrics(rollouts),
+            **return_metrics(rollouts, self.info_metrics),
             "prior/a": float(self.prior[0]),
             "prior/b": float(self.prior[1]),
         }

@@ -14,6 +14,7 @@ from metarl.cli.progress import shown_progress
 from metarl.evaluation.clips import check_clip_name, prefer_offscreen
 from metarl.learners.adapted import Adapted
 from metarl.learners.learner import MetaLearner
+from metarl.policies.export import expect_onnx, export_onnx
 from metarl.runs.report import load_with
 from metarl.support.errors import UsageError
 from metarl.support.options import at_least
@@ -42,6 +43,8 @@ class _Adapt:
     out: Path | None = None
     """Folder for the adapted policy; by default a folder in RUN/adapted named after the task, the
     steps and the seed."""
+    onnx: bool = False
+    """Write policy.onnx too, which needs the extra onnx."""
     video: Path | None = None
     """Clip of an episode before and after adaptation: .mp4, .gif, or some frames as .png."""
     camera: str | None = None
@@ -58,6 +61,8 @@ def run(arguments: Sequence[str]) -> None:
     at_least("--seed", options.seed, 0)
     if options.video is not None:
         check_clip_name(options.video, "--video")
+    if options.onnx:
+        expect_onnx()
     prefer_offscreen()
     learner = load_with(options.run, options.checkpoint, options.test_later_lr)
     if not isinstance(learner, MetaLearner):
@@ -84,6 +89,8 @@ def run(arguments: Sequence[str]) -> None:
     name = f"{where.replace(' ', '-').replace(':', '-')}-steps-{options.steps}-seed-{options.seed}"
     folder = options.out or options.run / "adapted" / name
     files = adapted.export(folder)
+    if options.onnx:
+        files.append(export_onnx(adapted.policy, folder))
     print(f"wrote {', '.join(file.name for file in files)} to {folder}")
     if options.video is not None:
         learner.render(task, options.steps, options.seed, options.camera).save(options.video)

@@ -1,5 +1,6 @@
 """`metarl evaluate`, and the tables of an evaluation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,11 @@ from metarl.runs.folder import EVALUATION
 from metarl.runs.report import EvaluationOptions, evaluate
 from metarl.support.ranks import is_leader
 from metarl.support.text import counted, described_units
+from metarl.support.types import Json
 from metarl.tasks.task import select_tasks, task_name
 
+VALUE, WHOLE = "{value:.4g}", "{value:.4g}\n[{low:.4g}, {high:.4g}]"
+"""A statistic without and with its interval."""
 SHARED = ", which training has as well"
 WORST = 3
 """Number of tasks that are listed for their low returns, and for their small gains."""
@@ -73,23 +77,37 @@ def _print_summary(evaluation: Evaluation) -> None:
     """Prints a table of one split: cost, aggregate returns and share of worse tasks by step."""
     print(f"{evaluation.split}: {_tasks(evaluation)}")
     data = evaluation.summary()
-    columns = ["step", "mean", "median", "IQM", "gain", "hurt"]
+    columns = ["step", "mean", "median", "IQM", "worst tenth", "gain", "hurt"]
     samples = evaluation.env_steps is not None
     if samples:
         columns.insert(1, "learned from")
     success = evaluation.success is not None
     table = Table(*columns, *(["success"] if success else []), box=None)
     for step in data["steps"]:
-        names = (*STATISTICS, "gain")
-        cells = ["{value:.4g}\n[{low:.4g}, {high:.4g}]".format(**step[name]) for name in names]
+        cells = [
+            (WHOLE if name in ("mean", "gain") else VALUE).format(**step[name])
+            for name in (*STATISTICS, "tail", "gain")
+        ]
         cells += [f"{step['hurt']:.0%}"] + ([f"{step['success']:.0%}"] if success else [])
         if samples:
             steps = f"{step['env_steps']:,.0f} steps"
             cells.insert(0, f"{counted(step['episodes'], 'episode')}\n{steps}")
         table.add_row(str(step["step"]), *cells)
     console().print(table)
+    _print_info(data["steps"], list(evaluation.info))
     if evaluation.tasks:
         _print_worst(evaluation)
+
+
+def _print_info(steps: Sequence[Json], labels: Sequence[str]) -> None:
+    """Prints the means of numbers in the environments' info by step, if there are some."""
+    if not labels:
+        return
+    table = Table("step", *(f"mean {label}" for label in labels), box=None)
+    for step in steps:
+        means = (step["info"].get(label, math.nan) for label in labels)
+        table.add_row(str(step["step"]), *(f"{mean:.4g}" for mean in means))
+    console().print(table)
 
 
 def _tasks(evaluation: Evaluation) -> str:

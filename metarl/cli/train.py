@@ -17,7 +17,7 @@ from metarl.learners.config import FamilyOption, FamilyRunConfig, RunConfig
 from metarl.learners.learner import BaseLearner
 from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import find_algorithm, tuned_options
-from metarl.learners.registry import find_learner
+from metarl.learners.registry import LEARNERS
 from metarl.runs.folder import CONFIG
 from metarl.runs.loading import read_config
 from metarl.runs.run import train
@@ -40,6 +40,7 @@ class _Choices:
 
     learner: str | None = None
     algorithm: str | None = None
+    outer: str | None = None
     preset: str | None = None
     family: str | None = None
     family_options: dict[str, FamilyOption] = field(default_factory=dict)
@@ -159,7 +160,7 @@ def parse_config(
         )
     if default is None:
         learner = choices.learner or "maml"
-        config_class = find_learner(learner).Config
+        config_class = LEARNERS.find(learner).Config
         if not issubclass(config_class, FamilyRunConfig):
             default = config_class(learner=learner)
         else:
@@ -174,6 +175,8 @@ def parse_config(
         default = dataclasses.replace(
             default, preset=TUNED, **tuned_options(family, _algorithm(default))
         )
+    if choices.outer is not None and isinstance(default, MAMLConfig):
+        default = default.extended(choices.outer)
     about = f"{description or type(default).__doc__}\n\n{BESIDE}"
     return parse(type(default), arguments, about, default, command)
 

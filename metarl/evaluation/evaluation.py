@@ -10,6 +10,7 @@ from metarl.evaluation.statistics import (
     interquartile_mean,
     interval,
     stratified_indices,
+    tail_mean,
 )
 from metarl.support.text import counted
 from metarl.support.types import Json
@@ -40,6 +41,7 @@ class Evaluation:
     """Whether some of the tasks are none of training."""
     units: Mapping[str, str] = field(default_factory=dict)
     """Units of the task parameters that have one."""
+    info: Mapping[str, np.ndarray] = field(default_factory=dict)  # [steps + 1, tasks] by label
 
     def __repr__(self) -> str:
         steps, tasks = self.returns.shape
@@ -50,13 +52,21 @@ class Evaluation:
     def metrics(self) -> dict[str, float]:
         """`<split>/step_k/mean`, `iqm`, and `low` and `high`, the 95 % interval of the mean.
 
+        `<split>/step_k/tail` is the mean of the worst tenth of the tasks.
+
         Several groups add the same for each, as `<split>/<group>/step_k/mean`. Where the success of
-        episodes is known, `<split>/step_k/success` is its rate.
+        episodes is known, `<split>/step_k/success` is its rate; `<split>/step_k/info/<label>` is
+        the mean of a number in the environments' info.
         """
         metrics = _tagged(self.split, self.returns, self._resampled(self.returns.shape[1]))
+        for k, returns in enumerate(self.returns):
+            metrics[f"{self.split}/step_{k}/tail"] = float(self._tail(returns))
         if self.success is not None:
             rates = enumerate(self.success.mean(1).tolist())
             metrics |= {f"{self.split}/step_{k}/success": rate for k, rate in rates}
+        for k in range(len(self.returns)):
+            means = self._info_means(k).items()
+            metrics |= {f"{self.split}/step_{k}/info/{label}": mean for label, mean in means}
         for i, group in enumerate(self.groups):
             if len(self.groups) > 1:
                 own = self.returns[:, i :: len(self.groups)]
@@ -75,7 +85,7 @@ class Evaluation:
             step: Json = {"step": k, "episodes": k * self.episodes}
             if self.env_steps is not None:
                 step["env_steps"] = float(self.env_steps[k])
-            for name, statistic in STATISTICS.items():
+            for name, statistic in (STATISTICS | {"tail": self._tail}).items():
                 low, high = interval(returns, statistic, resampled)
                 step[name] = {"value": float(statistic(returns)), "low": low, "high": high}
             gains = returns - self.returns[0]
@@ -84,6 +94,8 @@ class Evaluation:
             step["hurt"] = self.hurt(k)
             if self.success is not None:
                 step["success"] = float(self.success[k].mean())
+            if self.info:
+                step["info"] = self._info_means(k)
             steps.append(step)
         tasks: list[Json] = []
         for i, returns in enumerate(self.returns.T):
@@ -93,12 +105,25 @@ class Evaluation:
                 tasks[-1]["adaptations"] = self.adaptations[:, i].T.tolist()
             if self.success is not None:
                 tasks[-1]["success"] = self.success[:, i].tolist()
+            if self.info:
+                own = {label: values[:, i].tolist() for label, values in self.info.items()}
+                # JSON has no NaN, where no episode of a task reports the number.
+                tasks[-1]["info"] = {n: [x if x == x else None for x in v] for n, v in own.items()}
         return {"steps": steps, "tasks": tasks}
 
     def hurt(self, step: int) -> float:
         """Share of the tasks that are worse after `step` inner steps than at step 0."""
         sign = 1 if self.higher_is_better else -1
         return float((sign * (self.returns[step] - self.returns[0]) < 0).mean())
+
+    def _tail(self, values: np.ndarray) -> np.ndarray:
+        """Mean of the worst tenth, which are the highest values where lower is better."""
+        return tail_mean(values) if self.higher_is_better else -tail_mean(-values)
+
+    def _info_means(self, step: int) -> dict[str, float]:
+        """The mean of each number over the tasks that report it, if there are any."""
+        reported = {label: x[step][~np.isnan(x[step])] for label, x in self.info.items()}
+        return {label: float(x.mean()) for label, x in reported.items() if len(x)}
 
     def _resampled(self, tasks: int) -> np.ndarray:
         return stratified_indices(np.random.default_rng(self.seed), self.runs, tasks // self.runs)

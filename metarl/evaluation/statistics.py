@@ -9,6 +9,8 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 BOOTSTRAP_SAMPLES = 2000
 CONFIDENCE = 0.95
+TAIL = 10
+"""The tail is one part of so many."""
 
 
 def stratified_indices(
@@ -49,8 +51,19 @@ def interquartile_mean(values: np.ndarray) -> np.ndarray:
     return means
 
 
+def tail_mean(values: np.ndarray) -> np.ndarray:
+    """Mean of the lowest tenth along the last axis, at least of one value: [..., n] -> [...].
+
+    The conditional value at risk at level .1, CVaR = E[x | x ≤ q], of the tasks as they are.
+    """
+    number = -(-values.shape[-1] // TAIL)
+    means: np.ndarray = np.sort(values)[..., :number].mean(-1)
+    return means
+
+
 STATISTICS: dict[str, Statistic] = {
     "mean": lambda values: values.mean(-1),
     "median": lambda values: np.median(values, -1),
     "iqm": interquartile_mean,
+    "tail": tail_mean,
 }

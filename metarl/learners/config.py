@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+from metarl.sampling.info import InfoMetric
 from metarl.support.errors import UsageError
 from metarl.support.options import Count, NonNegative, Positive, WholeNumber, check_ranges
 
@@ -74,7 +75,8 @@ class RunConfig:
     """Functions MODULE:NAME that are called after each iteration with the learner and its metrics;
     a text that one returns, the reason, ends the run."""
     sinks: tuple[str, ...] = ()
-    """Services that get the metrics too: wandb, mlflow; each needs the extra of that name."""
+    """Services that get the metrics too: wandb and mlflow, which need the extra of that name, one
+    that an installed package announces, or MODULE:CLASS."""
 
     changeable: ClassVar[frozenset[str]] = frozenset(
         (
@@ -171,8 +173,8 @@ class FamilyRunConfig(RunConfig):
     """Policy actions from -scale to scale cover the range of bounded actions, so that the initial
     σ = 1 explores with 1/scale of it; that of the family if not given, which is 1 for most."""
     simulation: str = "auto"
-    """What steps the environments: auto, batch (MuJoCo's batch engine), gymnasium (one by one), or
-    one that an installed package announces."""
+    """What steps the environments: auto, batch (MuJoCo's batch engine), gymnasium (one by one), one
+    that an installed package announces, or MODULE:CLASS."""
     workers: WholeNumber = 0
     """Processes for environments that are stepped one by one; 0 steps them in this process. Their
     number changes no result."""
@@ -180,12 +182,22 @@ class FamilyRunConfig(RunConfig):
     """Seconds that a worker may take for one step of its environments before the run gives up."""
     eval_splits: tuple[str, ...] = ("test",)
     """Splits that are evaluated, as in `train test beyond`."""
+    info_metrics: tuple[str, ...] = ()
+    """Numbers in the info of the environment's steps that are recorded before and after adaptation:
+    NAME for that of an episode's last step, NAME:mean for the mean of its steps."""
 
     changeable: ClassVar[frozenset[str]] = RunConfig.changeable | {
         "workers",
         "worker_timeout",
         "eval_splits",
+        "info_metrics",
     }
+
+    def __post_init__(self) -> None:
+        """Checks every choice and every number."""
+        super().__post_init__()
+        for text in self.info_metrics:
+            InfoMetric.parse(text)
 
     @property
     def run_folder(self) -> Path:

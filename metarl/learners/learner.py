@@ -20,8 +20,14 @@ from metarl.policies.observations import has_image
 from metarl.policies.parameters import Parameters
 from metarl.sampling.actor import Adaptive, MostLikely
 from metarl.sampling.data import Outcomes, Rollout, concatenated
+from metarl.sampling.info import InfoMetric, expect_reported
 from metarl.sampling.rollout import collect
-from metarl.simulation.backends import Processes, choose_backend, make_simulations
+from metarl.simulation.backends import (
+    Processes,
+    choose_backend,
+    expect_info,
+    make_simulations,
+)
 from metarl.simulation.protocol import Simulation
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.parallel import Shard, pick_device
@@ -30,6 +36,7 @@ from metarl.support.ranks import make_workers
 from metarl.support.text import counted
 from metarl.support.types import Json, State
 from metarl.tasks.family import TaskFamily, make_family
+from metarl.tasks.running import running_statistics
 from metarl.tasks.scales import action_warnings, observation_warnings
 from metarl.tasks.task import (
     Task,
@@ -151,9 +158,16 @@ class MetaLearner(BaseLearner):
         self.name = f"{self.family.id}, {config.learner} on {self.device}"
         self.splits = self.family.splits
         self.eval_splits = config.eval_splits
+        self.info_metrics = tuple(map(InfoMetric.parse, config.info_metrics))
         for split in config.eval_splits:
             self.family.check_split(split)
-        choose_backend(self.family, 1, config.simulation)  # so that a wrong choice fails here
+        # So that a wrong choice fails here.
+        name, backend = choose_backend(self.family, 1, config.simulation)
+        if self.info_metrics:
+            expect_info(name, backend)
+            expect_reported(self.info_metrics, self.family)
+        for warning in running_statistics(self.family.prototype):
+            logger.warning("%s: %s", self.family.id, warning)
         self._simulations: dict[tuple[int, int], list[Simulation]] = {}
 
     @property
@@ -213,6 +227,7 @@ class MetaLearner(BaseLearner):
             stage,
             self.workers,
             shard.tasks.start if shard else 0,
+            self.info_metrics,
         )
         if shard is not None:
             longest = max(self.workers.ranks.exchange(rollout.valid.shape[2]))
@@ -258,6 +273,13 @@ class MetaLearner(BaseLearner):
             means: np.ndarray = values.double().mean(1).reshape(number, repeats).cpu().numpy()
             return means
 
+        def of_info(outcome: Outcomes, metric: int) -> np.ndarray:
+            """Means over the episodes that report it: [tasks]."""
+            assert outcome.info is not None, "it was asked for"
+            own = outcome.info[..., metric].reshape(number, -1)
+            means: np.ndarray = own.nanmean(1).cpu().numpy()
+            return means
+
         each = np.stack([per_adaptation(outcome.returns) for outcome in outcomes])
         rates = [per_adaptation(o.success).mean(1) for o in outcomes if o.success is not None]
         taken = [0, *(outcome.env_steps / number / repeats for outcome in outcomes[:-1])]
@@ -273,6 +295,10 @@ class MetaLearner(BaseLearner):
             adaptations=each if repeats > 1 else None,
             held_out=split != "train" and self.family.holds_out,
             units=self.family.units,
+            info={
+                metric.label: np.stack([of_info(outcome, i) for outcome in outcomes])
+                for i, metric in enumerate(self.info_metrics)
+            },
         )
 
     def adapt(self, task: Task, steps: int | None = None, seed: int | None = None) -> Adapted:
@@ -415,12 +441,18 @@ class MetaLearner(BaseLearner):
                 self.workers.threads,
                 Processes(self.config.workers, self.config.worker_timeout),
                 self.config.simulation,
+                [metric.name for metric in self.info_metrics],
             )
         return self._simulations[tasks, self.episodes]
 
 
-def return_metrics(rollouts: Sequence[Rollout | Outcomes]) -> dict[str, float]:
-    """`return/...`, `success/...`, `simulation/unstable` of rollouts 0 to K of the same tasks."""
+def return_metrics(
+    rollouts: Sequence[Rollout | Outcomes], info: Sequence[InfoMetric] = ()
+) -> dict[str, float]:
+    """`return/...`, `success/...`, `simulation/unstable` of rollouts 0 to K of the same tasks.
+
+    `info` are the metrics in `rollout.info`, which add `info/<label>/before` and `/after`.
+    """
     returns = [float(rollout.returns.mean()) for rollout in rollouts]
     before, after = (rollouts[i].returns.mean(1) for i in (0, -1))
     rates = [float(r.success.float().mean()) for r in rollouts if r.success is not None]
@@ -431,6 +463,12 @@ def return_metrics(rollouts: Sequence[Rollout | Outcomes]) -> dict[str, float]:
         "return/hurt": float((after < before).double().mean()),
         **{f"return/step_{k}": value for k, value in enumerate(returns)},
         **({"success/before": rates[0], "success/after": rates[-1]} if rates else {}),
+        **{
+            f"info/{metric.label}/{when}": float(rollout.info[..., i].nanmean())
+            for i, metric in enumerate(info)
+            for when, rollout in (("before", rollouts[0]), ("after", rollouts[-1]))
+            if rollout.info is not None and not rollout.info[..., i].isnan().all()
+        },
         "simulation/unstable": sum(rollout.unstable for rollout in rollouts),
     }
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from metarl.learners.learner import MetaLearner, expect_finite, return_metrics
 from metarl.learners.maml_config import MAMLConfig
-from metarl.maml.estimators import SURROGATES
+from metarl.maml.estimators import ESTIMATORS, FIRST_ORDER
 from metarl.maml.inner_loop import (
+    INNER_UPDATES,
     InnerLoop,
     adapt,
     every_parameter,
@@ -23,13 +24,14 @@ from metarl.maml.inner_loop import (
 from metarl.maml.meta_objective import MetaObjective, policy_objective
 from metarl.outer.registry import OUTER_LOOPS
 from metarl.policies.export import DeployedPolicy, deployed
-from metarl.policies.normalisation import ObservationNormaliser, sums_of
+from metarl.policies.normalisation import Statistics, sums_of
 from metarl.policies.parameters import Parameters, expand
 from metarl.policies.policy import Policy, PolicyOptions, make_policy
 from metarl.sampling.actor import Adaptive, PolicyActor
-from metarl.sampling.advantage import make_batch
+from metarl.sampling.advantage import make_scaled_batch
 from metarl.sampling.baseline import BASELINES
 from metarl.sampling.data import Batch, Outcomes, Rollout
+from metarl.sampling.task_choice import TaskSampler
 from metarl.support.clock import Clock
 from metarl.support.errors import UsageError
 from metarl.support.parallel import Shard, Workers, pick_device
@@ -95,7 +97,10 @@ class MAMLLearner(MetaLearner):
             ),
         )
         self.inner = make_inner_loop(config, self.policy, self.device)
-        self.outer = OUTER_LOOPS[config.outer](config)
+        self.outer = OUTER_LOOPS.find(config.outer)(config)
+        self.task_sampler = TaskSampler(self.family, config)
+        self.advantages = Statistics(1)
+        """By which rewards are scaled with --normalise-rewards."""
         initial = self.policy.initial_parameters(RandomKey(config.seed).generator(Use.PARAMETERS))
         initial |= initial_step_sizes(
             {n: p for n, p in {**initial, **self.inner.fresh}.items() if self.inner.adapts(n)},
@@ -119,8 +124,11 @@ class MAMLLearner(MetaLearner):
         shard = self.shard(self.config.meta_batch_size)
         tasks, begin = self._begin(key, shard)
         with clock("adaptation"):
-            adapted, rollouts, batches = self._adapt_in_training(tasks, begin, key, shard, clock)
+            adapted, rollouts, batches, spreads = self._adapt_in_training(
+                tasks, begin, key, shard, clock
+            )
             outcomes = self.outcomes(rollouts)
+            after = outcomes[-1].returns.mean(1)
         with clock("meta_update"):
             objective = MetaObjective(
                 self.policy,
@@ -131,7 +139,7 @@ class MAMLLearner(MetaLearner):
                 self.workers,
                 self.config.sampling_correction,
                 self.config.correction_over_steps,
-                outcomes[-1].returns.mean(1),
+                after,
                 shard,
             )
             updated, update = self.outer.step(objective, self.parameters)
@@ -139,9 +147,9 @@ class MAMLLearner(MetaLearner):
             if objective.agreement is not None:
                 update["outer/agreement"] = objective.agreement
         self.parameters = updated
-        if self.policy.normaliser is not None:
-            for rollout in rollouts:
-                self._add_observations(self.policy.normaliser, rollout, shard)
+        for rollout, deviations in zip(rollouts, spreads, strict=True):
+            self._add_observations(rollout, shard)
+            self._add_advantages(rollout, deviations, shard)
 
         self.iteration += 1
         steps = sum(outcome.env_steps for outcome in outcomes)
@@ -149,7 +157,8 @@ class MAMLLearner(MetaLearner):
         return {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
-            **return_metrics(outcomes),
+            **return_metrics(outcomes, self.info_metrics),
+            **self.task_sampler.learn(after),
             **update,
             **self._policy_metrics(outcomes[0]),
             **step_size_metrics(self.parameters),
@@ -183,6 +192,8 @@ class MAMLLearner(MetaLearner):
             "env_steps": self.env_steps,
             "outer": self.outer.state(),
             "observations": {} if normaliser is None else normaliser.state(),
+            "tasks": self.task_sampler.state(),
+            "advantages": {n: x.clone() for n, x in self.advantages.state_dict().items()},
         }
 
     def load_state(self, state: State) -> None:
@@ -192,15 +203,19 @@ class MAMLLearner(MetaLearner):
         self.outer.load_state(state["outer"])
         if self.policy.normaliser is not None:
             self.policy.normaliser.load_state(state["observations"])
+        # A checkpoint of an earlier version lacks the following.
+        self.task_sampler.load_state(state.get("tasks", {}))
+        self.advantages.load_state_dict(state.get("advantages", Statistics(1).state_dict()))
 
     def initialise(self, other: Self) -> None:
-        """Begins with the parameters of another learner, and with its observations' moments."""
+        """Begins with the parameters of another learner, and with what it normalises by."""
         shapes = [{n: tuple(p.shape) for n, p in x.parameters.items()} for x in (self, other)]
         normalisers = self.policy.normaliser, other.policy.normaliser
         if shapes[0] != shapes[1]:
             raise ValueError(f"its policy has {shapes[1]}, not {shapes[0]}")
         if (normalisers[0] is None) != (normalisers[1] is None):
             raise ValueError("only one of the two has --normalise-observations")
+        self.advantages.load_state_dict(other.advantages.state_dict())
         self.parameters = {n: p.to(self.device) for n, p in other.parameters.items()}
         if self.policy.normaliser is not None and other.policy.normaliser is not None:
             self.policy.normaliser.load_state(other.policy.normaliser.state())
@@ -209,25 +224,28 @@ class MAMLLearner(MetaLearner):
         """The tasks of this process, and the parameters [tasks, ...] that each begins with."""
         number = self.config.meta_batch_size
         start = self.outer.begin(self.parameters, number, key)
-        drawn = self.family.sample_tasks(number // start.repeats, key, "train")
+        drawn = self.task_sampler.draw(number // start.repeats, key)
         tasks = {name: np.concatenate([x] * start.repeats) for name, x in drawn.items()}
         begin = start.parameters | expand(self.inner.fresh, number)
         return select_tasks(tasks, shard.tasks), {n: p[shard.tasks] for n, p in begin.items()}
 
     def _adapt_in_training(
         self, tasks: Tasks, begin: Parameters, key: RandomKey, shard: Shard, clock: Clock
-    ) -> tuple[Parameters, list[Rollout], list[Batch]]:
-        """θ' [tasks, ...], and the rollouts and batches of stages 0 to K."""
+    ) -> tuple[Parameters, list[Rollout], list[Batch], list[Tensor]]:
+        """θ' [tasks, ...]; rollouts, batches and deviations of the advantages of stages 0 to K."""
         adaptive = self._adaptation_from(begin, tasks, self.inner)
         rollouts: list[Rollout] = []
         batches: list[Batch] = []
+        spreads: list[Tensor] = []
         for stage in range(self.config.inner_steps + 1):
             if stage:
                 adaptive = adaptive.learn_from(batches[-1], shard)
             with clock("sampling"):
                 rollouts.append(self.sample(adaptive, tasks, key, stage, shard))
-            batches.append(adaptive.make_batch(rollouts[-1]))
-        return adaptive.parameters, rollouts, batches
+            batch, deviations = self._make_scaled_batch(rollouts[-1])
+            batches.append(batch)
+            spreads.append(deviations)
+        return adaptive.parameters, rollouts, batches, spreads
 
     def _adaptation_from(
         self, parameters: Parameters, tasks: Tasks, inner: InnerLoop
@@ -243,23 +261,42 @@ class MAMLLearner(MetaLearner):
         )
 
     def _make_batch(self, rollout: Rollout) -> Batch:
-        return make_batch(
+        return self._make_scaled_batch(rollout)[0]
+
+    def _make_scaled_batch(self, rollout: Rollout) -> tuple[Batch, Tensor]:
+        """The batch, and the deviations of its advantages before they were scaled: [tasks]."""
+        scales = self.config.normalise_rewards and self.advantages.count > 0
+        return make_scaled_batch(
             rollout.to(self.device),
             self.config.discount,
             self.config.gae_lambda,
             self.workers,
-            BASELINES[self.config.baseline],
+            BASELINES.find(self.config.baseline),
+            float(self.advantages.moments[1]) if scales else None,
         )
 
-    def _add_observations(
-        self, normaliser: ObservationNormaliser, rollout: Rollout, shard: Shard
-    ) -> None:
-        """Adds the observations of all processes."""
+    def _add_observations(self, rollout: Rollout, shard: Shard) -> None:
+        """Adds the observations of all processes to what they are normalised by."""
 
         def of_tasks(tasks: slice) -> tuple[Tensor, ...]:
             return sums_of(rollout.observations[tasks][rollout.valid[tasks]])
 
-        normaliser.add_sums(*self.workers.sum(of_tasks, shard.slices, shard))
+        if self.policy.normaliser is not None:
+            self.policy.normaliser.add_sums(*self.workers.sum(of_tasks, shard.slices, shard))
+
+    def _add_advantages(self, rollout: Rollout, deviations: Tensor, shard: Shard) -> None:
+        """Adds the advantages of all processes, whose mean is 0 for each task, to what rewards are
+        divided by.
+        """
+        deviations = deviations.cpu()
+
+        def of_tasks(tasks: slice) -> tuple[Tensor, ...]:
+            steps = rollout.valid[tasks].sum((1, 2)).double()
+            squares = (steps * deviations[tasks].square()).sum()
+            return steps.sum(), torch.stack([torch.zeros_like(squares), squares]).reshape(2, 1)
+
+        if self.config.normalise_rewards:
+            self.advantages.add_sums(*self.workers.sum(of_tasks, shard.slices, shard))
 
     def _task_size(self) -> int:
         """Numbers of a task."""
@@ -282,8 +319,6 @@ class MAMLLearner(MetaLearner):
 
 def make_inner_loop(config: MAMLConfig, policy: Policy, device: torch.device) -> InnerLoop:
     """The inner loop of the options."""
-    first_order = config.estimator == "first_order"
-    surrogate = SURROGATES["lvc" if first_order else config.estimator]
     fresh = {name: p.to(device) for name, p in policy.network.fresh.items()}
     adapts: Callable[[str], bool] = {
         "all": every_parameter,
@@ -296,9 +331,10 @@ def make_inner_loop(config: MAMLConfig, policy: Policy, device: torch.device) ->
             '`head = ("name of a parameter", ...)`'
         )
     return InnerLoop(
-        policy_objective(policy, surrogate),
+        policy_objective(policy, ESTIMATORS.find(config.estimator)),
         config.inner_lr,
         adapts=adapts,
         fresh=fresh,
-        first_order=first_order,
+        first_order=config.estimator == FIRST_ORDER,
+        update=INNER_UPDATES.find(config.inner_update),
     )

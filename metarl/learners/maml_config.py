@@ -1,27 +1,32 @@
 """One run is one frozen, documented dataclass."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, Self
 
 from metarl.learners.config import PolicyRunConfig
 from metarl.learners.presets import find_algorithm
-from metarl.maml.estimators import SURROGATES
-from metarl.outer.registry import OUTER_LOOPS, OuterOptions, foreign_options
+from metarl.maml.estimators import ESTIMATORS
+from metarl.maml.inner_loop import INNER_UPDATES
+from metarl.outer.registry import OUTER_LOOPS, OuterOptions, extended, foreign_options
 from metarl.policies.mlp import Activation
+from metarl.sampling.baseline import BASELINES
+from metarl.sampling.task_choice import TaskChoiceOptions
 from metarl.support.errors import UsageError
 from metarl.support.options import Count, NonNegative, Positive, Probability, WholeNumber
+from metarl.support.parts import Parts
 
-if TYPE_CHECKING:
-    Estimator: TypeAlias = str
-    OuterName: TypeAlias = str
-else:  # what is registered is what the command line offers
-    Estimator = Literal[(*SURROGATES, "first_order")]
-    OuterName = Literal[tuple(OUTER_LOOPS)]
+PARTS: dict[str, Parts[Any]] = {
+    "estimator": ESTIMATORS,
+    "inner_update": INNER_UPDATES,
+    "baseline": BASELINES,
+    "outer": OUTER_LOOPS,
+}
+"""The options that name a part of the run, which may be the user's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MAMLConfig(OuterOptions, PolicyRunConfig):
+class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
     """A meta-training run (by default MAML-TRPO at the sizes that ProMP and Deleu use)."""
 
     learner: Literal["maml"] = "maml"
@@ -47,21 +52,29 @@ class MAMLConfig(OuterOptions, PolicyRunConfig):
     """λ of generalised advantage estimation. Published implementations use 1. With 1, noise in far
     rewards hides the small gain of one inner step, and learning starts late (return on
     HalfCheetahDir, seed 1, after 50 iterations: 93; with 0.9 it is 122)."""
-    baseline: Literal["linear", "network"] = "linear"
+    baseline: str = "linear"
     """State values for the advantages, fitted to the rollouts of each task: linear in the
-    observation and its square, or with a small network on top, which takes seconds per
-    iteration."""
+    observation and its square, or network, with a small network on top, which takes seconds per
+    iteration; or MODULE:FUNCTION."""
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Hidden layers of the policy."""
     activation: Activation = "tanh"
     """Activation of the hidden layers."""
     normalise_observations: bool = False
     """Normalise observations by their mean and standard deviation over all earlier iterations."""
+    normalise_rewards: bool = False
+    """Divide rewards by the standard deviation of the advantages of all tasks over all earlier
+    iterations. By default the advantages of each task are divided by their own, so that all tasks
+    take inner steps of a similar size; with this, tasks with larger rewards take larger ones."""
 
-    estimator: Estimator = "naive"
-    """Surrogate that the inner loop maximises. All have the same gradient. They differ in the
-    derivative of this gradient, which the meta-gradient needs; first_order leaves it out. Naive
-    learns both half cheetahs in fewer steps than lvc, in spite of its bias."""
+    estimator: str = "naive"
+    """Surrogate that the inner loop maximises: naive, lvc, dice, loaded_dice, taypo2, first_order
+    or MODULE:FUNCTION. Those of metarl have the same gradient. They differ in the derivative of
+    this gradient, which the meta-gradient needs; first_order leaves it out. Naive learns both half
+    cheetahs in fewer steps than lvc, in spite of its bias."""
+    inner_update: str = "gradient"
+    """What an inner step does with the gradient of the surrogate: gradient ascent, or what
+    MODULE:FUNCTION returns."""
     sampling_correction: bool = False
     """Credit the actions before adaptation with the return after it (E-MAML). It is meant for the
     naive estimator: dice, loaded_dice and taypo2 include this effect already."""
@@ -82,14 +95,19 @@ class MAMLConfig(OuterOptions, PolicyRunConfig):
     test_later_lr: NonNegative = 1.0
     """At evaluation, steps after the first have this times the step size; Finn et al. have 0.5."""
 
-    outer: OuterName = "trpo"
-    """How θ is updated: trust region, clipped surrogate, gradient by Adam, natural gradient without
-    a line search, Reptile or evolution; each loop has options of its own."""
+    outer: str = "trpo"
+    """How θ is updated: trpo (trust region), ppo (clipped surrogate), gradient (by Adam), natural
+    (gradient, without a line search), reptile, evolution or MODULE:CLASS; each loop has options of
+    its own."""
 
     changeable: ClassVar[frozenset[str]] = PolicyRunConfig.changeable | {
         "sampling_device",
         "test_later_lr",
     }
+
+    def __new__(cls, *_: object, **options: Any) -> Self:
+        """Options of a class that has those of the outer loop too, if that is the user's own."""
+        return super().__new__(extended(cls, options.get("outer", cls.outer)))
 
     def __post_init__(self) -> None:
         """Checks every choice and every number.
@@ -102,7 +120,9 @@ class MAMLConfig(OuterOptions, PolicyRunConfig):
         find_algorithm(self.algorithm)
         if min(self.hidden_sizes, default=1) < 1:
             raise UsageError(f"--hidden-sizes {self.hidden_sizes} must be at least 1 each")
-        OUTER_LOOPS[self.outer].check(self)
+        for name, parts in PARTS.items():
+            parts.find(getattr(self, name))
+        OUTER_LOOPS.find(self.outer).check(self)
 
     def to_json(self) -> dict[str, Any]:
         """The options that config.json holds: not those of other packages that do not matter."""
@@ -114,15 +134,23 @@ class MAMLConfig(OuterOptions, PolicyRunConfig):
         """The configuration that config.json of a run folder holds.
 
         Raises:
-            UsageError: the outer loop of the run, or one of its options, does not exist here.
+            UsageError: a part of the run, or one of its options, does not exist here.
 
         """
-        if data.get("outer", cls.outer) not in OUTER_LOOPS:
-            raise UsageError(
-                f"the run has --outer {data['outer']}, which no installed package announces: "
-                "install the package that has it"
-            )
-        return super().from_json(data)
+        for name, parts in PARTS.items():
+            part = data.get(name, getattr(cls, name))
+            if ":" not in part and part not in parts.names():
+                raise UsageError(
+                    f"the run has {parts.option} {part}, which no installed package announces: "
+                    "install the package that has it"
+                )
+        own = extended(cls, data.get("outer", cls.outer))
+        return super(MAMLConfig, own).from_json(data)
+
+    def extended(self, outer: str) -> Self:
+        """The same options, of a class that has those of the outer loop `outer` too."""
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        return extended(type(self), outer)(**held)
 
     @classmethod
     def of(cls, algorithm: str, **options: Any) -> Self:

@@ -27,6 +27,7 @@ from metarl.policies.recurrent import RecurrentPolicy
 from metarl.sampling.actor import Adaptive
 from metarl.sampling.advantage import discounted_sums, generalised_advantages
 from metarl.sampling.data import Rollout, Trials
+from metarl.sampling.task_choice import TaskChoiceOptions, TaskSampler
 from metarl.sampling.trials import Memory, TrialActor, join_trials
 from metarl.support.clock import Clock
 from metarl.support.errors import UsageError
@@ -43,7 +44,7 @@ TRIALS_PER_CHUNK = 25
 
 
 @dataclass(frozen=True, kw_only=True)
-class RL2Config(PolicyRunConfig):
+class RL2Config(TaskChoiceOptions, PolicyRunConfig):
     """A run of RL²."""
 
     learner: Literal["rl2"] = "rl2"
@@ -190,6 +191,7 @@ class RL2Learner(MetaLearner):
             ),
         ).to(self.device)
         self._adam = torch.optim.Adam(self.network.parameters(), config.learning_rate)
+        self.task_sampler = TaskSampler(self.family, config)
         self.test_steps = config.episodes - 1
         self.test_adaptations = config.eval_trials
 
@@ -197,7 +199,7 @@ class RL2Learner(MetaLearner):
         """Fresh trials and an update on them; its metrics, by the names of metrics.jsonl."""
         config, clock = self.config, Clock()
         key = RandomKey(config.seed, Phase.TRAINING, self.iteration + 1)
-        tasks = self.family.sample_tasks(config.trials, key, "train")
+        tasks = self.task_sampler.draw(config.trials, key)
         with clock("sampling"):
             rollouts = self.sample_trials(tasks, key)
             # Every process makes the whole update: steps of Adam on few trials each.
@@ -221,7 +223,8 @@ class RL2Learner(MetaLearner):
         return {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
-            **return_metrics(outcomes),
+            **return_metrics(outcomes, self.info_metrics),
+            **self.task_sampler.learn(outcomes[-1].returns.mean(1)),
             **update,
             **clock.metrics(),
             "throughput/env_steps_per_second": trials.env_steps / clock.total,
@@ -266,6 +269,7 @@ class RL2Learner(MetaLearner):
             "adam": copy.deepcopy(self._adam.state_dict()),
             "iteration": self.iteration,
             "env_steps": self.env_steps,
+            "tasks": self.task_sampler.state(),
         }
 
     def load_state(self, state: State) -> None:
@@ -273,6 +277,7 @@ class RL2Learner(MetaLearner):
         self.network.load_state_dict(state["network"])
         self._adam.load_state_dict(copy.deepcopy(state["adam"]))
         self.iteration, self.env_steps = state["iteration"], state["env_steps"]
+        self.task_sampler.load_state(state.get("tasks", {}))
 
     def initialise(self, other: Self) -> None:
         """Begins with the network of another learner."""

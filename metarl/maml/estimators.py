@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from metarl.sampling.data import Batch
+from metarl.support.parts import Parts, takes
 
 Surrogate = Callable[[Tensor, Batch], Tensor]
 
@@ -80,6 +81,17 @@ SURROGATES: dict[str, Surrogate] = {
     "loaded_dice": loaded_dice,
     "taypo2": taypo2,
 }
+
+FIRST_ORDER = "first_order"
+"""Any of the surrogates, whose second derivatives the meta-gradient leaves out."""
+
+ESTIMATORS = Parts[Surrogate](
+    "--estimator",
+    "metarl.estimators",
+    {**SURROGATES, FIRST_ORDER: lvc},
+    takes("log_probs", "batch"),
+    "a function of (log_probs, batch)",
+)
 
 
 def _log_ratio(log_probs: Tensor, batch: Batch) -> Tensor:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from metarl.policies.parameters import Parameters, expand
+from metarl.support.errors import UsageError
 from metarl.support.parallel import Shard, Workers
+from metarl.support.parts import Parts, takes
 
 
 class Experience(Protocol):
@@ -40,6 +42,15 @@ Objective = Callable[[Mapping[str, Tensor], Any], Tensor]
 StepSizes = Literal["fixed", "per_layer", "per_parameter"]
 """One number for all; learned, one for each tensor; learned, one for each weight (Meta-SGD)."""
 
+StepSize = Callable[[str], Tensor | float]
+"""The step size α of the parameter of a name; a tensor if it is learned."""
+
+InnerUpdate = Callable[[Parameters, Parameters, StepSize], Mapping[str, Tensor]]
+"""(parameters [tasks, ...], gradients of the objective, step sizes) -> parameters after the step.
+
+It consists of differentiable operations, and treats each task by itself.
+"""
+
 STEP_SIZE = "step_size."
 """Prefix of the meta-parameters that are step sizes of the parameter named after it."""
 
@@ -49,9 +60,25 @@ def every_parameter(name: str) -> bool:
     return True
 
 
+def gradient_ascent(
+    parameters: Parameters, gradients: Parameters, step_size: StepSize
+) -> Parameters:
+    """θ' = θ + α ∇_θ Ĵ(θ) (Finn et al. 2017, equation 1)."""
+    return {name: p + step_size(name) * gradients[name] for name, p in parameters.items()}
+
+
+INNER_UPDATES = Parts[InnerUpdate](
+    "--inner-update",
+    "metarl.inner_updates",
+    {"gradient": gradient_ascent},
+    takes("parameters", "gradients", "step_size"),
+    "a function of (parameters, gradients, step_size)",
+)
+
+
 @dataclass(frozen=True)
 class InnerLoop:
-    """Gradient ascent: θ' = θ + α ∇_θ Ĵ(θ), once for each batch (Finn et al. 2017, equation 1).
+    """Steps along the gradient of an objective, one for each batch: by default gradient ascent.
 
     Where θ has a meta-parameter `step_size.<name>`, it is the α of the parameter of that name:
     Meta-SGD (Li et al. 2017, arXiv 1707.09835) if there is one for each weight.
@@ -68,6 +95,8 @@ class InnerLoop:
     """Parameters that begin at the same value for every task and are no part of θ: the context."""
     first_order: bool = False
     """Leave out the second derivatives: ∂θ'/∂θ is taken as the identity (Finn et al. 2017, 5.2)."""
+    update: InnerUpdate = gradient_ascent
+    """What a step does with the gradient."""
 
     def begin(self, parameters: Mapping[str, Tensor], tasks: int) -> Parameters:
         """θ for every task before the first step: [tasks, ...] each."""
@@ -100,10 +129,12 @@ class InnerLoop:
                 value.sum(), tuple(own.values()), create_graph=create_graph and not self.first_order
             )
         with torch.set_grad_enabled(create_graph):
-            changed = {
-                name: p + self._step_size(parameters, name, number) * gradient
-                for (name, p), gradient in zip(own.items(), gradients, strict=True)
-            }
+            changed = self.update(
+                own,
+                dict(zip(own, gradients, strict=True)),
+                lambda name: self._step_size(parameters, name, number),
+            )
+        _expect_same_shapes(own, changed)
         return {**parameters, **{n: p if create_graph else p.detach() for n, p in changed.items()}}
 
     def path(
@@ -127,6 +158,23 @@ class InnerLoop:
             return factor * self.learning_rate
         ones = (1,) * (parameters[name].dim() - learned.dim())
         return factor * learned.reshape(*learned.shape, *ones)
+
+
+def _expect_same_shapes(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+    """Checks what an inner update gives.
+
+    Raises:
+        UsageError: it has other parameters than it got, or other shapes.
+
+    """
+    if not isinstance(after, Mapping) or set(after) != set(before):
+        raise UsageError(
+            f"the inner update must return the parameters that it gets, {', '.join(before)}"
+        )
+    for name, value in before.items():
+        if after[name].shape != value.shape:
+            shapes = f"{tuple(after[name].shape)}, not {tuple(value.shape)}"
+            raise UsageError(f"the inner update returns {name} of shape {shapes}")
 
 
 def initial_step_sizes(

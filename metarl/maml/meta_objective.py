@@ -16,6 +16,7 @@ from metarl.policies.action_distributions import Distribution
 from metarl.policies.parameters import Parameters
 from metarl.policies.policy import Policy
 from metarl.sampling.data import Batch
+from metarl.support.errors import UsageError
 from metarl.support.parallel import Shard, Workers
 
 
@@ -24,7 +25,13 @@ def policy_objective(policy: Policy, estimator: Surrogate) -> Objective:
 
     def objective(parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
         distribution = policy.distribution(parameters, batch.observations)
-        return estimator(distribution.log_prob(batch.actions), batch)
+        values = estimator(distribution.log_prob(batch.actions), batch)
+        if tuple(values.shape) != (batch.tasks,):
+            raise UsageError(
+                f"the estimator returns shape {tuple(values.shape)}, not one number for each of "
+                f"{batch.tasks} tasks: reduce over steps by batch.mean"
+            )
+        return values
 
     return objective
 

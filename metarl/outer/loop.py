@@ -68,8 +68,8 @@ O_contra = TypeVar("O_contra", contravariant=True)
 
 
 class OuterLoop(ABC, Generic[O_contra]):
-    """The meta-update; a subclass is a line of `OUTER_LOOPS`, or an entry
-    point of the group `metarl.outer_loops`.
+    """The meta-update; a subclass is a line of `OUTER_LOOPS`, an entry point of the
+    group `metarl.outer_loops`, or MODULE:CLASS.
 
     `Options` is a frozen, keyword-only dataclass with a docstring under each field; its fields
     become options of the run, and the loop is made from them.

@@ -1,9 +1,9 @@
-"""The outer loops by name: those of metarl, and those that other packages announce."""
+"""The outer loops by name: those of metarl, of other packages, and of the user."""
 
 import dataclasses
-import importlib.metadata
+import functools
 import types
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from metarl.outer.evolution import EvolutionOptions, EvolutionStrategies
 from metarl.outer.loop import OuterLoop
@@ -13,30 +13,26 @@ from metarl.outer.ppo import PPO, PPOOptions
 from metarl.outer.reptile import Reptile
 from metarl.outer.trpo import TRPO, TRPOOptions
 from metarl.support.errors import UsageError
+from metarl.support.parts import Parts
 
-ENTRY_POINT_GROUP = "metarl.outer_loops"
+C = TypeVar("C")
 
-
-def announced() -> dict[str, "type[OuterLoop[OuterOptions]]"]:
-    """The outer loops of installed packages, by name.
-
-    Raises:
-        UsageError: an entry point cannot be imported, or is not a subclass of `OuterLoop`.
-
-    """
-    found = {}
-    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            loop = point.load()
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"outer loop {point.name} = {point.value}: {error}") from error
-        if not (isinstance(loop, type) and issubclass(loop, OuterLoop)):
-            raise UsageError(
-                f"outer loop {point.name} = {point.value} must be a subclass of "
-                "metarl.outer.loop.OuterLoop"
-            )
-        found[point.name] = loop
-    return found
+OUTER_LOOPS = Parts["type[OuterLoop[OuterOptions]]"](
+    "--outer",
+    "metarl.outer_loops",
+    {
+        "trpo": TRPO,
+        "ppo": PPO,
+        "gradient": PolicyGradient,
+        "natural": NaturalGradient,
+        "reptile": Reptile,
+        "evolution": EvolutionStrategies,
+    },
+    lambda part: isinstance(part, type) and issubclass(part, OuterLoop),
+    "a subclass of metarl.outer.loop.OuterLoop",
+    "MODULE:CLASS",
+)
+"""A new one is a class in a file of its own and a line here, or an entry point of the group."""
 
 
 def composed(classes: list[type]) -> type:
@@ -62,18 +58,48 @@ def composed(classes: list[type]) -> type:
     return dataclasses.dataclass(frozen=True, kw_only=True)(made)
 
 
-ANNOUNCED = announced()
-"""The outer loops of other packages."""
+def extended(config_class: type[C], outer: str) -> type[C]:
+    """The class of a run's options with those of the loop `outer`, which may be the user's own.
 
-OUTER_LOOPS: dict[str, "type[OuterLoop[OuterOptions]]"] = ANNOUNCED | {
-    "trpo": TRPO,
-    "ppo": PPO,
-    "gradient": PolicyGradient,
-    "natural": NaturalGradient,
-    "reptile": Reptile,
-    "evolution": EvolutionStrategies,
-}
-"""A new one is a class in a file of its own and a line here, or an entry point of the group."""
+    Raises:
+        UsageError: there is no such loop, or it declares an option that the run has already.
+
+    """
+    options = OUTER_LOOPS.find(outer).Options
+    if issubclass(config_class, options):
+        return config_class
+    return cast(type[C], _joined(options, cast(type, config_class)))
+
+
+@functools.cache
+def _joined(options: type, config_class: type) -> type:
+    """A subclass of both, whose instances are pickled by what they hold."""
+    taken = {field.name for field in dataclasses.fields(config_class)}
+    for base in options.__mro__:
+        for name in vars(base).get("__annotations__", {}):
+            if name in taken and not issubclass(config_class, base):
+                raise UsageError(
+                    f"option {name} is declared by {base.__qualname__} and by the run itself: the "
+                    "first must have another name"
+                )
+
+    def reduced(self: Any) -> tuple[Any, ...]:
+        held = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return _made, (config_class, held)
+
+    namespace = {
+        "__module__": config_class.__module__,
+        "__doc__": config_class.__doc__,
+        "__reduce__": reduced,
+    }
+    name = config_class.__name__
+    made = types.new_class(name, (options, config_class), {}, lambda body: body.update(namespace))
+    return dataclasses.dataclass(frozen=True, kw_only=True)(made)
+
+
+def _made(config_class: type[C], held: dict[str, Any]) -> C:
+    """The options of a run, of the class that its outer loop wants."""
+    return extended(config_class, held["outer"])(**held)
 
 
 def foreign_options(outer: str) -> set[str]:
@@ -81,12 +107,12 @@ def foreign_options(outer: str) -> set[str]:
 
     A run need not remember them: whether such a package is installed makes no difference to it.
     """
-    own = {name for name in OUTER_LOOPS if name not in ANNOUNCED or name == outer}
-    options = {
-        name: {field.name for field in dataclasses.fields(loop.Options)}
-        for name, loop in OUTER_LOOPS.items()
-    }
-    return set().union(*options.values()) - set().union(*(options[name] for name in own))
+
+    def options(*names: str) -> set[str]:
+        loops = map(OUTER_LOOPS.find, names)
+        return {field.name for loop in loops for field in dataclasses.fields(loop.Options)}
+
+    return options(*OUTER_LOOPS.announced()) - options(*OUTER_LOOPS.own, outer)
 
 
 if TYPE_CHECKING:
@@ -95,4 +121,4 @@ if TYPE_CHECKING:
         """The options of all outer loops: the fields of a run that mypy knows of."""
 
 else:
-    OuterOptions = composed([loop.Options for loop in OUTER_LOOPS.values()])
+    OuterOptions = composed([OUTER_LOOPS.find(name).Options for name in OUTER_LOOPS.names()])

@@ -1,7 +1,10 @@
 """Export of a policy: weights, a description, and a program that runs without metarl."""
 
 import copy
+import importlib.util
 import json
+import logging
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +30,7 @@ from metarl.support.files import replace_durably
 from metarl.support.types import Space
 
 WEIGHTS, DESCRIPTION, PROGRAM = "policy.safetensors", "policy.json", "policy.pt2"
+ONNX = "policy.onnx"
 
 
 class DeployedPolicy(nn.Module):
@@ -402,12 +406,8 @@ def export_policy(
     save_file(own, weights)
     description = {**policy.description(), **about}
     replace_durably(text, (json.dumps(description, indent=2) + "\n").encode())
-    # Two rows: a size of 1 would be taken for a constant.
-    example = policy.example(2)
-    rows = torch.export.Dim("n")
-    shapes = tuple({0: rows} for _ in example)
     try:
-        exported = torch.export.export(policy, example, dynamic_shapes=shapes)
+        exported = _exported(policy)
     except Exception as error:
         reason = next(line for line in str(error).splitlines() if line.strip())
         raise UsageError(
@@ -417,6 +417,44 @@ def export_policy(
         ) from error
     torch.export.save(exported, program)
     return [weights, text, program]
+
+
+def expect_onnx() -> None:
+    """Checks that a policy can be exported to ONNX.
+
+    Raises:
+        UsageError: the packages of the extra onnx are not installed.
+
+    """
+    if importlib.util.find_spec("onnxscript") is None:
+        raise UsageError("--onnx needs the extra onnx: pip install 'metarl-suite[onnx]'")
+
+
+def export_onnx(policy: DeployedPolicy, folder: Path) -> Path:
+    """Writes `policy.onnx`, a model of `policy.forward` for any number of rows; returns the file.
+
+    Raises:
+        UsageError: the packages of the extra onnx are not installed.
+
+    """
+    expect_onnx()
+    # Torch warns of its own use of itself, and of packages that no policy needs.
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    registration.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torch.onnx.export(_exported(policy), dynamo=True, verbose=False)
+    assert model is not None
+    model.save(str(folder / ONNX))
+    return folder / ONNX
+
+
+def _exported(policy: DeployedPolicy) -> torch.export.ExportedProgram:
+    """The program of `policy.forward` for any number of rows."""
+    example = policy.example(2)  # a size of 1 would be taken for a constant
+    rows = torch.export.Dim("n")
+    shapes = tuple({0: rows} for _ in example)
+    return torch.export.export(policy, example, dynamic_shapes=shapes)
 
 
 def _described(layer: nn.Module) -> list[object]:

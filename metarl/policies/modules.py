@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from metarl.policies.mlp import Activation
 from metarl.policies.observations import Structured, has_image, is_image, parts
 from metarl.support.errors import UsageError
-from metarl.support.modules import import_object
+from metarl.support.parts import Parts
 from metarl.support.types import Space
 
 LAYERS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
@@ -114,26 +114,15 @@ class CNN(Encoder):
         super().__init__(observation_space, outputs, **options)
 
 
-MODULES: dict[str, type[nn.Module]] = {"cnn": CNN, "encoder": Encoder}
-"""The modules that come along, by the names that --policy takes."""
-
-
-def find_module(name: str) -> type[nn.Module]:
-    """The module class of a name, or MODULE:CLASS.
-
-    Raises:
-        UsageError: there is none, or it is not a class of torch modules.
-
-    """
-    if name in MODULES:
-        return MODULES[name]
-    if ":" not in name:
-        known = ", ".join(("auto", "mlp", *MODULES))
-        raise UsageError(f"--policy {name} must be one of {known}, or MODULE:CLASS")
-    found = import_object(name, "--policy")
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise UsageError(f"--policy {name} must be a class of torch.nn.Module, not {found!r}")
-    return found
+MODULES = Parts[type[nn.Module]](
+    "--policy",
+    "metarl.policies",
+    {"cnn": CNN, "encoder": Encoder},
+    lambda part: isinstance(part, type) and issubclass(part, nn.Module),
+    "a class of torch.nn.Module",
+    "MODULE:CLASS",
+    also=("auto", "mlp"),
+)
 
 
 def choose_policy(name: str, space: Space) -> str:

@@ -16,7 +16,7 @@ from metarl.policies.action_distributions import Distribution
 from metarl.policies.actions import Actions, make_actions
 from metarl.policies.mlp import MLP, Activation
 from metarl.policies.module_network import ModuleNetwork
-from metarl.policies.modules import arguments, choose_policy, expect_stateless, find_module
+from metarl.policies.modules import MODULES, arguments, choose_policy, expect_stateless
 from metarl.policies.normalisation import ObservationNormaliser
 from metarl.policies.observations import LARGEST_BYTE, Observations, is_image
 from metarl.policies.parameters import Parameters, expand
@@ -164,7 +164,7 @@ def module_network(
         UsageError: the module cannot be made, fails, or does not do what a policy has to.
 
     """
-    module_class = find_module(name)
+    module_class = MODULES.find(name)
     given = arguments(
         module_class,
         hidden_sizes=options.hidden_sizes,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from metarl.learners.config import RunConfig
 from metarl.learners.learner import BaseLearner
-from metarl.learners.registry import find_learner, make_learner
+from metarl.learners.registry import LEARNERS, make_learner
 from metarl.runs.checkpoint import checkpoints_in, load_checkpoint, load_newest
 from metarl.runs.folder import CONFIG, read_metrics
 from metarl.runs.stopping import best_iteration
@@ -61,7 +61,7 @@ def read_config(folder: Path) -> RunConfig:
             f"{folder / CONFIG} names no learner, because an earlier version wrote it: add "
             '"learner": "maml" (or "rl2", "few_shot") to its "config"'
         )
-    config_class = find_learner(options["learner"]).Config
+    config_class = LEARNERS.find(options["learner"]).Config
     return config_class.from_json(options | {"run_dir": str(folder)})
 
 

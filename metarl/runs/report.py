@@ -52,6 +52,8 @@ class EvaluationOptions:
     camera: str | None = None
     """Camera of the clips, by its name in a MuJoCo model; by default one that sees the whole
     body."""
+    info_metrics: tuple[str, ...] | None = None
+    """Numbers in the info of the environment, NAME or NAME:mean; by default those of the run."""
     threads: int = 0
     """Threads; 0 uses one per core."""
 
@@ -97,8 +99,9 @@ def evaluate(
 
     """
     asked = EvaluationOptions(**options)
+    own: Json = {} if asked.info_metrics is None else {"info_metrics": asked.info_metrics}
     learner = load_with(
-        run, asked.checkpoint, asked.test_later_lr, problem=problem, threads=asked.threads
+        run, asked.checkpoint, asked.test_later_lr, problem=problem, threads=asked.threads, **own
     )
     steps = learner.test_steps if asked.steps is None else asked.steps
     evaluations = _evaluate_splits(learner, asked, steps, progress)
@@ -191,10 +194,12 @@ def write_report(
                 "high": step["mean"]["high"],
                 "median": step["median"]["value"],
                 "iqm": step["iqm"]["value"],
+                "tail": step["tail"]["value"],
                 "hurt": step["hurt"],
             }
             if "success" in step:
                 values["success"] = step["success"]
+            values |= {f"info/{label}": mean for label, mean in step.get("info", {}).items()}
             for name, value in values.items():
                 writer.add_scalar(f"evaluation/{evaluation.split}/{name}", value, step["step"])
     for tag, figure in evaluation_figures(evaluations, learner.measure).items():

@@ -11,12 +11,17 @@ from typing import Protocol
 from metarl.support.distribution import DISTRIBUTION
 from metarl.support.errors import UsageError
 from metarl.support.files import replace_durably
+from metarl.support.parts import Parts, takes
 
 logger = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
-    """A run as a service records it."""
+    """A run as a service records it.
+
+    It is made from the service's id of the run (None for a new run), the run folder, and the
+    options of the run.
+    """
 
     id: str
     """The service's id of the run, which a resumed run continues."""
@@ -31,10 +36,11 @@ class Sink(Protocol):
 class WandbSink:
     """Weights & Biases, which copies all that is written for TensorBoard, including figures."""
 
-    def __init__(
-        self, wandb: ModuleType, run_id: str | None, folder: Path, options: Mapping[str, object]
-    ):
+    package = "wandb"
+
+    def __init__(self, run_id: str | None, folder: Path, options: Mapping[str, object]):
         """Begins a run, or continues `run_id`; call it before the TensorBoard writer is created."""
+        wandb = _package(self.package)
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "metarl"),
             name=str(folder),
@@ -56,11 +62,11 @@ class WandbSink:
 class MLflowSink:
     """MLflow: records the options as parameters, and the metrics by iteration."""
 
-    def __init__(
-        self, mlflow: ModuleType, run_id: str | None, folder: Path, options: Mapping[str, object]
-    ):
+    package = "mlflow"
+
+    def __init__(self, run_id: str | None, folder: Path, options: Mapping[str, object]):
         """Begins a run, or continues `run_id`."""
-        self._mlflow = mlflow
+        self._mlflow = mlflow = _package(self.package)
         self.id: str = mlflow.start_run(run_id=run_id, run_name=str(folder)).info.run_id
         if run_id is None:  # MLflow refuses a second value of a parameter
             mlflow.log_params(options)
@@ -75,11 +81,15 @@ class MLflowSink:
         self._mlflow.end_run("FAILED" if failed else "FINISHED")
 
 
-SINKS: dict[str, Callable[[ModuleType, str | None, Path, Mapping[str, object]], Sink]] = {
-    "wandb": WandbSink,
-    "mlflow": MLflowSink,
-}
-"""The sinks by name; their packages, and the extras that install these, have the same names."""
+SINKS = Parts[Callable[[str | None, Path, Mapping[str, object]], Sink]](
+    "--sinks",
+    "metarl.sinks",
+    {"wandb": WandbSink, "mlflow": MLflowSink},
+    takes("run_id", "folder", "options"),
+    "a class that is made from (run_id, folder, options)",
+    "MODULE:CLASS",
+)
+"""The extras that install the packages of metarl's own have the names of these."""
 
 
 def check_sinks(names: Iterable[str]) -> None:
@@ -90,8 +100,7 @@ def check_sinks(names: Iterable[str]) -> None:
 
     """
     for name in names:
-        if name not in SINKS:
-            raise UsageError(f"--sinks {name} must be one of {', '.join(SINKS)}")
+        SINKS.find(name)
 
 
 class Sinks:
@@ -111,13 +120,15 @@ class Sinks:
             UsageError: a package is not installed, or a sink cannot begin the run.
 
         """
-        names = dict.fromkeys(names)
-        packages = {name: _package(name) for name in names}
-        for name, package in packages.items():
-            kept = folder / f"{name}.id"
+        sinks = {name: SINKS.find(name) for name in names}
+        for sink in sinks.values():  # before any of them begins
+            if isinstance(package := getattr(sink, "package", None), str):
+                _package(package)
+        for name, sink in sinks.items():
+            kept = folder / f"{name.replace(':', '-')}.id"
             try:
                 run_id = kept.read_text().strip() if kept.exists() else None
-                self._open[name] = SINKS[name](package, run_id, folder, options)
+                self._open[name] = sink(run_id, folder, options)
                 replace_durably(kept, f"{self._open[name].id}\n".encode())
             except Exception as error:  # of any type that the service's package raises
                 raise UsageError(f"--sinks {name} cannot begin: {_line(error)}") from error

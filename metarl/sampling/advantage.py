@@ -5,6 +5,7 @@ from torch import Tensor
 
 from metarl.sampling.baseline import Baseline, fit_values
 from metarl.sampling.data import Batch, Rollout
+from metarl.support.errors import UsageError
 from metarl.support.parallel import Shard, Workers
 
 SMALLEST_STD = 1e-8
@@ -18,13 +19,42 @@ def make_batch(
     baseline: Baseline = fit_values,
 ) -> Batch:
     """The rollout with its advantages, normalised to mean 0 and deviation 1 for each task."""
+    return make_scaled_batch(rollout, discount, gae_lambda, workers, baseline)[0]
+
+
+def make_scaled_batch(
+    rollout: Rollout,
+    discount: float,
+    gae_lambda: float,
+    workers: Workers,
+    baseline: Baseline,
+    scale: float | None = None,
+) -> tuple[Batch, Tensor]:
+    """The rollout with its advantages, and their deviations before they were scaled: [tasks].
+
+    Args:
+        rollout: of some tasks.
+        discount, gae_lambda: γ and λ.
+        workers: whose threads share the tasks.
+        baseline: gives state values.
+        scale: what the advantages, rewards and values of all tasks are divided by; if it is not
+            given, those of each task are divided by the deviation of its advantages.
+
+    """
     tasks, episodes, time = rollout.valid.shape
     shard = rollout.shard or Shard.whole(tasks, episodes * time, rollout.valid.device)
 
-    def of_tasks(tasks: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def of_tasks(tasks: slice) -> tuple[Tensor, ...]:
         part = rollout[tasks]
         discounted = discounted_sums(part.rewards, discount)
         values, final_value = baseline(part, discounted, discount)
+        shapes = tuple(values.shape), tuple(final_value.shape)
+        if shapes != (discounted.shape, discounted.shape[:2]):
+            raise UsageError(
+                f"the baseline returns shapes {shapes[0]} and {shapes[1]}, not "
+                f"{tuple(discounted.shape)} for the steps and {tuple(discounted.shape[:2])} for "
+                "the states after them"
+            )
         advantages = generalised_advantages(
             part.rewards, values, final_value, part.valid, discount, gae_lambda
         )
@@ -34,11 +64,12 @@ def make_batch(
         powers = discount ** torch.arange(rewards.shape[-1]).to(rewards) * part.valid
         # The mean that advantages lose is a constant baseline.
         scaled = (advantages - mean) * part.valid, rewards * powers, (values + mean) * powers
-        return tuple((x / std).float() for x in scaled)  # type: ignore[return-value]
+        divisor = std if scale is None else scale
+        return (*((x / divisor).float() for x in scaled), std.flatten())
 
     parts = workers.map(of_tasks, shard.slices)
-    advantages, rewards, values = map(torch.cat, zip(*parts, strict=True))
-    return Batch(
+    advantages, rewards, values, deviations = map(torch.cat, zip(*parts, strict=True))
+    batch = Batch(
         rollout.observations,
         rollout.actions,
         rollout.log_probs,
@@ -47,6 +78,7 @@ def make_batch(
         values,
         rollout.valid.float(),
     )
+    return batch, deviations
 
 
 def discounted_sums(rewards: Tensor, discount: float) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from metarl.policies.mlp import MLP
 from metarl.sampling.data import Rollout
+from metarl.support.parts import Parts, takes
 
 Baseline = Callable[[Rollout, Tensor, float], tuple[Tensor, Tensor]]
 """(rollout, G_t, γ) -> V(s_t) [tasks, episodes, time] and V(s_T) [tasks, episodes]."""
@@ -151,7 +152,13 @@ def _standardised(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return centred / deviation, deviation
 
 
-BASELINES: dict[str, Baseline] = {"linear": fit_values, "network": fit_network_values}
+BASELINES = Parts[Baseline](
+    "--baseline",
+    "metarl.baselines",
+    {"linear": fit_values, "network": fit_network_values},
+    takes("rollout", "discounted", "discount"),
+    "a function of (rollout, discounted, discount)",
+)
 
 
 def _gram(x: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ class Outcomes:
     unstable: int
     """Episodes cut short because the simulation failed."""
     success: Tensor | None  # [tasks, episodes] bool, at any step; None if not reported
+    info: Tensor | None = None  # [tasks, episodes, n] float64, of --info-metrics; NaN if unreported
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,6 +88,7 @@ class Rollout:
     unstable: int = 0  # episodes cut short because the simulation failed
     success: Tensor | None = None  # [tasks, episodes] bool, at any step; None if not reported
     values: Tensor | None = None  # [tasks, episodes, time] float32, of actors that estimate them
+    info: Tensor | None = None  # [tasks, episodes, n] float64, of --info-metrics; NaN if unreported
     shard: Shard | None = None  # which of all processes' tasks these are; None: all of them
 
     def __post_init__(self) -> None:
@@ -102,6 +104,7 @@ class Rollout:
             final_observations=(tasks, episodes, self.observations.shape[-1]),
             success=(tasks, episodes),
             values=(tasks, episodes, time),
+            info=(tasks, episodes, *(() if self.info is None else self.info.shape[2:])),
         )
 
     def __repr__(self) -> str:
@@ -131,7 +134,7 @@ class Rollout:
     def outcomes(self) -> Outcomes:
         """How the episodes went."""
         sums = self.log_probs.sum(-1)
-        return Outcomes(self.returns, sums, self.env_steps, self.unstable, self.success)
+        return Outcomes(self.returns, sums, self.env_steps, self.unstable, self.success, self.info)
 
     def padded(self, steps: int) -> "Rollout":
         """The rollout with padding up to so many steps."""

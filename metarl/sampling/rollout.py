@@ -11,6 +11,7 @@ from metarl.policies.action_distributions import Distribution
 from metarl.policies.action_units import ActionUnits
 from metarl.sampling.actor import Actor
 from metarl.sampling.data import Rollout, concatenated
+from metarl.sampling.info import InfoMetric, per_episode
 from metarl.simulation.protocol import Simulation, Step
 from metarl.support.errors import UsageError
 from metarl.support.parallel import Workers
@@ -29,6 +30,7 @@ def collect(
     stage: int,
     workers: Workers,
     first_task: int = 0,
+    info: Sequence[InfoMetric] = (),
 ) -> Rollout:
     """`episodes` episodes of each task, one in each of the simulations' environments.
 
@@ -43,6 +45,7 @@ def collect(
         horizon: most steps an episode can have.
         key, stage: name the streams of resets and action noise.
         first_task: the number of the first task among those of all processes.
+        info: what `Step.info` of the simulations holds, and what the rollout has of it.
 
     Returns:
         A rollout on the CPU.
@@ -56,9 +59,8 @@ def collect(
     def of_share(simulation: Simulation, share: slice) -> Rollout:
         indices = range(first_task + share.start, first_task + share.stop)
         own = select_tasks(tasks, share)
-        return _collect(
-            simulation, actor.part(share), units, own, indices, episodes, horizon, key, stage
-        )
+        part = actor.part(share)
+        return _collect(simulation, part, units, own, indices, episodes, horizon, key, stage, info)
 
     return _joined(workers.map(of_share, simulations, shares))
 
@@ -99,6 +101,7 @@ def _collect(
     horizon: int,
     key: RandomKey,
     stage: int,
+    info: Sequence[InfoMetric],
 ) -> Rollout:
     """The rollout of one simulation; `indices` number its tasks among all."""
     shape = (len(indices), episodes)
@@ -132,12 +135,14 @@ def _collect(
             recording.write(t, values=values)
         if step.success is not None:
             recording.write(t, success=active & step.success.reshape(shape))
+        if step.info is not None:
+            recording.write(t, info=step.info.reshape(*shape, -1))
         ended = (step.terminated | step.truncated).reshape(shape)
         x = perceived(step.observations)
         # On a GPU, asking would wait for the step.
         if simulation.device.type == "cpu" and ended.all():
             break
-    rollout = _assembled(recording, type(distribution), t + 1, step, x.cpu())
+    rollout = _assembled(recording, type(distribution), t + 1, step, x.cpu(), info)
     _expect_finite(rollout, tasks)
     return rollout
 
@@ -148,6 +153,7 @@ def _assembled(
     steps: int,
     last: Step,
     final: Tensor,
+    info: Sequence[InfoMetric],
 ) -> Rollout:
     """The rollout of what was recorded."""
     mask, actions = recording.read("valid", steps).cpu(), recording.read("actions", steps)
@@ -165,6 +171,7 @@ def _assembled(
         unstable=int(last.failed.sum()),
         success=recording.read("success", steps).any(-1).cpu() if "success" in recording else None,
         values=recording.read("values", steps).cpu() * mask if "values" in recording else None,
+        info=per_episode(recording.read("info", steps).cpu(), mask, info) if info else None,
     )
 
 

@@ -8,20 +8,21 @@ Another package announces its backend as an entry point, whose name `simulation`
 
 import dataclasses
 import functools
-import importlib.metadata
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import gymnasium
 
-from metarl.support.errors import UsageError, nearest
+from metarl.support.errors import UsageError
+from metarl.support.parts import Parts
 from metarl.tasks.declaration import DynamicsFamily, MujocoFamily
 from metarl.tasks.family import TaskFamily
 
 if TYPE_CHECKING:  # listing families and their backends must not import torch
     from metarl.simulation.protocol import Simulation
 
-ENTRY_POINT_GROUP = "metarl.simulations"
 AUTO = "auto"
 
 
@@ -51,9 +52,23 @@ class Backend(Protocol):
         """The number of simulations that divide the tasks, so that they can take turns."""
 
     def make(
-        self, family: TaskFamily, num_envs: int, threads: int, processes: Processes
+        self,
+        family: TaskFamily,
+        num_envs: int,
+        threads: int,
+        processes: Processes,
+        info: Sequence[str] = (),
     ) -> "Simulation":
-        """Makes a simulation; `threads` is the number of simulator threads, 0 for all cores."""
+        """Makes a simulation.
+
+        Args:
+            family: the family.
+            num_envs: number of environments.
+            threads: of the simulator, 0 for all cores.
+            processes: workers for environments that are stepped one by one.
+            info: names of the numbers in `Step.info`; a backend without this argument has none.
+
+        """
 
 
 class BatchBackend:
@@ -80,7 +95,12 @@ class BatchBackend:
         return 2
 
     def make(
-        self, family: TaskFamily, num_envs: int, threads: int, processes: Processes
+        self,
+        family: TaskFamily,
+        num_envs: int,
+        threads: int,
+        processes: Processes,
+        info: Sequence[str] = (),
     ) -> "Simulation":
         """Makes a simulation on the CPU; `processes` is not used."""
         from metarl.simulation.declared import DeclaredSimulation
@@ -90,11 +110,10 @@ class BatchBackend:
         declaration = family.declaration
         if isinstance(declaration, MujocoFamily):
             physics = make_physics(declaration, num_envs, threads)
-            return DeclaredSimulation(declaration, physics, num_envs, family.horizon)
+            return DeclaredSimulation(declaration, physics, num_envs, family.horizon, info=info)
         assert isinstance(declaration, DynamicsFamily)  # `refusal` ensures it
-        return DeclaredSimulation(
-            declaration, DynamicsPhysics(declaration, num_envs), num_envs, family.horizon
-        )
+        points = DynamicsPhysics(declaration, num_envs)
+        return DeclaredSimulation(declaration, points, num_envs, family.horizon, info=info)
 
 
 class GymnasiumBackend:
@@ -116,7 +135,12 @@ class GymnasiumBackend:
         return 1
 
     def make(
-        self, family: TaskFamily, num_envs: int, threads: int, processes: Processes
+        self,
+        family: TaskFamily,
+        num_envs: int,
+        threads: int,
+        processes: Processes,
+        info: Sequence[str] = (),
     ) -> "Simulation":
         """Makes a simulation on the CPU; `threads` is not used.
 
@@ -134,14 +158,15 @@ class GymnasiumBackend:
             vector = gymnasium.make_vec(
                 family.spec, num_envs, max_episode_steps=family.horizon, **family.options
             )
-            environments = VectorEnvironments(vector, family.id)
+            environments = VectorEnvironments(vector, family.id, info)
         elif processes.number:
             # Without what this process has cached.
             make = functools.partial(_make_flat, dataclasses.replace(family))
             number, timeout = processes.number, processes.timeout
-            environments = ProcessEnvironments(make, num_envs, number, timeout)
+            environments = ProcessEnvironments(make, num_envs, number, timeout, info)
         else:
-            environments = SerialEnvironments(functools.partial(_make_flat, family), num_envs)
+            make = functools.partial(_make_flat, family)
+            environments = SerialEnvironments(make, num_envs, info=info)
         return GymnasiumSimulation(environments)
 
 
@@ -151,15 +176,23 @@ def _make_flat(family: TaskFamily) -> gymnasium.Env:
     return flat_environment(family.make())
 
 
-BACKENDS: dict[str, Backend] = {"batch": BatchBackend(), "gymnasium": GymnasiumBackend()}
-"""The backends of metarl by name; those of other packages are announced by entry points."""
+BACKENDS = Parts[type[Backend]](
+    "--simulation",
+    "metarl.simulations",
+    {"batch": BatchBackend, "gymnasium": GymnasiumBackend},
+    lambda part: (
+        isinstance(part, type) and all(hasattr(part, n) for n in vars(Backend) if n[0] != "_")
+    ),
+    "a class with the methods of metarl.simulation.backends.Backend",
+    "MODULE:CLASS",
+    also=(AUTO,),
+)
 
 
 @functools.cache
-def announced_backends() -> dict[str, Backend]:
-    """The backends that installed packages announce, by name."""
-    announced = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
-    return {entry.name: entry.load()() for entry in announced}
+def make_backend(name: str) -> Backend:
+    """The backend of that name."""
+    return BACKENDS.find(name)()
 
 
 def choose_backend(
@@ -171,18 +204,15 @@ def choose_backend(
         UsageError: there is no backend of that name, or it cannot step the family.
 
     """
-    known = announced_backends() | BACKENDS
     if simulation == AUTO:
+        known = {name: make_backend(name) for name in BACKENDS.names()}
         able = [name for name, backend in known.items() if backend.refusal(family) is None]
         best = max(able, key=lambda name: known[name].preference(family, num_envs))
         return best, known[best]
-    if simulation not in known:
-        names = ", ".join((AUTO, *known))
-        hint = nearest(simulation, known)
-        raise UsageError(f"--simulation {simulation} must be one of {names}{hint}")
-    if reason := known[simulation].refusal(family):
+    backend = make_backend(simulation)
+    if reason := backend.refusal(family):
         raise UsageError(f"--simulation {simulation} cannot step {family.id}: {reason}")
-    return simulation, known[simulation]
+    return simulation, backend
 
 
 def make_simulations(
@@ -192,17 +222,33 @@ def make_simulations(
     threads: int,
     processes: Processes = NONE,
     simulation: str = AUTO,
+    info: Sequence[str] = (),
 ) -> "list[Simulation]":
     """Makes simulations for `episodes` episodes of each task, which share the tasks in order.
 
     Raises:
-        UsageError: there is no such backend, or it cannot step the family.
+        UsageError: there is no such backend, it cannot step the family, or it has no info.
 
     """
-    _, backend = choose_backend(family, tasks * episodes, simulation)
+    name, backend = choose_backend(family, tasks * episodes, simulation)
+    asked: dict[str, Sequence[str]] = {}
+    if info:
+        expect_info(name, backend)
+        asked["info"] = info
     number = min(tasks, backend.shares(family))
     sizes = [tasks // number + (i < tasks % number) for i in range(number)]
-    return [backend.make(family, size * episodes, threads, processes) for size in sizes]
+    return [backend.make(family, size * episodes, threads, processes, **asked) for size in sizes]
+
+
+def expect_info(name: str, backend: Backend) -> None:
+    """Checks that the simulations of a backend can have an info.
+
+    Raises:
+        UsageError: they cannot.
+
+    """
+    if "info" not in inspect.signature(backend.make).parameters:
+        raise UsageError(f"--info-metrics: --simulation {name} has no info of its steps")
 
 
 def make_simulation(

@@ -19,15 +19,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from metarl.policies.observations import Observations, flat_environment, has_image, parts
+from metarl.policies.observations import Observations, flat_environment, has_image
 from metarl.policies.policy import make_policy
 from metarl.simulation.backends import backend_name, make_simulation
+from metarl.simulation.bounds import FamilyFaultError, outside
 from metarl.support.errors import UsageError, place_of
 from metarl.support.randomness import RandomKey
-from metarl.support.types import Space
 from metarl.tasks.family import TaskFamily, task_environment
 from metarl.tasks.leak import explained_variance
 from metarl.tasks.parameterised import ParameterisedEnv
+from metarl.tasks.running import running_statistics
 from metarl.tasks.scales import action_warnings, observation_scale, observation_warnings
 from metarl.tasks.task import Task, Tasks, select_tasks, validate_tasks
 
@@ -46,10 +47,6 @@ LARGEST_LATE_LEAK = 0.9
 
 Moment = tuple[np.ndarray, float, bool, bool]
 """Observation, reward, terminated and truncated."""
-
-
-class FamilyFaultError(Exception):
-    """A check failed; the message says what is wrong."""
 
 
 class Caution(str):
@@ -82,10 +79,7 @@ def check_family(family: TaskFamily) -> list[Finding]:
             # The cause of a UsageError may be a line of the family's own code.
             raised = f"raised at {place_of(error.__cause__ or error)}"
             findings.append(Finding(name, False, text, raised))
-        if (
-            check in (_runs, _policy_fits, _tasks_in_space, _spaces_hold)
-            and not findings[-1].passed
-        ):
+        if check in NEEDED and not findings[-1].passed:
             break  # the other checks would fail for the same reason
     return findings
 
@@ -95,6 +89,12 @@ def _runs(family: TaskFamily) -> str:
     validate_tasks(family.task_space, task_environment(env).task, None)
     steps = len(list(_episode(family, env, task_environment(env).task, seed=0))) - 1
     return f"an episode of {steps} steps; the backend is {backend_name(family)}"
+
+
+def _no_statistics(family: TaskFamily) -> str:
+    if found := running_statistics(family.make()):
+        raise FamilyFaultError("; ".join(found))
+    return "no wrapper keeps statistics from episode to episode"
 
 
 def _policy_fits(family: TaskFamily) -> str:
@@ -266,40 +266,10 @@ def _spaces_hold(family: TaskFamily) -> str:
     for i in range(TASKS):
         for t, (observation, *_) in enumerate(_episode(family, env, select_tasks(tasks, i), i)):
             if observation not in env.observation_space:
-                loose = loose or f"{_outside(env.observation_space, observation)} at step {t}"
+                loose = loose or f"{outside(env.observation_space, observation)} at step {t}"
         if (str(env.observation_space), str(env.action_space)) != spaces:
             raise FamilyFaultError("the spaces of the environment change with the task")
     return Caution(loose) if loose else f"observations of {TASKS} tasks are in the space"
-
-
-def _outside(space: Space, value: object, name: str = "observation") -> str:
-    """The number of an observation that exceeds a bound of its space.
-
-    Raises:
-        FamilyFaultError: it is of another form than the space.
-
-    """
-    for key, part in parts(space).items():
-        try:
-            inside = value[key if isinstance(space, gymnasium.spaces.Dict) else int(key)]  # type: ignore[index]
-        except (KeyError, IndexError, TypeError):
-            raise FamilyFaultError(f"{name} has no part {key}, but the space is {space}") from None
-        if inside not in part:
-            return _outside(part, inside, f"{name}[{key!r}]")
-    held = np.asarray(value)
-    if isinstance(space, gymnasium.spaces.Box) and held.shape == space.shape:
-        if not np.can_cast(held.dtype, space.dtype):
-            raise FamilyFaultError(f"{name} has type {held.dtype}, but the space is {space}")
-        wrong = np.argwhere(~((held >= space.low) & (held <= space.high)))
-        if len(wrong):
-            place = tuple(wrong[0].tolist())
-            bounds = f"[{space.low[place]:g}, {space.high[place]:g}]"
-            index = ", ".join(map(str, place))
-            return f"{name}[{index}] = {held[place]:g} is outside its bounds {bounds}"
-    raise FamilyFaultError(
-        f"{name} {' '.join(repr(value).split())[:60]} of shape {held.shape} and type {held.dtype} "
-        f"is not in {space}"
-    )
 
 
 def _vector_agrees(family: TaskFamily) -> str:
@@ -409,6 +379,10 @@ def _time_per_step(family: TaskFamily) -> str:
 
 CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     "runs": (_runs, "resets and steps must not fail"),
+    "no running statistics": (
+        _no_statistics,
+        "normalise in the run, whose statistics are the same for all environments",
+    ),
     "a policy fits": (
         _policy_fits,
         "training needs spaces that it can flatten, actions in a Box, Discrete, MultiDiscrete or "
@@ -471,7 +445,7 @@ def _make(family: TaskFamily) -> gymnasium.Env:
     return flat_environment(family.make())
 
 
-NEEDED = (_runs, _policy_fits, _tasks_in_space, _spaces_hold)
+NEEDED = (_runs, _no_statistics, _policy_fits, _tasks_in_space, _spaces_hold)
 """Checks after whose failure the others would fail for the same reason."""
 
 

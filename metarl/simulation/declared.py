@@ -1,6 +1,6 @@
 """Simulations of declared families: their physics, and the episodes that all of them share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -28,11 +28,20 @@ class DeclaredSimulation:
         num_envs: int,
         horizon: int | None = None,
         device: torch.device | None = None,
+        info: Sequence[str] | None = (),
     ):
-        """`horizon`: steps after which episodes are truncated.
+        """Environments at rest, until `begin`.
 
-        With a `device`, physics and declared functions receive tensors on it. Without one they
-        receive NumPy arrays, which share memory with the tensors that callers see.
+        Args:
+            family: the declaration.
+            physics: steps the states.
+            num_envs: number of environments.
+            horizon: steps after which episodes are truncated.
+            device: where physics and declared functions receive tensors. Without one they receive
+                NumPy arrays, which share memory with the tensors that callers see.
+            info: names of the numbers of the family's `info` in `Step.info`; None computes them for
+                `numbers` alone.
+
         """
         self.family, self.num_envs = family, num_envs
         self.observation_space, self.action_space = family.observation_space, physics.action_space
@@ -41,6 +50,9 @@ class DeclaredSimulation:
         self._physics: Physics | None = physics
         self._horizon = horizon
         self._task_space = family.tasks.space
+        self._info = info
+        self.numbers: Mapping[str, Array] = {}
+        """What the family's `info` gave for the last step, if it was asked for: [num_envs] each."""
         # Tensors for callers and arrays for the computations here share memory.
         self._flags = [
             torch.zeros(num_envs, dtype=torch.bool, device=self.device) for _ in range(3)
@@ -95,6 +107,10 @@ class DeclaredSimulation:
             raise UsageError(f"{type(self.family).__name__}: reward returned None, not an array")
         if ended is not None:
             self._terminated |= moved & ended
+        if self._info or self._info is None:
+            self.numbers = call(self.family, "info", before, control, after, self._tasks)
+            for values in self.numbers.values():
+                expect_shape(self.family, "info", values, (self.num_envs,))
         self._elapsed += 1
         if self._horizon is not None:
             self._truncated |= active & (self._elapsed >= self._horizon)
@@ -106,11 +122,19 @@ class DeclaredSimulation:
             truncated=truncated,
             failed=unstable,
             success=None,
+            info=self._asked() if self._info else None,
         )
 
     def close(self) -> None:
         """Frees the physics."""
         self._physics = None
+
+    def _asked(self) -> Tensor:
+        """The numbers that `info` names: [num_envs, names]."""
+        unknown = torch.full((self.num_envs,), torch.nan, device=self.device)
+        own = {name: self.tensor(values) for name, values in self.numbers.items()}
+        own["unstable"] = self._flags[2]
+        return torch.stack([own.get(name, unknown).double() for name in self._info or ()], -1)
 
     def _one_each(self, function: str, *arguments: object) -> Array | None:
         """The result of a function that gives a number for each environment: [num_envs]."""

@@ -43,6 +43,7 @@ class GymnasiumSimulation:
             failed=torch.from_numpy(results.failed),
             # NaN, from an environment that reports nothing, counts as no success.
             success=None if unreported else torch.from_numpy(results.success > 0),
+            info=torch.from_numpy(results.info) if results.info.size else None,
         )
 
     def close(self) -> None:

@@ -59,8 +59,16 @@ class ProcessEnvironments:
         num_envs: int,
         processes: int,
         timeout: float = 60.0,
+        info: Sequence[str] = (),
     ):
-        """`make` must pickle; `timeout`: seconds that a worker has for its part of a call.
+        """Starts the workers.
+
+        Args:
+            make: makes one environment; it must pickle.
+            num_envs: number of environments.
+            processes: number of workers.
+            timeout: seconds that a worker has for its part of a call.
+            info: names of the numbers in the environments' info that `Results.info` holds.
 
         Raises:
             WorkerError: a worker cannot make its environments.
@@ -73,6 +81,7 @@ class ProcessEnvironments:
         self.observation_space = prototype.observation_space
         self.action_space = prototype.action_space
         self._timeout = timeout
+        self._info = tuple(info)
         self._tasks: Tasks = {
             name: np.repeat(np.asarray(base.task[name])[None], num_envs, 0)
             for name in self._task_space
@@ -94,7 +103,7 @@ class ProcessEnvironments:
         for i, (low, high) in enumerate(itertools.pairwise(bounds)):
             part = slice(int(low), int(high))
             try:
-                self._workers.append(_started(i, make, part, memory, layout))
+                self._workers.append(_started(i, make, part, memory, layout, self._info))
             except Exception:  # for example, `make` cannot be pickled
                 self._finalizer()
                 raise
@@ -117,7 +126,7 @@ class ProcessEnvironments:
 
     def _layout(self, processes: int) -> Layout:
         action = self.action_space
-        results = empty_results(self.observation_space, self.num_envs)
+        results = empty_results(self.observation_space, self.num_envs, len(self._info))
         return {
             **{name: (array.shape, array.dtype) for name, array in results._asdict().items()},
             "actions": ((self.num_envs, *(action.shape or ())), action.dtype),
@@ -176,14 +185,19 @@ def _arrays(memory: Memory, layout: Layout) -> dict[str, np.ndarray]:
 
 
 def _started(
-    number: int, make: Callable[[], gymnasium.Env], part: slice, memory: Memory, layout: Layout
+    number: int,
+    make: Callable[[], gymnasium.Env],
+    part: slice,
+    memory: Memory,
+    layout: Layout,
+    info: tuple[str, ...],
 ) -> _Worker:
     """A worker process that makes the environments `part` of all."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(
         target=_serve,
-        args=(theirs, make, part, number, memory, layout),
+        args=(theirs, make, part, number, memory, layout, info),
         name=f"metarl worker {number}",
         daemon=True,
     )
@@ -210,6 +224,7 @@ def _serve(
     number: int,
     memory: Memory,
     layout: Layout,
+    info: tuple[str, ...],
 ) -> None:
     """Executes commands in a worker until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
@@ -218,7 +233,7 @@ def _serve(
         failure = None
         try:
             env = SerialEnvironments(
-                make, part.stop - part.start, shared["current"][number : number + 1]
+                make, part.stop - part.start, shared["current"][number : number + 1], info
             )
         except Exception:
             failure = traceback.format_exc()

@@ -22,6 +22,7 @@ class Step(NamedTuple):
     truncated: Tensor  # [num_envs] bool; stays set until the next `begin`
     failed: Tensor  # [num_envs] bool: truncated because the physics diverged; stays set too
     success: Tensor | None  # [num_envs] bool, of the last step; None if none reports it
+    info: Tensor | None = None  # [num_envs, names] float64, of those asked for; NaN if unreported
 
 
 class Simulation(Protocol):

@@ -22,6 +22,7 @@ class Results(NamedTuple):
     truncated: np.ndarray  # [n] bool
     failed: np.ndarray  # [n] bool: `info["unstable"]`
     success: np.ndarray  # [n] float64, of each episode's last step; NaN if unreported
+    info: np.ndarray  # [n, names] float64, of each episode's last step; NaN if unreported
 
 
 class Environments(Protocol):
@@ -56,14 +57,24 @@ class SerialEnvironments:
         make: Callable[[], gymnasium.Env],
         num_envs: int,
         current: np.ndarray | None = None,
+        info: Sequence[str] = (),
     ):
-        """`current` [1] always holds the index of the environment whose code runs."""
+        """Makes the environments.
+
+        Args:
+            make: makes one.
+            num_envs: their number.
+            current: [1], always holds the index of the environment whose code runs.
+            info: names of the numbers in the environments' info that `Results.info` holds.
+
+        """
         self.envs = [make() for _ in range(num_envs)]
         self._task_envs = [task_environment(env) for env in self.envs]
         self.num_envs = num_envs
         self.observation_space = self.envs[0].observation_space
         self.action_space = self.envs[0].action_space
-        self._results = empty_results(self.observation_space, num_envs)
+        self._info = tuple(info)
+        self._results = empty_results(self.observation_space, num_envs, len(info))
         self._current = np.zeros(1, np.int64) if current is None else current
 
     def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
@@ -75,12 +86,12 @@ class SerialEnvironments:
             task_env.task = select_tasks(checked, i)
             results.observations[i], _ = env.reset(seed=seeds[i])
         results.terminated[:] = results.truncated[:] = results.failed[:] = False
-        results.success[:] = np.nan
+        results.success[:] = results.info[:] = np.nan
         return results.observations
 
     def step(self, actions: np.ndarray) -> Results:
         """Steps the environments whose episodes have not ended."""
-        observations, rewards, terminated, truncated, failed, success = self._results
+        observations, rewards, terminated, truncated, failed, success, numbers = self._results
         rewards[:] = 0
         # Spaces sample numbers if they are Discrete, and otherwise arrays, also of shape ().
         rest = () if isinstance(self.action_space, gymnasium.spaces.Discrete) else (...,)
@@ -90,6 +101,9 @@ class SerialEnvironments:
             observations[i], rewards[i], terminated[i], truncated[i] = result
             failed[i] = info.get("unstable", False)
             success[i] = success_of(info)
+            for j, name in enumerate(self._info):
+                value = number_of(info.get(name))
+                numbers[i, j] = math.nan if value is None else value
         return self._results
 
     def close(self) -> None:
@@ -119,8 +133,13 @@ class TaskVector(Protocol):
 class VectorEnvironments:
     """A family's own vector environment, which steps all environments at once."""
 
-    def __init__(self, env: gymnasium.vector.VectorEnv, name: str):
+    def __init__(self, env: gymnasium.vector.VectorEnv, name: str, info: Sequence[str] = ()):
         """Takes the vector environment of the family `name`.
+
+        Args:
+            env: the vector environment.
+            name: of the family.
+            info: names of the arrays in its info that `Results.info` holds.
 
         Raises:
             UsageError: it has no task, or it resets ended episodes itself.
@@ -139,7 +158,8 @@ class VectorEnvironments:
         self.num_envs = env.num_envs
         self.observation_space = env.single_observation_space
         self.action_space = env.single_action_space
-        self._results = empty_results(self.observation_space, env.num_envs)
+        self._info = tuple(info)
+        self._results = empty_results(self.observation_space, env.num_envs, len(info))
 
     def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
         """Starts an episode of each task and returns the first observations: [n, ...]."""
@@ -147,7 +167,7 @@ class VectorEnvironments:
         results = self._results
         results.observations[:], _ = self.env.reset(seed=list(seeds))
         results.terminated[:] = results.truncated[:] = results.failed[:] = False
-        results.success[:] = np.nan
+        results.success[:] = results.info[:] = np.nan
         return results.observations
 
     def step(self, actions: np.ndarray) -> Results:
@@ -159,7 +179,8 @@ class VectorEnvironments:
         results.rewards[:] = np.where(going, rewards, 0.0)
         results.terminated[going] = terminated[going]
         results.truncated[going] = truncated[going]
-        for known, key in ((results.failed, "unstable"), (results.success, "success")):
+        own = ((results.info[:, j], name) for j, name in enumerate(self._info))
+        for known, key in ((results.failed, "unstable"), (results.success, "success"), *own):
             if key in info:
                 known[going] = np.asarray(info[key])[going]
         return results
@@ -169,8 +190,8 @@ class VectorEnvironments:
         self.env.close()
 
 
-def empty_results(observation_space: Space, number: int) -> Results:
-    """Arrays for the results of `number` environments."""
+def empty_results(observation_space: Space, number: int, names: int) -> Results:
+    """Arrays for the results of `number` environments, with so many numbers of their info."""
     return Results(
         observations=np.zeros((number, *(observation_space.shape or ())), observation_space.dtype),
         rewards=np.zeros(number),
@@ -178,13 +199,20 @@ def empty_results(observation_space: Space, number: int) -> Results:
         truncated=np.zeros(number, bool),
         failed=np.zeros(number, bool),
         success=np.full(number, np.nan),
+        info=np.full((number, names), np.nan),
     )
 
 
 def success_of(info: Mapping[str, object]) -> float:
     """The `success` or `is_success` of an environment's info; NaN if neither is a number."""
     for name in ("success", "is_success"):
-        value = np.asarray(info.get(name))
-        if value.size == 1 and value.dtype.kind in "biuf":
-            return float(value.item())
+        value = number_of(info.get(name))
+        if value is not None:
+            return value
     return math.nan
+
+
+def number_of(value: object) -> float | None:
+    """The value if it is one number, also in an array; otherwise None."""
+    array = np.asarray(value)
+    return float(array.item()) if array.size == 1 and array.dtype.kind in "biuf" else None

@@ -43,7 +43,7 @@ class DeclaredEnv(gymnasium.Env):
         # Imported here, because making an environment to read its spaces must not import torch.
         from metarl.simulation.declared import DeclaredSimulation
 
-        return DeclaredSimulation(self.family, self.physics, 1)
+        return DeclaredSimulation(self.family, self.physics, 1, info=None)
 
     @property
     def task(self) -> Task:
@@ -82,5 +82,8 @@ class DeclaredEnv(gymnasium.Env):
             float(step.rewards[0]),
             bool(step.terminated[0]),
             bool(step.truncated[0]),
-            {"unstable": bool(step.failed[0])},
+            {
+                **{name: float(values[0]) for name, values in self._simulation.numbers.items()},
+                "unstable": bool(step.failed[0]),
+            },
         )

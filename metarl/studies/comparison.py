@@ -15,7 +15,7 @@ from metarl.learners.learner import MetaLearner
 from metarl.learners.maml import MAMLLearner
 from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import ALGORITHMS, CONTROLS, RL2, find_algorithm, shipped_options
-from metarl.learners.registry import LEARNERS, find_learner, known_learners, make_learner
+from metarl.learners.registry import LEARNERS, make_learner
 from metarl.runs.folder import CONFIG, EVALUATION
 from metarl.runs.report import write_report
 from metarl.runs.run import run
@@ -95,7 +95,7 @@ class Comparison:
             if name not in known:
                 listed = f"{', '.join(known)}{nearest(name, known)}"
                 raise UsageError(f"--controls {name} must be one of {listed}")
-        algorithms = (*ALGORITHMS, *(name for name in known_learners() if name not in LEARNERS))
+        algorithms = (*ALGORITHMS, *LEARNERS.announced())
         for name in self.algorithms:
             if name in known:
                 raise UsageError(f"--algorithms {name} is a control: give --controls {name}")
@@ -144,7 +144,7 @@ class Comparison:
         }
         tasks = self.meta_batch_size * self.episodes
         if name not in ALGORITHMS | CONTROLS:
-            config_class = find_learner(name).Config
+            config_class = LEARNERS.find(name).Config
             if not issubclass(config_class, FamilyRunConfig):
                 raise UsageError(f"{name} cannot be compared: it does not train on task families")
             budget = Budget(2 * self.iterations * tasks, tasks, self.inner_steps + 1)

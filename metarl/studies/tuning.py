@@ -361,7 +361,7 @@ def parse_search(
 def _distribution(text: str, values: str, hint: Any) -> optuna.distributions.BaseDistribution:
     import optuna
 
-    if ":" not in values:
+    if "," in values or ":" not in values:  # MODULE:NAME may be among the choices
         return optuna.distributions.CategoricalDistribution(values.split(","))
     low, high, *rest = values.split(":")
     kinds = {hint, *get_args(hint)}

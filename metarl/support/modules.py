@@ -38,7 +38,10 @@ def import_object(reference: str, option: str) -> object:
     module, _, name = reference.partition(":")
     if not (module and name):
         raise UsageError(f"{option} {reference} must be MODULE:NAME")
-    import_module_here(module)
+    try:
+        import_module_here(module)
+    except UsageError as error:
+        raise UsageError(f"{option} {reference}: {error}") from None
     try:
         found: object = getattr(sys.modules[module], name)
     except AttributeError:

@@ -33,6 +33,7 @@ class Use(IntEnum):
     ACTION = 3
     INTERVAL = 4
     PERTURBATION = 5
+    CHOICE = 6
 
 
 @dataclass(frozen=True)

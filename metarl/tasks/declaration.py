@@ -92,6 +92,15 @@ class DeclaredFamily:
         """Reward of the step from state `before` to state `after` under `control`: [...]."""
         raise NotImplementedError
 
+    def info(
+        self, before: States, control: Array, after: States, task: Mapping[str, Array]
+    ) -> Mapping[str, Array]:
+        """Numbers of a step by name, [...] each, for the info of the environment.
+
+        No policy sees them; `--info-metrics` records them.
+        """
+        return {}
+
     def terminated(self, state: States, task: Mapping[str, Array]) -> Array | None:
         """Whether the episode terminates in `state`: [...]; None if episodes never terminate."""
         return None
