@@ -5,87 +5,22 @@ never seen in training. A task on graphs is a property whose value tells two cla
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metarl.support.errors import UsageError
+from metarl.tasks.classification import (
+    Domain,
+    FewShotClassification,
+    convolutional_net,
+    with_quarter_turns,
+)
 from metarl.tasks.samples import Samples
-
-Classes = list[np.ndarray]
-"""Samples [number, ...] of each class."""
 
 PATCH = 8
 """Side of an image in pixels."""
-
-
-@dataclass(frozen=True)
-class Domain:
-    """Classes that belong together; those of `test` are held out."""
-
-    train: Classes
-    test: Classes
-
-
-def with_quarter_turns(classes: Classes) -> Classes:
-    """Images [number, 1, side, side] turned by 0, 90, 180 and 270°, each turn a class of its own.
-
-    Otherwise a model memorises the few classes (Santoro et al. 2016, arXiv 1605.06065, section 4).
-    """
-    return [np.rot90(images, turns, (-2, -1)) for images in classes for turns in range(4)]
-
-
-class FewShotClassification:
-    """Tasks of several domains in turn, each `ways` classes with `shots` samples to adapt on."""
-
-    measure = "accuracy"
-    loss = staticmethod(nn.functional.cross_entropy)
-
-    def __init__(
-        self,
-        domains: dict[str, Domain],
-        module: nn.Module,
-        head: tuple[str, ...],
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
-    ):
-        """`queries`: samples of each class on which a task is evaluated."""
-        self.name = f"{ways}-way {shots}-shot {', '.join(domains)}"
-        self.domains = domains
-        self.groups = tuple(domains)
-        self.module = module
-        self.head = head
-        self.ways, self.shots, self.queries = ways, shots, queries
-
-    def sample(
-        self, number: int, generator: Callable[[int], np.random.Generator], split: str
-    ) -> tuple[Samples, Samples]:
-        """Support [tasks, ways × shots, ...] and query [tasks, ways × queries, ...] sets."""
-        parts: list[list[np.ndarray]] = [[], []]
-        for task in range(number):
-            random = generator(task)
-            domain = self.domains[self.groups[task % len(self.groups)]]
-            classes: Classes = domain.train if split == "train" else domain.test
-            drawn = [
-                classes[c][random.permutation(len(classes[c]))[: self.shots + self.queries]]
-                for c in random.permutation(len(classes))[: self.ways]
-            ]
-            parts[0].append(np.concatenate([x[: self.shots] for x in drawn]))
-            parts[1].append(np.concatenate([x[self.shots :] for x in drawn]))
-        support, query = (
-            Samples(
-                torch.from_numpy(np.stack(part)).float(),
-                torch.arange(self.ways).repeat_interleave(each).expand(number, -1),
-            )
-            for part, each in zip(parts, (self.shots, self.queries), strict=True)
-        )
-        return support, query
-
-    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Accuracy: [tasks]."""
-        return (outputs.argmax(-1) == targets).float().mean(1)
 
 
 def digits() -> Domain:
@@ -122,15 +57,26 @@ def photographs() -> Domain:
     return Domain(with_quarter_turns(classes[::2]), classes[1::2])
 
 
-def convolutional_net(ways: int, channels: int = 32) -> tuple[nn.Module, tuple[str, ...]]:
-    """Two convolutions and a linear head for images [n, 1, 8, 8], and the head's parameters."""
-    module = nn.Sequential(
-        *(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
-        nn.Flatten(),
-        nn.Linear(4 * channels, ways),
-    )
-    return module, ("7.weight", "7.bias")
+DOMAINS: dict[str, Callable[[], Domain]] = {"digits": digits, "photographs": photographs}
+
+
+def classification(
+    domains: str = "digits photographs", ways: int = 5, shots: int = 1
+) -> "FewShotClassification | GraphProperties":
+    """The problem of `experiments/few_shot.py`: images of some domains, or `graphs`.
+
+    Raises:
+        UsageError: there is no such domain.
+
+    """
+    if domains == "graphs":
+        return GraphProperties(shots)
+    if unknown := [name for name in domains.split() if name not in DOMAINS]:
+        known = ", ".join(DOMAINS)
+        raise UsageError(f"domain {unknown[0]} must be one of {known}, or graphs alone")
+    chosen = {name: DOMAINS[name]() for name in domains.split()}
+    module, head = convolutional_net(ways)
+    return FewShotClassification(chosen, module, head, ways, shots)
 
 
 def graph_properties(adjacency: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,23 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
 
-from envs.classification import (
-    Domain,
-    FewShotClassification,
-    GraphProperties,
-    convolutional_net,
-    digits,
-    photographs,
-)
 from metarl.cli.command_line import one_line_errors
 from metarl.cli.evaluate import print_evaluation
-from metarl.learners.few_shot import FewShotConfig, FewShotLearner, Problem
+from metarl.learners.few_shot import FewShotConfig, FewShotLearner
 from metarl.runs.run import run
-
-DOMAINS = {"digits": digits, "photographs": photographs}
 
 
 @dataclass(frozen=True)
@@ -53,20 +42,12 @@ DEFAULT = ClassificationConfig(
 )
 
 
-def make_problem(config: ClassificationConfig) -> Problem:
-    """The problem that the options name."""
-    torch.manual_seed(config.seed)
-    if "graphs" in config.domains:
-        return GraphProperties(config.shots)
-    module, head = convolutional_net(config.ways)
-    chosen: dict[str, Domain] = {name: DOMAINS[name]() for name in config.domains}
-    return FewShotClassification(chosen, module, head, config.ways, config.shots)
-
-
 if __name__ == "__main__":
     with one_line_errors():
         config = tyro.cli(ClassificationConfig, default=DEFAULT, description=__doc__)
-        learner = FewShotLearner(config, make_problem(config))
+        options = {"ways": config.ways, "shots": config.shots}
+        problem = "envs.classification:classification"
+        learner = FewShotLearner(config.on(problem, domains=" ".join(config.domains), **options))
         plain, rate = learner.fine_tune()
         run(learner)
         print_evaluation(plain, f"fine-tuned from the random initialisation, step size {rate}")

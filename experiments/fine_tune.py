@@ -15,13 +15,14 @@ import torch
 import tyro
 from torch import nn
 
-from envs.classification import Domain, FewShotClassification, convolutional_net, digits
+from envs.classification import digits
 from metarl.cli.command_line import one_line_errors
 from metarl.cli.evaluate import print_evaluation
 from metarl.learners.few_shot import FewShotConfig, FewShotLearner
 from metarl.runs.run import run
 from metarl.support.errors import UsageError
 from metarl.support.ranks import is_leader, ranks
+from metarl.tasks.classification import Domain, FewShotClassification, convolutional_net
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ if __name__ == "__main__":
         domain = digits()
         module, head = with_fresh_head(load_backbone(config, domain), config.ways)
         problem = FewShotClassification({"digits": domain}, module, head, config.ways, config.shots)
-        learner = FewShotLearner(config, problem)
+        learner = FewShotLearner(config.on(), problem)
         plain, rate = learner.fine_tune()
         run(learner)
         print_evaluation(plain, f"backbone, plainly fine-tuned, step size {rate}")

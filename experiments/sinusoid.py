@@ -8,10 +8,8 @@ Variants of the literature are `--shots 5`, `--inner-steps 5`, and `--step-sizes
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import tyro
 
-from envs.sinusoid import Sinusoid
 from metarl.cli.command_line import one_line_errors
 from metarl.cli.evaluate import print_evaluation
 from metarl.learners.few_shot import FewShotConfig, FewShotLearner
@@ -37,7 +35,6 @@ DEFAULT = SinusoidConfig(
 if __name__ == "__main__":
     with one_line_errors():
         config = tyro.cli(SinusoidConfig, default=DEFAULT, description=__doc__)
-        torch.manual_seed(config.seed)
-        learner = FewShotLearner(config, Sinusoid(config.shots))
+        learner = FewShotLearner(config.on("envs.sinusoid:Sinusoid", shots=config.shots))
         run(learner)
         print_evaluation(learner.evaluate())

@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import gymnasium
 import pytest
 from forked import python
 
+import metarl
 from metarl import Config
 from metarl.cli.main import main
 from metarl.cli.train import run_experiment
@@ -79,7 +82,14 @@ def failure(capsys, *arguments):
             ["--family", DIR, "--hidden-sizes", "32,32"],
             ["--hidden-sizes", "values are divided by spaces: 32 32"],
         ),
-        (["--learner", "few_shot"], ["--learner few_shot does not train on task families"]),
+        (["--learner", "few_shot"], ["a few-shot run needs its problem: --problem MODULE:NAME"]),
+        (
+            [
+                *("--learner", "few_shot", "--problem", "envs.sinusoid:Sinusoid"),
+                *("--problem-options", "shot", "5"),
+            ],
+            ["--problem envs.sinusoid:Sinusoid cannot be made", "'shot'"],
+        ),
         (["--resume", "--run-dir", "runs/sed-1"], ["runs/sed-1 holds no run to resume"]),
     ],
 )
@@ -138,6 +148,155 @@ def test_help_explains_every_option(capsys):
     assert "What it is." in text
     for name in (field.name for field in dataclasses.fields(Config)):
         assert f"--{name.replace('_', '-')}" in text
+
+
+def test_help_is_grouped_with_the_common_options_first(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    titles = re.findall(r"╭─ ([\w ]+?) ─", text)
+    assert titles[:4] == ["common", "task", "sampling", "policy"]
+    assert titles[4:8] == ["inner loop", "outer loop", "evaluation", "run"]
+    common, task, *_ = text.split("╭─ ")[1:]
+    assert re.findall(r"│ --([\w-]+)", common)[:3] == ["family", "algorithm", "learner"]
+    assert "--horizon" in task
+    outer = next(part for part in text.split("╭─ ") if part.startswith("outer loop"))
+    assert {"--max-kl", "--clip", "--outer"} <= set(re.findall(r"--[\w-]+", outer))
+
+
+OWN = """
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict
+
+
+class Place(gymnasium.Env):
+    observation_space = Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = Box(-1, 1, (1,), np.float32)
+    task_space = Dict(goal=Box(-1.0, 1.0, ()))
+    task = {"goal": 0.0}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), -self.tusk["goal"], False, False, {}
+
+
+class Needy(Place):
+    def __init__(self):
+        raise gymnasium.error.DependencyNotInstalled('run `pip install "gymnasium[box2d]"`')
+
+
+gymnasium.register("Place-v0", entry_point="own_place:Place", max_episode_steps=3)
+gymnasium.register("Needy-v0", entry_point="own_place:Needy", max_episode_steps=3)
+"""
+DECLARED = """
+import gymnasium
+import numpy as np
+from metarl.tasks.declaration import DynamicsFamily
+from metarl.tasks.distributions import TaskDistribution, Uniform
+
+
+class Slide(DynamicsFamily):
+    tasks = TaskDistribution(goal=Uniform(-1.0, 1.0))
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+
+    def initial(self, noise):
+        return noise.zeros(1)
+
+    def observe(self, state):
+        return state
+
+    def transition(self, state, action, task, noise):
+        return state + action
+
+    def reward(self, before, control, after, task):
+        return task["gaol"]
+
+
+class Ends(Slide):
+    def reward(self, before, control, after, task):
+        return task["goal"]
+
+    def terminated(self, state, task):
+        return state[..., 7] > 3
+
+
+for name in ("Slide", "Ends"):
+    gymnasium.register(
+        f"{name}-v0",
+        entry_point="metarl.simulation.dynamics:DynamicsEnv",
+        max_episode_steps=3,
+        kwargs={"family": f"own_place_declared:{name}"},
+    )
+"""
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    (tmp_path / "own_place.py").write_text(OWN)
+    (tmp_path / "own_place_declared.py").write_text(DECLARED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # for the workers
+    yield tmp_path
+    for module in ("own_place", "own_place_declared"):
+        sys.modules.pop(module, None)
+    for name in ("Place-v0", "Needy-v0", "Slide-v0", "Ends-v0"):
+        gymnasium.registry.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("family", "line", "error"),
+    [
+        ("own_place:Place-v0", "return np.zeros(1, np.float32), -self", "no attribute 'tusk'"),
+        ("own_place_declared:Slide-v0", 'return task["gaol"]', "KeyError: 'gaol'"),
+        ("own_place_declared:Ends-v0", "return state[..., 7] > 3", "IndexError: index 7"),
+        ("own_place:Place-v0 --workers 1", "return np.zeros(1, np.float32), -self", "'tusk'"),
+    ],
+)
+def test_an_error_in_ones_own_code_is_one_line_with_its_place(
+    own_folder, family, line, error, capfd
+):
+    with pytest.raises(SystemExit) as exit:
+        main(["train", "--family", *family.split(), *TINY])
+    assert exit.value.code == 1
+    (told,) = capfd.readouterr().err.splitlines()
+    file = own_folder / f"{family.partition(':')[0]}.py"
+    number = next(i for i, text in enumerate(file.read_text().splitlines(), 1) if line in text)
+    assert error in told
+    assert f"{file.name}:{number}, in " in told
+
+
+def test_an_error_of_metarl_itself_keeps_its_traceback(monkeypatch, tmp_path):
+    def fail(learner):
+        raise ArithmeticError("a fault")
+
+    fail.__code__ = fail.__code__.replace(co_filename=metarl.__file__)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("metarl.Learner.iterate", fail)
+    with pytest.raises(ArithmeticError):
+        main(["train", "--family", DIR, *TINY, "--run-dir", "run"])
+
+
+def test_a_package_that_an_environment_needs_is_one_line(own_folder, capsys):
+    line = failure(capsys, "--family", "own_place:Needy-v0")
+    assert 'run `pip install "gymnasium[box2d]"`' in line
+
+
+@pytest.mark.parametrize(
+    ("family", "meant"),
+    [
+        ("own_place:Plaice-v0", "own_place:Place-v0"),  # in the module named
+        ("Place-v0", "own_place:Place-v0"),  # in a file here, which is not imported
+        ("own_place:HalfCheetahDri-v0", "envs:HalfCheetahDir-v0"),
+        ("own_plase:Place-v0", "own_place"),
+    ],
+)
+def test_suggestions_come_from_the_module_and_the_folder_first(own_folder, capsys, family, meant):
+    assert failure(capsys, "--family", family).endswith(f"did you mean {meant}?")
 
 
 @pytest.mark.parametrize(

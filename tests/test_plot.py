@@ -116,17 +116,18 @@ def test_the_adaptation_curve_is_of_all_seeds_tasks(folders):
     assert adaptation_curve(evaluation).tolist() == [[2, 2, 2], [4, 3, 5], [5, 4, 6]]
 
 
-def test_the_figure_draws_means_ranges_and_intervals(folders):
+def test_the_figure_draws_means_seeds_and_intervals(folders):
     figure = draw(lines_of(folders), "Hills")
     training, adaptation = figure.axes
     assert figure.get_suptitle() == "Hills"
     assert [(line.get_linestyle(), line.get_ydata().tolist()) for line in training.lines] == [
         *(("-", [4, 6.5]), (":", [3, 5])),  # after, and dotted before adaptation
+        *(("-", [2, 4]), ("-", [6, 9])),  # each seed, thin
         *(("-", [-1]), (":", [-1])),
     ]
+    widths = [line.get_linewidth() for line in training.lines]
+    assert max(widths[2:4]) < min(widths[:2])
     assert training.lines[0].get_xdata().tolist() == [110e-6, 210e-6]
-    band = training.collections[0].get_paths()[0].vertices
-    assert {tuple(point) for point in band} >= {(110e-6, 2), (110e-6, 6), (210e-6, 4), (210e-6, 9)}
     (whole,) = adaptation.containers
     assert whole[0].get_xydata().tolist() == [[0, 2], [1, 4], [2, 5]]
     bars = whole[2][0].get_segments()
@@ -174,10 +175,8 @@ def test_the_command_writes_the_figures_and_the_numbers_behind_them(folders, tmp
 def test_a_run_without_an_evaluation_has_training_curves_alone(tmp_path, folders):
     bare = make_run(tmp_path / "bare", 3, [(100, 1, 2), (200, 3, 4)])
     lines = lines_of([folders[0], bare])
-    training, adaptation = draw(lines).axes
+    (training,) = draw(lines).axes  # no panel is empty
     assert training.lines[0].get_ydata().tolist() == [2, 4]
-    assert not adaptation.containers
-    assert adaptation.get_legend() is None
     paths = write_figures(lines, tmp_path / "curves")
     text = paths[2].read_text()
     assert text.count("after") == 4
@@ -186,18 +185,48 @@ def test_a_run_without_an_evaluation_has_training_curves_alone(tmp_path, folders
 
 def test_a_run_without_training_has_its_evaluation_alone(tmp_path):
     lines = lines_of([make_run(tmp_path / "random", tasks=[[1.0, 3.0]], algorithm="random")])
-    training, adaptation = draw(lines).axes
-    assert not training.lines
+    (adaptation,) = draw(lines).axes
     assert adaptation.containers[0][0].get_ydata().tolist() == [1, 3]
     (tmp_path / "random" / "metrics.jsonl").unlink()
     assert read_run(tmp_path / "random").metrics == []
 
 
+def test_a_run_that_was_not_evaluated_shows_the_evaluations_in_training(tmp_path):
+    folders = []
+    for seed, values in ((1, (5, 7)), (2, (6, 9))):
+        folder = make_run(tmp_path / str(seed), seed, [(10, 0, 1), (20, 0, 1), (30, 0, 1)])
+        metrics = read_run(folder).metrics
+        for m, value in zip(metrics[::2], values, strict=True):  # every other iteration
+            m |= {"test/step_0/mean": -1.0, "test/step_2/mean": value, "train/step_3/mean": 8}
+        text = "".join(json.dumps(m) + "\n" for m in metrics)
+        (folder / "metrics.jsonl").write_text(text)
+        folders.append(folder)
+    _, held_out = draw(lines_of(folders)).axes
+    assert [line.get_ydata().tolist() for line in held_out.lines] == [
+        *([5.5, 8], [-1, -1], [5, 7], [6, 9])
+    ]
+    assert held_out.lines[0].get_xdata().tolist() == [10e-6, 30e-6]
+
+
 def few_shot(tmp_path):
-    folder = make_run(tmp_path / "digits", family=None, learner="rl2", algorithm=None)
+    folder = make_run(tmp_path / "digits", family=None, learner="few_shot", algorithm=None)
     metrics = {"iteration": 1, "accuracy/before": 0.2, "accuracy/after": 0.9}
     (folder / "metrics.jsonl").write_text(json.dumps(metrics) + "\n")
     return [folder]
+
+
+def test_few_shot_runs_are_drawn_over_iterations(tmp_path):
+    (axes,) = draw(lines_of(few_shot(tmp_path))).axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("iterations", "accuracy after adaptation")
+    assert axes.lines[0].get_xydata().tolist() == [[1, 0.9]]
+
+
+def of_two_measures(tmp_path):
+    return [*few_shot(tmp_path), make_run(tmp_path / "return", 1, [(1, 2, 3)])]
+
+
+def without_iterations(tmp_path):
+    return [make_run(tmp_path / "new")]
 
 
 def unequal(tmp_path):
@@ -216,7 +245,8 @@ def without_test_split(tmp_path):
     [
         (lambda _: [], "metarl plot RUN"),
         (lambda path: [path / "none"], "/none is not a run folder: it has no config.json"),
-        (few_shot, "/digits is not a run on a task family: it has no returns to draw"),
+        (of_two_measures, "few_shot, digits: accuracy, promp, Hill-v0: return"),
+        (without_iterations, "/new has nothing to draw yet: no iteration is done"),
         (
             unequal,
             "evaluations of promp, Hill-v0 differ in [steps + 1, tasks]: {0}/one (2, 2), "

@@ -32,11 +32,12 @@ def test_the_own_family_trains_as_the_readme_says(tmp_path):
 def test_the_python_example_runs(tmp_path):
     (code,) = [code for code in PYTHON if "metarl.Learner" in code]
     lines = run("-c", code, cwd=tmp_path).splitlines()
-    assert len(lines) == 7
+    assert len(lines) == 8
     before, after = map(float, lines[4].split())
     assert after > before  # a newcomer's first look: it learns to adapt
     assert len(eval(lines[5])) == 3
     assert "test/step_1/mean" in lines[6]
+    assert lines[7].startswith("[")
 
 
 @pytest.fixture(scope="module")

@@ -171,5 +171,23 @@ def test_in_a_terminal_there_is_a_live_line(capsys, monkeypatch):
     assert "41,234 steps/s" in output
 
 
+def test_the_bar_moves_within_an_iteration(monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    display = Display(10, 2)
+    completed = lambda: display._live.tasks[0].completed  # noqa: E731
+    reached = [completed()]
+    for stage in (0, 1):
+        display.on_rollout(stage)
+        reached.append(completed())
+    assert reached[0] == 2
+    assert sorted(set(reached)) == reached
+    assert reached[-1] < 3  # the update is still to come
+    display.update(METRICS, 125)
+    assert completed() == 3
+    display.on_rollout(0)
+    assert completed() == pytest.approx(3 + 1 / 3)  # two rollouts and an update, as before
+    display.close()
+
+
 def test_the_library_configures_no_logging():
     assert not logging.getLogger("metarl").handlers

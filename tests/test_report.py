@@ -18,9 +18,9 @@ import metarl.policies.export
 import metarl.tasks.parameterised
 from metarl import Config, UsageError, train
 from metarl.cli.main import main
-from metarl.runs import report
-from metarl.runs.clips import labelled, side_by_side, write_clip
+from metarl.evaluation.clips import labelled, side_by_side, write_clip
 from metarl.tasks.family import make_family
+from metarl.tasks.task import task_name
 
 SMALL = [
     *("--meta-batch-size", "3", "--episodes", "4", "--horizon", "6", "--hidden-sizes", "8"),
@@ -83,7 +83,7 @@ def test_an_evaluation_is_written_three_times_the_same(run, capsys):
     assert data["train_test_gap"][2] == pytest.approx(train - test)
     _, worst, *_ = output.split("of 3 adaptations")
     by_return = sorted(data["splits"]["test"]["tasks"], key=lambda task: task["returns"][-1])
-    assert worst.split()[1:4] == ["lowest", "return", report.task_name(by_return[0]["task"])]
+    assert worst.split()[1:4] == ["lowest", "return", task_name(by_return[0]["task"])]
     for task in by_return:
         assert np.shape(task["adaptations"]) == (3, 3)
         np.testing.assert_allclose(np.mean(task["adaptations"], 0), task["returns"])
@@ -190,11 +190,11 @@ def test_a_better_earlier_step_is_told(run, tmp_path, monkeypatch, capsys):
 def test_the_video_shows_the_policy_that_is_written(run, tmp_path, monkeypatch):
     shown, observations = [], np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
 
-    def recorded(family, task, steps, seed, act):
+    def recorded(family, task, steps, seed, act, camera):
         shown.append([act(observation, 0.0).tolist() for observation in observations])
         return [np.zeros((2, 2, 3), np.uint8)]
 
-    monkeypatch.setattr(report, "record_clip", recorded)
+    monkeypatch.setattr("metarl.learners.learner.record_clip", recorded)
     out = ["--seed", "5", "--out", str(tmp_path), "--video", str(tmp_path / "v.gif")]
     main(["adapt", str(run), "--task", "goal=.3,.4", "--steps", "2", *out])
     program = torch.export.load(tmp_path / "policy.pt2").module()
@@ -272,7 +272,6 @@ def test_return_against_a_number_and_hyperparameters_are_shown(cheetah):
     assert "evaluation/adaptation/by_task" in events.Tags()["images"]
     content = events.PluginTagToContent("hparams")
     assert set(content) == {
-        "_hparams_/experiment",
         "_hparams_/session_start_info",
         "_hparams_/session_end_info",
     }

@@ -85,3 +85,65 @@ def test_what_cannot_be_shown_is_one_line(command, message, capsys, tmp_path, mo
     assert exit.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+WHOLE_BODY = """
+from metarl.evaluation.clips import prefer_offscreen
+prefer_offscreen()
+import numpy as np
+from metarl.tasks.family import make_family
+
+for name in ("HalfCheetahDir", "AntDir", "SwimmerVel", "HumanoidDir", "ReacherGoal"):
+    env = make_family(f"envs:{name}-v0").make(render_mode="rgb_array")
+    own = env.unwrapped
+    env.reset(seed=0)
+    env.render()
+    renderer, camera = own._picture._renderer, own._picture._camera
+    distance = camera.distance
+    renderer.enable_segmentation_rendering()
+    for _ in range(2):
+        renderer.update_scene(own.data, camera)
+        geom = renderer.render()[..., 0]
+        moves = own.model.body_weldid[own.model.geom_bodyid] != 0
+        body = (geom >= 0) & moves[np.clip(geom, 0, own.model.ngeom - 1)]
+        edge = np.concatenate([body[0], body[-1], body[:, 0], body[:, -1]])
+        assert body.any() and not edge.any(), name
+        for _ in range(10):
+            env.step(env.action_space.sample())
+    assert camera.distance == distance
+    env.close()
+
+family = make_family("envs:HalfCheetahDir-v0")
+pictures = []
+for camera in (None, "track"):
+    env = family.make(render_mode="rgb_array", camera_name=camera)
+    env.reset(seed=0)
+    pictures.append(env.render())
+assert (pictures[0] != pictures[1]).any()
+"""
+
+
+def test_the_default_camera_sees_the_whole_body_and_others_have_names(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", WHOLE_BODY], cwd=tmp_path, capture_output=True, text=True
+    )
+    if "cannot draw here" in result.stderr:
+        pytest.skip(f"no offscreen graphics: {result.stderr}")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("HalfCheetahVel-v0", "HalfCheetahVel has no camera trak; it has track; did you mean"),
+        ("ReacherGoal-v0", "ReacherGoal has no camera trak; it has none"),
+        ("Navigation2D-v0", "Navigation2D-v0 has no camera trak to choose"),
+    ],
+)
+def test_a_camera_that_is_not_there_is_one_line(family, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit:
+        main(["show", f"envs:{family}", "--camera", "trak", "--steps", "1"])
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line

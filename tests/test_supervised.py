@@ -12,10 +12,8 @@ from forked import python
 from torch import nn
 
 from envs.classification import (
-    FewShotClassification,
     GraphNet,
     GraphProperties,
-    convolutional_net,
     digits,
     graph_properties,
     photographs,
@@ -33,6 +31,7 @@ from metarl.policies.module_network import initial_parameters
 from metarl.policies.parameters import flatten, unflatten
 from metarl.runs.run import run
 from metarl.support.parallel import Workers
+from metarl.tasks.classification import FewShotClassification, convolutional_net
 from metarl.tasks.samples import Samples
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

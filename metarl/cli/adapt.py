@@ -1,6 +1,6 @@
 """`metarl adapt`: adapts a run's policy to one task and exports it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,17 +9,19 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from metarl.cli.evaluate import load_meta_learner
 from metarl.cli.parsing import parse
-from metarl.learners.learner import Adapted, MetaLearner
-from metarl.policies.export import expect_onnx, export_onnx, export_policy
-from metarl.runs.clips import check_clip_name, prefer_offscreen, write_clip
-from metarl.runs.report import clip_before_and_after, task_name
+from metarl.cli.progress import shown_progress
+from metarl.evaluation.clips import check_clip_name, prefer_offscreen
+from metarl.learners.adapted import Adapted
+from metarl.learners.learner import MetaLearner
+from metarl.policies.export import expect_onnx, export_onnx
+from metarl.runs.report import load_with
 from metarl.support.errors import UsageError
 from metarl.support.options import at_least
 from metarl.support.randomness import Phase, RandomKey
+from metarl.support.text import counted, described_units
 from metarl.tasks.parameterised import single_task_family
-from metarl.tasks.task import Task, parse_task, select_tasks
+from metarl.tasks.task import Task, parse_task, select_tasks, task_name
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class _Adapt:
     """Write policy.onnx too, which needs the extra onnx."""
     video: Path | None = None
     """Clip of an episode before and after adaptation: .mp4, .gif, or some frames as .png."""
+    camera: str | None = None
+    """Camera of the video, by its name in a MuJoCo model; by default one that sees the whole
+    body."""
     seed: int = 1
     """Seed of the random numbers."""
 
@@ -59,7 +64,12 @@ def run(arguments: Sequence[str]) -> None:
     if options.onnx:
         expect_onnx()
     prefer_offscreen()
-    learner = load_meta_learner(options.run, options.checkpoint, options.test_later_lr)
+    learner = load_with(options.run, options.checkpoint, options.test_later_lr)
+    if not isinstance(learner, MetaLearner):
+        raise UsageError(
+            f"{options.run} is not a run on a task family: adapt it in Python, "
+            "metarl.load(RUN).adapt(inputs, targets)"
+        )
     if not learner.adapts:
         raise UsageError(
             f"{options.run} is the run of an oracle, which sees the task: it has nothing to adapt"
@@ -69,24 +79,21 @@ def run(arguments: Sequence[str]) -> None:
             raise UsageError(f"--env {options.env} has no task: omit --task")
         learner = learner.on(single_task_family(options.env, learner.config.horizon))
     task = _task(learner, options)
-    adapted = learner.adapt(task, options.steps, options.seed)
     where = options.env or task_name(task)
-    _print_returns(adapted, where)
-    about = {
-        "family": learner.family.id,
-        "task": {name: np.asarray(value).tolist() for name, value in task.items()},
-        "inner_steps": options.steps,
-        "returns": adapted.returns,
-    }
+    with shown_progress() as progress:
+        rollouts = options.steps + 1
+        learner.on_rollout = lambda stage: progress(f"adapting to {where}", (stage + 1) / rollouts)
+        adapted = learner.adapt(task, options.steps, options.seed)
+        learner.on_rollout = None
+    _print_returns(adapted, where, learner.family.units)
     name = f"{where.replace(' ', '-').replace(':', '-')}-steps-{options.steps}-seed-{options.seed}"
     folder = options.out or options.run / "adapted" / name
-    files = export_policy(adapted.policy, folder, about)
+    files = adapted.export(folder)
     if options.onnx:
         files.append(export_onnx(adapted.policy, folder))
     print(f"wrote {', '.join(file.name for file in files)} to {folder}")
     if options.video is not None:
-        clip = clip_before_and_after(learner, task, options.steps, options.seed)
-        write_clip(clip, options.video)
+        learner.render(task, options.steps, options.seed, options.camera).save(options.video)
         print(f"wrote {options.video}: left before adaptation, right after")
     learner.close()
 
@@ -103,22 +110,24 @@ def _task(learner: MetaLearner, options: _Adapt) -> Task:
     return task
 
 
-def _print_returns(adapted: Adapted, title: str) -> None:
+def _print_returns(adapted: Adapted, title: str, units: Mapping[str, str]) -> None:
     """Prints the return after each inner step, and a hint if an earlier step has a higher one."""
-    table = Table("step", "episodes", "return", box=None, title=title, title_justify="left")
+    table = Table("step", "learned from", "return", box=None, title=title, title_justify="left")
     returns, number = np.array(adapted.returns), adapted.episode_returns.shape[1]
     errors = np.zeros(len(returns))
     if number > 1:
         errors = 1.96 * adapted.episode_returns.std(1, ddof=1) / np.sqrt(number)
     for k, (value, error) in enumerate(zip(returns, errors, strict=True)):
         interval = f" ± {error:.2g}" if number > 1 else ""
-        table.add_row(str(k), str(k * number), f"{value:.4g}{interval}")
+        table.add_row(str(k), counted(k * number, "episode"), f"{value:.4g}{interval}")
     Console().print(table)
     best = int(np.argmax(returns))
     if number > 1 and returns[best] - errors[best] > returns[-1] + errors[-1]:
         print(f"step {best} has a higher return than the last: --steps {best} exports its policy")
-    print(
-        f"adapted with {adapted.env_steps:,} environment steps"
-        + ("; ± gives the 95 % interval over the episodes of this adaptation" if number > 1 else "")
-        + "; another --seed repeats the adaptation with other random numbers"
-    )
+    print("return: the sum of an episode's rewards, higher is better; a mean over the episodes")
+    if units:
+        print(f"task: {described_units(units)}")
+    if number > 1:
+        print("±: 95 % interval over the episodes of this adaptation")
+    steps = counted(adapted.env_steps, "environment step")
+    print(f"adapted with {steps}; another --seed repeats it with other random numbers")

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from metarl.simulation.checker import check_family
 from metarl.support.errors import UsageError
+from metarl.support.text import counted
 from metarl.tasks.family import make_family
 
 
@@ -25,5 +26,5 @@ def run(names: Sequence[str]) -> None:
             faults += not finding.passed
         Console().print(table)
     if faults:
-        print(f"{faults} fault{'s' if faults > 1 else ''} found", file=sys.stderr)
+        print(f"{counted(faults, 'fault')} found", file=sys.stderr)
         raise SystemExit(1)

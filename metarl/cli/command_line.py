@@ -7,7 +7,8 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-from metarl.support.errors import RankError, UsageError
+from metarl.support.errors import RankError, UsageError, WorkerError
+from metarl.support.places import place_in_called_code, place_in_trace
 
 LAUNCHED = "TORCHELASTIC_RUN_ID"
 """Environment variable that torchrun sets in the processes that it starts."""
@@ -19,6 +20,7 @@ DEBUG = "METARL_DEBUG"
 def one_line_errors() -> Iterator[None]:
     """Turns a `UsageError` in the block into one line on standard error and exit status 2.
 
+    An error of the user's own code that metarl calls is one line too, with its place and status 1.
     METARL_DEBUG=1 in the environment prints the traceback before the line. If the reader of the
     output stops before its end, as `head` does, the program exits without a message.
     """
@@ -32,14 +34,38 @@ def one_line_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         raise SystemExit(1) from None
     except (UsageError, RankError) as error:
-        if os.environ.get(DEBUG, "0") not in ("", "0"):
+        if _wants_traceback():
             traceback.print_exc()
         if (where := _first_to_tell()) is not None:
             print(f"error: {where}{error}", file=sys.stderr, flush=True)
         raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
-    except Exception:
-        _first_to_tell()  # Python prints the traceback; other processes have nothing to add
-        raise
+    except Exception as error:
+        line = _one_line(error)
+        if line is None or _wants_traceback():
+            _first_to_tell()  # Python prints the traceback; other processes have nothing to add
+            raise
+        if (where := _first_to_tell()) is not None:
+            print(f"error: {where}{line}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+
+
+def _wants_traceback() -> bool:
+    return os.environ.get(DEBUG, "0") not in ("", "0")
+
+
+def _one_line(error: Exception) -> str | None:
+    """An error of the user's own code, or a missing package of an environment; None for others."""
+    hint = f"{DEBUG}=1 shows the traceback"
+    if isinstance(error, WorkerError):
+        where, *trace = str(error).rstrip().split("\n")
+        if not trace:
+            return where
+        return f"{where} {trace[-1]} ({place_in_trace(trace)}; {hint})"
+    place = place_in_called_code(error)
+    if place is None and type(error).__name__ != "DependencyNotInstalled":
+        return None
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{text} ({place}; {hint})" if place else text
 
 
 def _first_to_tell() -> str | None:

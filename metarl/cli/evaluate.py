@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,124 +11,92 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.cli.parsing import parse
+from metarl.cli.progress import console, shown_progress
+from metarl.evaluation.clips import prefer_offscreen
 from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.statistics import STATISTICS
-from metarl.learners.learner import MetaLearner
-from metarl.runs.clips import prefer_offscreen
 from metarl.runs.folder import EVALUATION
-from metarl.runs.loading import load, read_config
-from metarl.runs.report import (
-    clips_before_and_after,
-    evaluate_splits,
-    task_name,
-    write_report,
-)
-from metarl.support.errors import UsageError
-from metarl.support.options import at_least
+from metarl.runs.report import EvaluationOptions, evaluate
 from metarl.support.ranks import is_leader
+from metarl.support.text import counted, described_units
 from metarl.support.types import Json
-from metarl.tasks.task import select_tasks
+from metarl.tasks.task import select_tasks, task_name
 
+VALUE, WHOLE = "{value:.4g}", "{value:.4g}\n[{low:.4g}, {high:.4g}]"
+"""A statistic without and with its interval."""
+SHARED = ", which training has as well"
 WORST = 3
 """Number of tasks that are listed for their low returns, and for their small gains."""
 
 
-@dataclass(frozen=True)
-class _Evaluate:
+@dataclass(frozen=True, kw_only=True)
+class _Evaluate(EvaluationOptions):
     """Evaluate a run's policy on held-out tasks: a table, TensorBoard and evaluation.json."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
-    checkpoint: str = "newest"
-    """An iteration, newest, or best: by the return on held-out tasks in training."""
-    splits: tuple[str, ...] = ()
-    """Splits to evaluate; by default test, train and beyond, where the family has them."""
-    tasks: int = 40
-    """Tasks of each split."""
-    steps: int | None = None
-    """Inner steps; by default as many as in training."""
-    adaptations: int = 3
-    """Independent adaptations to each task, whose returns are averaged."""
-    mean_actions: bool = False
-    """Take the most likely action in the episodes that are counted, not a sampled one."""
-    test_later_lr: float | None = None
-    """Factor on the step size of all inner steps after the first; by default that of the run."""
-    clips: int = 0
-    """Number of clips in TensorBoard: each shows a task of the first split before and after
-    adaptation, beginning with the task of the lowest return."""
-    info_metrics: tuple[str, ...] | None = None
-    """Numbers in the info of the environment, NAME or NAME:mean; by default those of the run."""
-    threads: int = 0
-    """Threads; 0 uses one per core."""
 
 
 def run(arguments: Sequence[str]) -> None:
     """Evaluates a run and prints a table for each split."""
-    options = parse(_Evaluate, arguments, _Evaluate.__doc__, command="evaluate")
-    at_least("--tasks", options.tasks, 1)
-    at_least("--adaptations", options.adaptations, 1)
-    at_least("--clips", options.clips, 0)
+    options = vars(parse(_Evaluate, arguments, _Evaluate.__doc__, command="evaluate")).copy()
+    folder = options.pop("run")
     prefer_offscreen()
-    own = {} if options.info_metrics is None else {"info_metrics": options.info_metrics}
-    learner = load_meta_learner(
-        options.run, options.checkpoint, options.test_later_lr, threads=options.threads, **own
-    )
-    steps = learner.test_steps if options.steps is None else options.steps
-    at_least("--steps", steps, 0)
-    evaluations = evaluate_splits(
-        learner, options.splits, options.tasks, steps, options.adaptations, options.mean_actions
-    )
-    clips = clips_before_and_after(learner, evaluations[0], options.clips, steps)
-    about = {"actions": "mean" if options.mean_actions else "sampled"}
-    data = write_report(options.run, learner, evaluations, clips, about)
+    with shown_progress() as progress:
+        evaluations = evaluate(folder, progress=progress, **options)
+    print(_legend(evaluations[0]))
     for evaluation in evaluations:
-        _print_summary(evaluation, learner.family.holds_out)
         print()
-    if "train_test_gap" in data:
-        gap = data["train_test_gap"][-1]
-        print(f"mean return on train tasks minus that on test tasks after {steps} steps: {gap:.3g}")
-    learner.close()
-    print(f"wrote {options.run / EVALUATION}; figures are in TensorBoard")
+        _print_summary(evaluation)
+    after = {e.split: float(e.returns[-1].mean()) for e in evaluations}
+    if {"train", "test"} <= set(after):
+        steps = len(evaluations[0].returns) - 1
+        gap = after["train"] - after["test"]
+        measure = evaluations[0].measure
+        print(
+            f"mean {measure} on train tasks minus that on test tasks after "
+            f"{counted(steps, 'inner step')}: {gap:.3g}"
+        )
+    print(f"wrote {folder / EVALUATION}; figures are in TensorBoard")
 
 
-def load_meta_learner(
-    run: Path, checkpoint: str, test_later_lr: float | None, **changes: object
-) -> MetaLearner:
-    """Loads the learner of a run on a task family, with another `test_later_lr` if one is given.
-
-    Raises:
-        UsageError: the run has no inner step size, or it is not on a task family.
-
-    """
-    if test_later_lr is not None:
-        if "test_later_lr" not in {field.name for field in fields(read_config(run))}:
-            raise UsageError(f"--test-later-lr: {run} has no inner step size")
-        changes["test_later_lr"] = test_later_lr
-    learner = load(run, checkpoint, **changes)
-    if not isinstance(learner, MetaLearner):
-        raise UsageError(f"{run} is not a run on a task family")
-    return learner
+def _legend(evaluation: Evaluation) -> str:
+    """What the columns of the tables mean."""
+    better = "higher" if evaluation.higher_is_better else "lower"
+    unit = " (the sum of an episode's rewards)" if evaluation.measure == "return" else ""
+    lines = [f"mean, median, IQM: of the {evaluation.measure}{unit}; {better} is better"]
+    if evaluation.env_steps is not None:
+        lines.append("learned from: episodes and environment steps of each task")
+    lines.append("gain: change since step 0; hurt: share of the tasks that are worse than there")
+    if evaluation.units:
+        lines.append(f"tasks: {described_units(evaluation.units)}")
+    return "\n".join(lines)
 
 
-def _print_summary(evaluation: Evaluation, holds_out: bool) -> None:
+def _print_summary(evaluation: Evaluation) -> None:
     """Prints a table of one split: cost, aggregate returns and share of worse tasks by step."""
+    print(f"{evaluation.split}: {_tasks(evaluation)}")
     data = evaluation.summary()
-    title = (
-        f"{evaluation.split}: {_tasks(evaluation, holds_out)}; gain is the "
-        "change since step 0, hurt the share of tasks with a lower return than at step 0"
-    )
+    columns = ["step", "mean", "median", "IQM", "worst tenth", "gain", "hurt"]
+    samples = evaluation.env_steps is not None
+    if samples:
+        columns.insert(1, "learned from")
     success = evaluation.success is not None
-    columns = ("step", "episodes", "env steps", "mean", "median", "IQM", "worst tenth", "gain")
-    table = Table(*columns, "hurt", *(["success"] if success else []), box=None, title=title)
+    table = Table(*columns, *(["success"] if success else []), box=None)
     for step in data["steps"]:
-        names = (*STATISTICS, "gain")
-        cells = ["{value:.4g} [{low:.4g}, {high:.4g}]".format(**step[name]) for name in names]
+        cells = [
+            (WHOLE if name in ("mean", "gain") else VALUE).format(**step[name])
+            for name in (*STATISTICS, "tail", "gain")
+        ]
         cells += [f"{step['hurt']:.0%}"] + ([f"{step['success']:.0%}"] if success else [])
-        costs = (str(step["step"]), str(step["episodes"]), f"{step['env_steps']:,.0f}")
-        table.add_row(*costs, *cells)
-    Console(width=max(Console().width, 160)).print(table)
+        if samples:
+            steps = f"{step['env_steps']:,.0f} steps"
+            cells.insert(0, f"{counted(step['episodes'], 'episode')}\n{steps}")
+        table.add_row(str(step["step"]), *cells)
+    console().print(table)
     _print_info(data["steps"], list(evaluation.info))
-    _print_worst(evaluation)
+    if evaluation.tasks:
+        _print_worst(evaluation)
 
 
 def _print_info(steps: Sequence[Json], labels: Sequence[str]) -> None:
@@ -139,18 +107,17 @@ def _print_info(steps: Sequence[Json], labels: Sequence[str]) -> None:
     for step in steps:
         means = (step["info"].get(label, math.nan) for label in labels)
         table.add_row(str(step["step"]), *(f"{mean:.4g}" for mean in means))
-    Console().print(table)
+    console().print(table)
 
 
-def _tasks(evaluation: Evaluation, holds_out: bool) -> str:
+def _tasks(evaluation: Evaluation) -> str:
     """How many tasks were evaluated, whether training had them, and what the intervals are over."""
-    names = _names(evaluation)
-    drawn, distinct = len(names), len(set(names))
+    drawn = evaluation.returns.shape[1]
+    distinct = len(set(_names(evaluation))) if evaluation.tasks else drawn
     if distinct == drawn:
-        return f"{drawn} task{'s' if drawn > 1 else ''}, 95 % intervals over tasks"
-    known = "" if holds_out or evaluation.split == "train" else ", which training has as well"
-    tasks = f"{distinct} task{'s' if distinct > 1 else ''}{known}"
-    return f"{tasks}; 95 % intervals over {drawn} draws of them"
+        return f"{counted(drawn, 'task')}, 95 % intervals over tasks"
+    known = "" if evaluation.held_out or evaluation.split == "train" else SHARED
+    return f"{counted(distinct, 'task')}{known}; 95 % intervals over {drawn} draws of them"
 
 
 def _names(evaluation: Evaluation) -> list[str]:
@@ -162,9 +129,9 @@ def _print_worst(evaluation: Evaluation) -> None:
     """Prints the tasks with the lowest final returns, and those with the smallest gains."""
     steps, after = len(evaluation.returns) - 1, evaluation.returns[-1]
     gain = after - evaluation.returns[0]
-    table = Table("", "task", "before", f"after {steps}", box=None)
+    table = Table("", "task", "before", f"after {counted(steps, 'step')}", box=None)
     if evaluation.adaptations is not None:
-        table.add_column(f"of {evaluation.adaptations.shape[-1]} adaptations")
+        table.add_column(f"of {counted(evaluation.adaptations.shape[-1], 'adaptation')}")
     table.add_column("gain")
     names = _names(evaluation)
     for why, values in (("lowest return", after), ("smallest gain", gain))[: 2 if steps else 1]:
@@ -177,7 +144,7 @@ def _print_worst(evaluation: Evaluation) -> None:
                 cells.insert(2, f"{each.min():.4g} to {each.max():.4g}")
             table.add_row(why, names[i], *cells)
             why = ""
-    Console(width=max(Console().width, 160)).print(table)
+    console().print(table)
 
 
 def print_evaluation(evaluation: Evaluation, title: str = "") -> None:

@@ -3,17 +3,26 @@
 import contextlib
 import io
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import tyro
 
+from metarl.cli.help import grouped
+from metarl.learners.config import RunConfig
 from metarl.support.errors import UsageError
 
 T = TypeVar("T")
 
 COMMAS = re.compile(r"[\w.-]+(,[\w.-]+)+")
 """A word that lists values as some other programs do."""
+
+
+class _Text(io.StringIO):
+    """What is printed; tyro draws boxes if the encoding has the characters for them."""
+
+    encoding = sys.stdout.encoding
 
 
 def parse(
@@ -29,14 +38,20 @@ def parse(
         UsageError: the command line is wrong; the message is tyro's on one line.
 
     """
-    with _errors_of_tyro(arguments):
-        parsed: T = tyro.cli(
-            options,
-            prog=None if command is None else f"metarl {command}",
-            description=description,
-            args=arguments,
-            default=tyro.MISSING_NONPROP if default is None else default,
-        )
+    output = _Text()
+    try:
+        with _errors_of_tyro(arguments), contextlib.redirect_stdout(output):
+            parsed: T = tyro.cli(
+                options,
+                prog=None if command is None else f"metarl {command}",
+                description=description,
+                args=arguments,
+                default=tyro.MISSING_NONPROP if default is None else default,
+            )
+    except SystemExit:  # after --help
+        text = output.getvalue()
+        print(grouped(text, options) if issubclass(options, RunConfig) else text, end="")
+        raise
     return parsed
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import tyro
 
 from metarl.cli.parsing import parse
-from metarl.runs.clips import check_clip_name, prefer_offscreen, record_clip, write_clip
-from metarl.support.randomness import RandomKey
+from metarl.evaluation.clips import check_clip_name, prefer_offscreen, show
 from metarl.tasks.family import make_family
 from metarl.tasks.task import parse_task, select_tasks
 
@@ -26,6 +25,8 @@ class Show:
     """The file: .mp4, .gif, or some of the frames side by side as .png; by default FAMILY.gif."""
     steps: int = 100
     """Largest number of steps; the clip ends with the episode."""
+    camera: str | None = None
+    """Camera, by its name in a MuJoCo model; by default one that sees the whole body."""
     seed: int = 0
     """Seed of the random numbers."""
 
@@ -35,11 +36,11 @@ def run(arguments: Sequence[str]) -> None:
     options = parse(Show, arguments, Show.__doc__, command="show")
     prefer_offscreen()
     family = make_family(options.family)
-    drawn = select_tasks(family.sample_tasks(1, RandomKey(options.seed)), 0)
+    drawn = select_tasks(family.sample_tasks(1, options.seed), 0)
     task = parse_task(family.task_space, options.task, drawn)
     path = options.out or Path(f"{options.family.rpartition(':')[2]}.gif")
     check_clip_name(path)
-    frames = record_clip(family, task, options.steps, options.seed)
-    write_clip(frames, path)
+    clip = show(family, task, options.steps, options.seed, options.camera)
+    clip.save(path)
     shown = ", ".join(f"{name} {np.round(value, 3).tolist()}" for name, value in task.items())
-    print(f"wrote {len(frames)} frames to {path}: {family.id}, {shown}")
+    print(f"wrote {len(clip.frames)} frames to {path}: {family.id}, {shown}")

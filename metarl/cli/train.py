@@ -103,7 +103,10 @@ def run_experiment(
     if not is_leader():
         return learner
     folder = config.run_folder
-    print(f"next: metarl evaluate {folder}, metarl adapt {folder}, tensorboard --logdir {folder}")
+    print(
+        f"next: metarl evaluate {folder}, metarl adapt {folder}, tensorboard --logdir "
+        f"{folder.parent}"
+    )
     return learner
 
 
@@ -159,11 +162,9 @@ def parse_config(
         learner = choices.learner or "maml"
         config_class = LEARNERS.find(learner).Config
         if not issubclass(config_class, FamilyRunConfig):
-            raise UsageError(
-                f"--learner {learner} does not train on task families: train it from a script, "
-                "as experiments/few_shot.py does"
-            )
-        default = config_class(family=tyro.MISSING, learner=learner)
+            default = config_class(learner=learner)
+        else:
+            default = config_class(family=tyro.MISSING, learner=learner)
     if choices.algorithm is not None and isinstance(default, MAMLConfig):
         preset = find_algorithm(choices.algorithm)
         default = dataclasses.replace(default, algorithm=choices.algorithm, **preset.options)

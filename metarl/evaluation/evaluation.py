@@ -12,13 +12,14 @@ from metarl.evaluation.statistics import (
     stratified_indices,
     tail_mean,
 )
+from metarl.support.text import counted
 from metarl.support.types import Json
 
 EVALUATED_SPLITS = ("test", "train", "beyond")
 """Splits that `metarl evaluate` evaluates by default, where the family has them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Mean returns on tasks of a split, by inner step."""
 
@@ -33,8 +34,20 @@ class Evaluation:
     env_steps: np.ndarray | None = None  # [steps + 1], per task: those before step k is done
     paths: Sequence[np.ndarray] | None = None  # each [tasks, time, 2]; NaN after the end
     adaptations: np.ndarray | None = None  # [steps + 1, tasks, n]; `returns` are means over n
-    higher_is_better: bool = True  # whether the worst tasks are those with the lowest values
+    measure: str = "return"
+    """What `returns` are; few-shot learning has another measure, such as accuracy."""
+    higher_is_better: bool = True
+    held_out: bool = True
+    """Whether some of the tasks are none of training."""
+    units: Mapping[str, str] = field(default_factory=dict)
+    """Units of the task parameters that have one."""
     info: Mapping[str, np.ndarray] = field(default_factory=dict)  # [steps + 1, tasks] by label
+
+    def __repr__(self) -> str:
+        steps, tasks = self.returns.shape
+        means = ", ".join(f"{mean:.4g}" for mean in self.returns.mean(1))
+        after = f"means after 0 to {steps - 1} inner steps: {means}"
+        return f"Evaluation({self.split}, {counted(tasks, 'task')}; {after})"
 
     def metrics(self) -> dict[str, float]:
         """`<split>/step_k/mean`, `iqm`, and `low` and `high`, the 95 % interval of the mean.
@@ -99,8 +112,9 @@ class Evaluation:
         return {"steps": steps, "tasks": tasks}
 
     def hurt(self, step: int) -> float:
-        """Share of the tasks whose mean return after `step` inner steps is below that at step 0."""
-        return float((self.returns[step] < self.returns[0]).mean())
+        """Share of the tasks that are worse after `step` inner steps than at step 0."""
+        sign = 1 if self.higher_is_better else -1
+        return float((sign * (self.returns[step] - self.returns[0]) < 0).mean())
 
     def _tail(self, values: np.ndarray) -> np.ndarray:
         """Mean of the worst tenth, which are the highest values where lower is better."""

@@ -1,13 +1,26 @@
 """Figures of an evaluation: the adaptation curve, returns by task, and trajectories."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from metarl.evaluation.evaluation import Evaluation
+from metarl.support.text import counted
 
-MOST_PARAMETERS, MOST_PATHS = 4, 6
+LARGE: dict[Any, Any] = {
+    "font.size": 17,
+    "figure.titlesize": 18,
+    "axes.titlesize": 18,
+    "lines.linewidth": 2.5,
+    "lines.markersize": 12,
+}
+"""So that a figure can be read in a card of TensorBoard, which is half as wide as the figure."""
+SIZE = (6.4, 4.4)
+"""Of a figure with one panel, in inches."""
+MOST_PARAMETERS, MOST_PATHS = 4, 2
 """Largest numbers of task parameters and of trajectories that are shown."""
 COLOURS = {"test": "C0", "train": "C1", "beyond": "C2"}
 
@@ -15,17 +28,17 @@ COLOURS = {"test": "C0", "train": "C1", "beyond": "C2"}
 def evaluation_figures(evaluations: Sequence[Evaluation], measure: str) -> dict[str, Figure]:
     """The figures by their TensorBoard tags; those of a single split show test if it is present."""
     first = next((e for e in evaluations if e.split == "test"), evaluations[0])
-    figures = {"adaptation/curve": adaptation_figure(evaluations, measure)}
-    if (by_task := task_figure(first, measure)) is not None:
-        figures["adaptation/by_task"] = by_task
-    if first.paths is not None:
-        figures["adaptation/paths"] = path_figure(first)
+    with matplotlib.rc_context(LARGE):
+        figures = {"adaptation/curve": adaptation_figure(evaluations, measure)}
+        figures |= task_figures(first, measure)
+        if first.paths is not None:
+            figures["adaptation/paths"] = path_figure(first)
     return figures
 
 
 def adaptation_figure(evaluations: Sequence[Evaluation], measure: str) -> Figure:
     """The mean over tasks after each inner step with its 95 % interval; one line per split."""
-    figure = Figure((6, 4), layout="constrained")
+    figure = Figure(SIZE, layout="constrained")
     axes = figure.subplots()
     for evaluation in evaluations:
         metrics = evaluation.metrics()
@@ -48,40 +61,56 @@ def adaptation_figure(evaluations: Sequence[Evaluation], measure: str) -> Figure
     return figure
 
 
-def task_figure(evaluation: Evaluation, measure: str) -> Figure | None:
-    """Returns before and after adaptation over each task parameter; None if none can be drawn.
+def task_figures(evaluation: Evaluation, measure: str) -> dict[str, Figure]:
+    """Returns before and after adaptation over each task parameter, by TensorBoard tag.
 
     A scalar parameter is the x axis. A parameter of two numbers is a point in the plane, in one
-    panel coloured by the return after adaptation and in another by the gain.
+    figure coloured by the return after adaptation and in another by the gain. Others are left out.
     """
+    figures: dict[str, Figure] = {}
     before, after = evaluation.returns[0], evaluation.returns[-1]
-    last = f"after {len(evaluation.returns) - 1} steps"
-    panels: list[tuple[str, np.ndarray, str, np.ndarray]] = []
+    last = f"after {counted(len(evaluation.returns) - 1, 'step')}"
     for name, values in list(evaluation.tasks.items())[:MOST_PARAMETERS]:
+        # The first figure has a tag that is the same in every family.
+        own = f"adaptation/by_task/{name}" if figures else "adaptation/by_task"
         if values.shape[1:] == (2,):
-            panels.append((name, values, f"{measure} {last}", after))
-            panels.append((name, values, f"gain of {measure}", after - before))
+            figures[own] = _in_plane(evaluation, name, after, f"{measure} {last}")
+            gain = _in_plane(evaluation, name, after - before, f"gain of {measure}")
+            figures[f"adaptation/by_task/{name}/gain"] = gain
         elif values.shape[1:] in ((), (1,)):
-            panels.append((name, values.reshape(-1, 1), measure, after))
-    if not panels:
-        return None
-    figure = Figure((5 * len(panels), 4), layout="constrained")
-    figure.suptitle(f"{evaluation.split} tasks")
-    row = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (name, values, label, shown) in zip(row, panels, strict=True):
-        if values.shape[1] == 2:
-            points = axes.scatter(*values.T, c=shown, cmap="viridis")
-            figure.colorbar(points, ax=axes, label=label)
-            axes.set_aspect("equal", "datalim")
-            axes.set_xlabel(f"{name}[0]")
-            axes.set_ylabel(f"{name}[1]")
-            continue
-        axes.vlines(values[:, 0], before, after, colors="0.8", zorder=1)
-        axes.plot(values[:, 0], before, ".", label="before")
-        axes.plot(values[:, 0], after, ".", label=last)
-        axes.set_xlabel(name)
-        axes.set_ylabel(label)
-        axes.legend()
+            figures[own] = _over(evaluation, name, measure, last)
+    return figures
+
+
+def _over(evaluation: Evaluation, name: str, measure: str, last: str) -> Figure:
+    """Before and after adaptation over a scalar parameter."""
+    figure = Figure(SIZE, layout="constrained")
+    axes = figure.subplots()
+    values = evaluation.tasks[name].reshape(-1)
+    before, after = evaluation.returns[[0, -1]]
+    axes.vlines(values, before, after, colors="0.8", zorder=1)
+    axes.plot(values, before, ".", label="before")
+    axes.plot(values, after, ".", label=last)
+    unit = evaluation.units.get(name)
+    axes.set_xlabel(f"{name}, {unit}" if unit else name)
+    axes.set_ylabel(measure)
+    axes.set_title(f"{evaluation.split} tasks")
+    axes.legend()
+    return figure
+
+
+def _in_plane(evaluation: Evaluation, name: str, shown: np.ndarray, label: str) -> Figure:
+    """The tasks as points in the plane, coloured by `shown` [tasks]."""
+    figure = Figure(SIZE, layout="constrained")
+    axes = figure.subplots()
+    x, y = evaluation.tasks[name].T
+    points = axes.scatter(x, y, c=shown, cmap="viridis")
+    figure.colorbar(points, ax=axes, label=label)
+    axes.set_aspect("equal", "datalim")
+    axes.locator_params(nbins=5)
+    axes.set_xlabel(f"{name}[0]")
+    axes.set_ylabel(f"{name}[1]")
+    axes.set_title(f"{evaluation.split} tasks")
     return figure
 
 
@@ -89,22 +118,19 @@ def path_figure(evaluation: Evaluation) -> Figure:
     """Trajectories of some tasks before and after adaptation, with the goal if there is one."""
     assert evaluation.paths is not None
     number = min(MOST_PATHS, evaluation.returns.shape[1])
-    columns = min(number, 3)
-    figure = Figure((3 * columns, 3 * -(-number // columns)), layout="constrained")
+    figure = Figure((SIZE[0] * number * 0.7, SIZE[1]), layout="constrained")
     figure.suptitle(f"{evaluation.split} tasks and their mean returns")
     goals: Mapping[str, np.ndarray] = evaluation.tasks
-    rows = -(-number // columns)
     # All panels have the same scale, so that they can be compared.
-    every = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
-    for axes in every[number:]:
-        axes.remove()
-    for i, axes in enumerate(every[:number]):
+    every = figure.subplots(1, number, squeeze=False, sharex=True, sharey=True)[0]
+    for i, axes in enumerate(every):
         for name, paths in (("before", evaluation.paths[0]), ("after", evaluation.paths[-1])):
             axes.plot(*paths[i, :, :2].T, label=name)
         if "goal" in goals and goals["goal"][i].shape == (2,):
             axes.plot(*goals["goal"][i], "k*", markersize=10)
         before, after = evaluation.returns[[0, -1], i]
-        axes.set_title(f"{before:.4g} to {after:.4g}", fontsize="small")
+        axes.set_title(f"{before:.4g} to {after:.4g}", fontsize="medium")
         axes.set_aspect("equal")
+        axes.locator_params(nbins=5)
     axes.legend()
     return figure

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -87,12 +87,43 @@ class RunConfig:
     )
     """Options that a resumed run may change, because no number of training depends on them."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Keeps the short `repr`, in whose place a dataclass would have one of all options."""
+        super().__init_subclass__(**kwargs)
+        cls.__repr__ = RunConfig.__repr__  # type: ignore[method-assign]
+
     def __post_init__(self) -> None:
         """Checks every choice and every number."""
         check_ranges(self)
         if not self.eval_every and (self.patience or self.target is not None):
             name = "patience" if self.patience else "target"
             raise UsageError(f"--{name} needs evaluations: --eval-every must be at least 1")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        defaults = self.defaults
+        return {n: v for n, v in values.items() if n not in defaults or v != defaults[n]}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The options that have a default."""
+        made = ((field, _made(field)) for field in dataclasses.fields(self))
+        own = {field.name: field.default if x is MISSING else x for field, x in made}
+        return {name: value for name, value in own.items() if value is not MISSING}
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """What a table of runs shows: the options on which what is learned depends."""
+        own = {n: v for n, v in self.to_json().items() if v not in (None, {}, (), "")}
+        kept = {n: v for n, v in own.items() if n not in self.changeable}
+        return {"algorithm": self.learner} | kept
+
+    def __repr__(self) -> str:
+        """The options that differ from their defaults."""
+        given = ", ".join(f"{name}={value!r}" for name, value in self.given.items())
+        return f"{type(self).__name__}({given})"
 
     @property
     def run_folder(self) -> Path:
@@ -117,6 +148,12 @@ class RunConfig:
             raise UsageError(f"this version of metarl has no option {unknown[0]}")
         tuples = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
         return cls(**{**data, **tuples, "run_dir": Path(data["run_dir"])})
+
+
+def _made(field: dataclasses.Field[Any]) -> object:
+    """The default of a field whose default is made by a function; otherwise MISSING."""
+    factory = field.default_factory
+    return factory if factory is MISSING else factory()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,16 +4,18 @@ import copy
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from metarl.evaluation.evaluation import Evaluation
-from metarl.learners.config import RunConfig
+from metarl.learners.adapted import AdaptedModule
+from metarl.learners.config import FamilyOption, RunConfig
 from metarl.learners.learner import BaseLearner, expect_finite
 from metarl.maml.inner_loop import (
     STEP_SIZE,
@@ -31,9 +33,11 @@ from metarl.maml.supervised import (
 from metarl.outer.loop import StepSizeOptions
 from metarl.outer.policy_gradient import PolicyGradient
 from metarl.outer.reptile import Reptile
+from metarl.policies.export import DeployedModule
 from metarl.policies.module_network import initial_parameters
 from metarl.policies.parameters import Parameters
 from metarl.support.errors import UsageError
+from metarl.support.modules import import_object
 from metarl.support.options import Count, Positive, WholeNumber
 from metarl.support.parallel import Shard, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
@@ -53,6 +57,11 @@ class FewShotConfig(StepSizeOptions, RunConfig):
     """Which learner trains."""
     iterations: Count = 1000
     """Meta-updates."""
+    problem: str | None = None
+    """What is learned: MODULE:NAME of a class or a function that makes the problem, so that the run
+    can be loaded again; in Python, `FewShotLearner` also takes the problem itself."""
+    problem_options: dict[str, FamilyOption] = field(default_factory=dict)
+    """Arguments of that class or function, name and value in turn: `shots 5`."""
     run_dir: Path | None = Path("runs/few_shot")
     """The run folder itself."""
     meta_batch_size: Count = 25
@@ -79,6 +88,11 @@ class FewShotConfig(StepSizeOptions, RunConfig):
     """Held-out tasks of an evaluation."""
     checkpoint_every: Count = 100
     """Iterations between checkpoints; the last iteration always has one."""
+
+    def on(self, problem: str | None = None, **options: FamilyOption) -> "FewShotConfig":
+        """The options of this class alone, without those that a script adds, on a problem."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(FewShotConfig)}
+        return FewShotConfig(**own | {"problem": problem, "problem_options": options})
 
     def __post_init__(self) -> None:
         """Checks every number, and that the parts fit."""
@@ -122,6 +136,33 @@ class Problem(Protocol):
         """Outputs and targets [tasks, samples, ...] -> [tasks]."""
 
 
+PARTS = ("name", "module", "loss", "head", "measure", "groups", "sample", "score")
+"""What every problem has."""
+
+
+def make_problem(config: FewShotConfig) -> Problem:
+    """The problem that the configuration names; its module begins with the run's seed.
+
+    Raises:
+        UsageError: none is named, it cannot be made, or it lacks a part of a problem.
+
+    """
+    if config.problem is None:
+        raise UsageError(
+            "a few-shot run needs its problem: --problem MODULE:NAME, or problem=... in Python"
+        )
+    make = import_object(config.problem, "--problem")
+    if not callable(make):
+        raise UsageError(f"--problem {config.problem} is neither a class nor a function")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        try:
+            problem: Problem = make(**config.problem_options)
+        except TypeError as error:
+            raise UsageError(f"--problem {config.problem} cannot be made: {error}") from error
+    return problem
+
+
 class FewShotLearner(BaseLearner):
     """Meta-learns the initial parameters of a module for a problem's tasks."""
 
@@ -129,17 +170,16 @@ class FewShotLearner(BaseLearner):
     config: FewShotConfig
 
     def __init__(self, config: FewShotConfig, problem: Problem | None = None):
-        """A run is of one problem.
+        """`problem` is learned in place of the one that the configuration names.
 
         Raises:
-            UsageError: no problem is given; config.json cannot hold one.
+            UsageError: there is neither, or it lacks something that a problem has.
 
         """
         if problem is None:
-            raise UsageError(
-                "a few-shot run needs its problem: FewShotLearner(config, problem) in Python, as "
-                "in experiments/few_shot.py"
-            )
+            problem = make_problem(config)
+        if missing := [part for part in PARTS if not hasattr(problem, part)]:
+            raise UsageError(f"{type(problem).__name__} is no few-shot problem: no {missing[0]}")
         self.config = config
         self.problem = problem
         self.device = pick_device(config.device)
@@ -210,7 +250,9 @@ class FewShotLearner(BaseLearner):
             scores,
             later.interval_seed,
             self.problem.groups,
+            measure=self.measure,
             higher_is_better=self.higher_is_better,
+            held_out=split != "train",
         )
 
     def fine_tune(
@@ -236,6 +278,30 @@ class FewShotLearner(BaseLearner):
         finite = [rate for rate in rates if np.isfinite(scores[rate])]  # others diverged
         rate = best(finite, key=scores.__getitem__)
         return at(rate, "test"), rate
+
+    def adapt(
+        self, inputs: npt.ArrayLike, targets: npt.ArrayLike, steps: int | None = None
+    ) -> AdaptedModule:
+        """The module adapted by `steps` inner steps to a support set of one task.
+
+        Args:
+            inputs: [samples, ...].
+            targets: [samples, ...]; the numbers 0 to N − 1 of N classes.
+            steps: as many as in an evaluation, if not given.
+
+        """
+        module = self.problem.module
+        dtype = next(module.parameters()).dtype
+        x, y = (torch.as_tensor(np.asarray(values)) for values in (inputs, targets))
+        x, y = (values.to(dtype) if values.is_floating_point() else values for values in (x, y))
+        support = Samples(x.unsqueeze(0), y.unsqueeze(0)).to(self.device)
+        number = self.config.test_steps if steps is None else steps
+        path = self.inner.path(self.inner.begin(self.parameters, 1), [support] * number)
+        losses = [-float(self.inner.objective(parameters, support)) for parameters in path]
+        adapted = copy.deepcopy(module).cpu()
+        for name, parameter in adapted.named_parameters():
+            parameter.data = path[-1][name][0].detach().cpu()
+        return AdaptedModule(DeployedModule(adapted, x.shape[1:], dtype), losses, self.problem.name)
 
     def describe(self) -> Json:
         """What config.json holds of the problem."""

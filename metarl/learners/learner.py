@@ -3,15 +3,16 @@
 import dataclasses
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.evaluation.clips import Clip, labelled, record_clip, side_by_side
 from metarl.evaluation.evaluation import Evaluation
+from metarl.learners.adapted import Adapted
 from metarl.learners.config import FamilyRunConfig, RunConfig
 from metarl.policies.action_units import ActionUnits
 from metarl.policies.export import DeployedPolicy
@@ -32,6 +33,7 @@ from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.parallel import Shard, pick_device
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.ranks import make_workers
+from metarl.support.text import counted
 from metarl.support.types import Json, State
 from metarl.tasks.family import TaskFamily, make_family
 from metarl.tasks.running import running_statistics
@@ -67,8 +69,12 @@ class BaseLearner(ABC):
     """Whether a larger measure is better."""
     test_steps: int
     """Inner steps of an evaluation."""
+    splits: tuple[str, ...] = ("train", "test")
+    """Splits of the tasks."""
     eval_splits: tuple[str, ...] = ("test",)
     """Splits that are evaluated during training."""
+    on_rollout: Callable[[int], None] | None = None
+    """Called with the stage after each rollout, by what shows progress."""
 
     @abstractmethod
     def __init__(self, config: RunConfig):
@@ -114,27 +120,11 @@ class BaseLearner(ABC):
         """What config.json holds beside the options; `config` replaces some of these."""
         return {}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name}, {self.iteration} iterations done)"
+
     def close(self) -> None:  # noqa: B027 (a learner without environments holds nothing)
         """Frees what the learner holds: environments and their processes."""
-
-
-@dataclass(frozen=True)
-class Adapted:
-    """A policy adapted to one task."""
-
-    policy: DeployedPolicy
-    """The most likely action as a torch module, and `policy.act(observation, reward)`."""
-    parameters: Parameters
-    """What was adapted, without a task dimension."""
-    episode_returns: np.ndarray  # [steps + 1, episodes]
-    env_steps: int
-    """Environment steps that the adaptation learned from."""
-
-    @property
-    def returns(self) -> list[float]:
-        """Mean return after 0..K inner steps."""
-        means: list[float] = self.episode_returns.mean(1).tolist()
-        return means
 
 
 class MetaLearner(BaseLearner):
@@ -166,6 +156,7 @@ class MetaLearner(BaseLearner):
         scale = config.action_scale or self.family.action_scale
         self.units = ActionUnits.of(self.action_space, scale)
         self.name = f"{self.family.id}, {config.learner} on {self.device}"
+        self.splits = self.family.splits
         self.eval_splits = config.eval_splits
         self.info_metrics = tuple(map(InfoMetric.parse, config.info_metrics))
         for split in config.eval_splits:
@@ -243,6 +234,8 @@ class MetaLearner(BaseLearner):
             rollout = dataclasses.replace(rollout.padded(longest), shard=shard)
         if self.iteration == 0 and stage == 0 and key.phase is Phase.TRAINING:
             self._warn_of_scales(rollout)
+        if self.on_rollout is not None:
+            self.on_rollout(stage)
         return rollout
 
     def outcomes(self, rollouts: list[Rollout]) -> list[Outcomes]:
@@ -300,6 +293,8 @@ class MetaLearner(BaseLearner):
             env_steps=np.cumsum(taken),
             paths=self._paths(rollouts, repeats),
             adaptations=each if repeats > 1 else None,
+            held_out=split != "train" and self.family.holds_out,
+            units=self.family.units,
             info={
                 metric.label: np.stack([of_info(outcome, i) for outcome in outcomes])
                 for i, metric in enumerate(self.info_metrics)
@@ -316,14 +311,49 @@ class MetaLearner(BaseLearner):
 
         """
         checked = validate_tasks(self.family.task_space, task, None)
-        seed = self.config.seed if seed is None else seed
-        key = RandomKey(seed, Phase.ADAPTATION, self.iteration)
-        number = self.test_steps if steps is None else steps
-        adaptive, rollouts = self._adaptation(stack_tasks([checked]), number, key)
+        adaptive, rollouts = self._adaptation_to(checked, steps, seed)
         policy, parameters = self.deploy(adaptive)
         returns = np.stack([rollout.returns[0].cpu().numpy() for rollout in rollouts])
         learned_from = sum(rollout.env_steps for rollout in rollouts[:-1])
-        return Adapted(policy, parameters, returns, learned_from)
+        return Adapted(policy, parameters, returns, learned_from, self.family.id, checked)
+
+    def rollouts(
+        self, task: Task, steps: int | None = None, seed: int | None = None
+    ) -> list[Rollout]:
+        """The episodes of `adapt`, before adaptation and after each inner step, as tensors.
+
+        Each rollout has one task: its observations are [1, episodes, time, observation].
+
+        Raises:
+            UsageError: the task is not in the family's space.
+
+        """
+        checked = validate_tasks(self.family.task_space, task, None)
+        return self._adaptation_to(checked, steps, seed)[1]
+
+    def render(
+        self,
+        task: Task,
+        steps: int | None = None,
+        seed: int | None = None,
+        camera: str | None = None,
+    ) -> Clip:
+        """An episode before adaptation, beside one of the policy of `adapt(task, steps, seed)`.
+
+        `camera` names a camera of a MuJoCo model.
+
+        Raises:
+            UsageError: the task is not in the family's space, the family has no pictures or no such
+                camera, or this machine cannot render them.
+
+        """
+        number = self.test_steps if steps is None else steps
+        clips = []
+        for k in (0, number):
+            act, family = self.adapt(task, k, seed).policy.act, self.family
+            frames = record_clip(family, task, family.horizon, self.config.seed, act, camera)
+            clips.append(labelled(frames, f"after {counted(k, 'step')}" if k else "before"))
+        return Clip(side_by_side(*clips))
 
     def on(self, family: TaskFamily) -> Self:
         """A learner of the same policy on another family with the same spaces.
@@ -374,6 +404,15 @@ class MetaLearner(BaseLearner):
             adaptive = adaptive.learn(experience)
             rollouts.append(self.sample(adaptive, tasks, key, stage, shard, mean_actions))
         return adaptive, rollouts
+
+    def _adaptation_to(
+        self, task: Task, steps: int | None, seed: int | None
+    ) -> tuple[Adaptive, list[Rollout]]:
+        """What is adapted to one task, and its rollouts."""
+        seed = self.config.seed if seed is None else seed
+        key = RandomKey(seed, Phase.ADAPTATION, self.iteration)
+        number = self.test_steps if steps is None else steps
+        return self._adaptation(stack_tasks([task]), number, key)
 
     def _paths(self, rollouts: list[Rollout], repeats: int) -> list[np.ndarray] | None:
         """The first episode of each task, where observations are places in the plane."""

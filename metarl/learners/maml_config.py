@@ -163,6 +163,11 @@ class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
         return cls(algorithm=algorithm, **{**find_algorithm(algorithm).options, **options})
 
     @property
+    def defaults(self) -> dict[str, Any]:
+        """The options that have a default: that of the algorithm first."""
+        return super().defaults | find_algorithm(self.algorithm).options
+
+    @property
     def episodes_per_iteration(self) -> int:
         """Episodes of all tasks, before and after each inner step."""
         return self.meta_batch_size * self.episodes * (self.inner_steps + 1)

@@ -1,7 +1,10 @@
 """The learners by name: those of metarl, of other packages, and of the user."""
 
+import inspect
+
 from metarl.learners.config import RunConfig
 from metarl.learners.learner import BaseLearner
+from metarl.support.errors import UsageError
 from metarl.support.parts import Parts
 
 LEARNERS = Parts[type[BaseLearner]](
@@ -19,6 +22,19 @@ LEARNERS = Parts[type[BaseLearner]](
 """A learner is imported when it is asked for."""
 
 
-def make_learner(config: RunConfig) -> BaseLearner:
-    """The learner that the configuration names, before its first iteration."""
-    return LEARNERS.find(config.learner)(config)
+def make_learner(config: RunConfig, problem: object | None = None) -> BaseLearner:
+    """The learner that the configuration names, before its first iteration.
+
+    Args:
+        problem: that of a few-shot learner whose configuration names none.
+
+    Raises:
+        UsageError: the learner takes no problem.
+
+    """
+    learner = LEARNERS.find(config.learner)
+    if problem is None:
+        return learner(config)
+    if "problem" not in inspect.signature(learner).parameters:
+        raise UsageError(f"--learner {config.learner} takes no problem: few_shot does")
+    return learner(config, problem)  # type: ignore[call-arg]

@@ -6,12 +6,13 @@ import json
 import logging
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -34,6 +35,12 @@ ONNX = "policy.onnx"
 
 class DeployedPolicy(nn.Module):
     """An adapted policy that takes its most likely action, as a torch module."""
+
+    def __call__(self, observation: Any, *inputs: Any) -> Any:
+        """`forward` of tensors; anything else is an observation of one environment, for `act`."""
+        if isinstance(observation, Tensor):
+            return super().__call__(observation, *inputs)
+        return self.act(observation, *(inputs or (0.0,)))
 
     @abstractmethod
     def act(self, observation: Any, reward: float) -> int | np.ndarray:
@@ -331,7 +338,46 @@ class RecurrentDeployedPolicy(NetworkPolicy):
         return tuple(torch.zeros(rows, size) for size in sizes)
 
 
-def export_policy(policy: DeployedPolicy, folder: Path, about: Mapping[str, object]) -> list[Path]:
+class DeployedModule(DeployedPolicy):
+    """A module of a supervised task: its outputs are its actions."""
+
+    def __init__(self, module: nn.Module, shape: Sequence[int], dtype: torch.dtype):
+        """`shape` and `dtype` are those of one input."""
+        super().__init__()
+        self.module = module
+        self._shape, self._dtype = tuple(shape), dtype
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs [n, ...] -> outputs [n, ...]."""
+        outputs: Tensor = self.module(inputs)
+        return outputs
+
+    @torch.no_grad()
+    def outputs(self, inputs: npt.ArrayLike) -> Tensor:
+        """The outputs of inputs [n, ...], tensors or arrays."""
+        return self.forward(torch.as_tensor(np.asarray(inputs)).to(self._dtype))
+
+    def act(self, observation: np.ndarray, reward: float) -> np.ndarray:
+        """The outputs of one input."""
+        array: np.ndarray = self.outputs(np.asarray(observation)[None])[0].numpy()
+        return array
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state of the module."""
+        return self.module.state_dict()
+
+    def description(self) -> dict[str, object]:
+        """The class of the module and the shape of an input."""
+        return {"module": type(self.module).__name__, "input_shape": self._shape}
+
+    def example(self, rows: int) -> tuple[Tensor, ...]:
+        """Inputs of zeros."""
+        return (torch.zeros(rows, *self._shape, dtype=self._dtype),)
+
+
+def export_policy(
+    policy: DeployedPolicy, folder: Path, about: Mapping[str, object], stem: str = "policy"
+) -> list[Path]:
     """Writes the weights, the description and the program into the folder.
 
     - `policy.safetensors`: the weights, under the names of the description.
@@ -339,12 +385,20 @@ def export_policy(policy: DeployedPolicy, folder: Path, about: Mapping[str, obje
     - `policy.pt2`: `torch.export.load(path).module()` is `policy.forward`; with a multilayer
       perceptron it maps observations [n, observation], float32, to actions.
 
+    Args:
+        policy: what is exported.
+        folder: of the files; it is made if there is none.
+        about: further entries of the description.
+        stem: of the files' names, in place of `policy`.
+
     Returns:
         The files.
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights, text, program = (folder / name for name in (WEIGHTS, DESCRIPTION, PROGRAM))
+    weights, text, program = (
+        (folder / name).with_stem(stem) for name in (WEIGHTS, DESCRIPTION, PROGRAM)
+    )
     own = {
         n: p.detach().clone(memory_format=torch.contiguous_format)
         for n, p in policy.weights().items()

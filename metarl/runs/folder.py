@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from metarl.runs.checkpoint import load_newest, prune_checkpoints, save_checkpoint
 from metarl.runs.sinks import Sinks
-from metarl.runs.tensorboard import NO_HYPERPARAMETERS, add_summary, hyperparameters, layout
+from metarl.runs.tensorboard import add_summary, hyperparameters, layout, leading
 from metarl.support.errors import InUseError, UsageError
 from metarl.support.files import replace_durably
 from metarl.support.types import Json, State
@@ -43,6 +43,12 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     file = path / METRICS
     lines = file.read_text().split("\n")[:-1] if file.exists() else []
     return [json.loads(line) for line in lines]
+
+
+def evaluated_splits(path: Path) -> list[str]:
+    """The splits in evaluation.json of a run folder, in its order."""
+    file = path / EVALUATION
+    return list(json.loads(file.read_text())["splits"]) if file.exists() else []
 
 
 class RunFolder:
@@ -94,18 +100,20 @@ class RunFolder:
         measure: str,
         inner_steps: int,
         splits: Sequence[str] = ("test",),
+        options: Mapping[str, object] | None = None,
     ) -> None:
         """Writes the configuration, and opens the metrics for the iterations after `iteration`.
 
         TensorBoard's page of custom scalars shows `measure` before and after adaptation, and after
-        each of `inner_steps` steps on held-out tasks of each split. Its table of hyperparameters
-        shows the options and the newest values. Metrics and events of later iterations, which a
-        crash left behind, are deleted.
+        each of `inner_steps` steps on held-out tasks of each split that was evaluated. Its table of
+        hyperparameters shows `options` and the newest values. Metrics and events of later
+        iterations, which a crash left behind, are deleted.
 
         Raises:
             UsageError: a sink cannot begin the run; the folder is not changed.
 
         """
+        self._measure, self._inner_steps, self._splits = measure, inner_steps, splits
         # The sinks come first, because W&B copies only from writers that are created later.
         self._sinks.open(config["config"].get("sinks", ()), self.path, config["config"])
         replace_durably(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
@@ -119,33 +127,24 @@ class RunFolder:
         self._writer = SummaryWriter(
             str(self.path), purge_step=iteration + 1 if iteration else None
         )
-        self._writer.add_custom_scalars(layout(measure, inner_steps, splits))
-        self._write_hyperparameters(config["config"], measure, inner_steps, splits)
+        for summary in hyperparameters(options or {}):
+            add_summary(self._writer, summary)
+        self._shown: set[str] | None = None
+        self._lay_out({tag for metrics in kept for tag in metrics})
         if not iteration:
             self._writer.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```")
 
-    def _write_hyperparameters(
-        self,
-        options: Mapping[str, object],
-        measure: str,
-        inner_steps: int,
-        splits: Sequence[str],
-    ) -> None:
-        """Writes the run's row in the table of hyperparameters.
-
-        The table reads the metrics of the row from the run's scalars. `SummaryWriter.add_hparams`
-        would write values of its own, and in a subfolder.
-        """
+    def _lay_out(self, tags: Collection[str]) -> None:
+        """Writes TensorBoard's page of custom scalars again, if there are new splits among them."""
         assert self._writer is not None
-        values = {
-            name: value if isinstance(value, (bool, int, float, str)) else str(value)
-            for name, value in options.items()
-            if name not in NO_HYPERPARAMETERS
-        }
-        tags = [f"{measure}/after", f"{measure}/before", f"{measure}/gain"]
-        tags += [f"{split}/step_{inner_steps}/mean" for split in splits]
-        for summary in hyperparameters(values, dict.fromkeys(tags, 0.0)):
-            add_summary(self._writer, summary)
+        found = {split for split in self._splits if f"{split}/step_0/mean" in tags}
+        shown = (self._shown or set()) | found
+        if shown == self._shown:
+            return
+        self._shown = shown
+        splits = [split for split in self._splits if split in shown]
+        pages = layout(self._measure, self._inner_steps, splits, evaluated_splits(self.path))
+        self._writer.add_custom_scalars(pages)
 
     def read_metrics(self) -> list[dict[str, float]]:
         """Reads the metrics so far."""
@@ -156,9 +155,12 @@ class RunFolder:
         assert self._writer is not None, "open() comes first"
         self._metrics.write(json.dumps(metrics) + "\n")
         self._metrics.flush()
-        for name, value in metrics.items():
+        split = (*self._splits, "nothing")[0]
+        held_out = f"{split}/step_{self._inner_steps}/mean"
+        for name, value in (leading(metrics, self._measure, held_out) | dict(metrics)).items():
             if name != "iteration":
                 self._writer.add_scalar(name, value, int(metrics["iteration"]))
+        self._lay_out(metrics)
         self._sinks.write(metrics)
 
     def show(self, figures: Mapping[str, Figure], iteration: int) -> None:

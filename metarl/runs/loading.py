@@ -15,13 +15,17 @@ from metarl.support.types import Json, State
 
 
 def load(
-    run_folder: str | Path, checkpoint: str | int = "newest", **changes: object
+    run_folder: str | Path,
+    checkpoint: str | int = "newest",
+    problem: object | None = None,
+    **changes: object,
 ) -> BaseLearner:
     """Loads the learner of a run from a checkpoint.
 
     Args:
         run_folder: of a run that has ended or is still in progress.
         checkpoint: an iteration, `newest`, or `best`, by the measure on held-out tasks in training.
+        problem: that of a few-shot run, if its config.json does not name one.
         changes: options that a resumed run may change, such as `threads` and `test_later_lr`.
 
     Raises:
@@ -34,7 +38,7 @@ def load(
     portable = {"device": "auto", "sampling_device": "cpu"}
     known = {field.name for field in dataclasses.fields(config)}
     options: Json = {name: value for name, value in portable.items() if name in known}
-    learner = make_learner(dataclasses.replace(config, **(options | changes)))
+    learner = make_learner(dataclasses.replace(config, **(options | changes)), problem=problem)
     learner.load_state(_read_checkpoint(folder, str(checkpoint), learner))
     return learner
 

@@ -1,47 +1,167 @@
 """The report of an evaluation: evaluation.json, TensorBoard and clips."""
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
+from metarl.evaluation.clips import Clip, gif
 from metarl.evaluation.evaluation import EVALUATED_SPLITS, Evaluation
 from metarl.evaluation.figures import evaluation_figures
 from metarl.learners.learner import BaseLearner, MetaLearner
-from metarl.runs.clips import gif, labelled, record_clip, side_by_side
-from metarl.runs.folder import EVALUATION
-from metarl.runs.tensorboard import add_summary
+from metarl.runs.folder import EVALUATION, read_metrics
+from metarl.runs.loading import load, read_config
+from metarl.runs.tensorboard import add_summary, layout
+from metarl.support.errors import UsageError
 from metarl.support.files import replace_durably
+from metarl.support.options import at_least
 from metarl.support.types import Json
-from metarl.tasks.task import Task, select_tasks
+from metarl.tasks.task import select_tasks, task_name
 
 EVENTS = ".evaluation"
 """Suffix of this report's event files, by which a new report finds and replaces them."""
 
 
-def evaluate_splits(
-    learner: MetaLearner,
-    splits: Sequence[str] = (),
-    tasks: int | None = None,
-    steps: int | None = None,
-    adaptations: int = 1,
-    mean_actions: bool = False,
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """Evaluate a run's policy on held-out tasks: a table, TensorBoard and evaluation.json."""
+
+    checkpoint: str = "newest"
+    """An iteration, newest, or best: by the return on held-out tasks in training."""
+    splits: tuple[str, ...] = ()
+    """Splits to evaluate; by default test, train and beyond, where there are such tasks."""
+    tasks: int = 40
+    """Tasks of each split."""
+    steps: int | None = None
+    """Inner steps; by default as many as in an evaluation in training."""
+    adaptations: int = 3
+    """Independent adaptations to each task, whose returns are averaged."""
+    mean_actions: bool = False
+    """Take the most likely action in the episodes that are counted, not a sampled one."""
+    test_later_lr: float | None = None
+    """Factor on the step size of all inner steps after the first; by default that of the run."""
+    clips: int = 0
+    """Number of clips in TensorBoard: each shows a task of the first split before and after
+    adaptation, beginning with the task of the lowest return."""
+    camera: str | None = None
+    """Camera of the clips, by its name in a MuJoCo model; by default one that sees the whole
+    body."""
+    info_metrics: tuple[str, ...] | None = None
+    """Numbers in the info of the environment, NAME or NAME:mean; by default those of the run."""
+    threads: int = 0
+    """Threads; 0 uses one per core."""
+
+    def __post_init__(self) -> None:
+        """Checks the numbers.
+
+        Raises:
+            UsageError: one is too small.
+
+        """
+        at_least("--tasks", self.tasks, 1)
+        at_least("--adaptations", self.adaptations, 1)
+        at_least("--clips", self.clips, 0)
+        if self.steps is not None:
+            at_least("--steps", self.steps, 0)
+
+
+Progress = Callable[[str, float], None]
+"""Called with what is done, and with the share of it that is done."""
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    problem: object | None = None,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> list[Evaluation]:
-    """Evaluates each split after 0..`steps` inner steps; by default test, train and beyond."""
-    named = splits or [split for split in EVALUATED_SPLITS if split in learner.family.splits]
+    """Evaluates a run as `metarl evaluate` does, with its options, for example `steps=3`.
+
+    Args:
+        run: its folder, in which evaluation.json and TensorBoard's events are written.
+        problem: that of a few-shot run whose config.json does not name one.
+        progress: shows how far the evaluation is.
+        options: those of `EvaluationOptions`.
+
+    Returns:
+        An evaluation of each split.
+
+    Raises:
+        UsageError: there is no such run, checkpoint, split or camera, or the learner has no such
+            option.
+
+    """
+    asked = EvaluationOptions(**options)
+    own: Json = {} if asked.info_metrics is None else {"info_metrics": asked.info_metrics}
+    learner = load_with(
+        run, asked.checkpoint, asked.test_later_lr, problem=problem, threads=asked.threads, **own
+    )
+    steps = learner.test_steps if asked.steps is None else asked.steps
+    evaluations = _evaluate_splits(learner, asked, steps, progress)
+    clips: list[tuple[str, Clip]] = []
+    about = {}
+    if isinstance(learner, MetaLearner):
+        clips = _clips_of_worst(learner, evaluations[0], asked, steps)
+        about = {"actions": "mean" if asked.mean_actions else "sampled"}
+    write_report(Path(run), learner, evaluations, clips, about)
+    learner.close()
+    return evaluations
+
+
+def _evaluate_splits(
+    learner: BaseLearner, asked: EvaluationOptions, steps: int, progress: Progress | None
+) -> list[Evaluation]:
+    own: Json = {"mean_actions": True} if asked.mean_actions else {}
+    if (own or asked.clips) and not isinstance(learner, MetaLearner):
+        name = "--mean-actions" if own else "--clips"
+        raise UsageError(f"{name}: {learner.name} is not a run on a task family")
+    named = asked.splits or [split for split in EVALUATED_SPLITS if split in learner.splits]
     for split in named:
-        learner.family.check_split(split)
-    return [learner.evaluate(tasks, steps, split, adaptations, mean_actions) for split in named]
+        if split not in learner.splits:
+            known = ", ".join(learner.splits)
+            raise UsageError(f"{learner.name} has no split {split}; it has {known}")
+    evaluations = []
+    for split in named:
+        if progress is not None:
+            shown = functools.partial(progress, f"{split} tasks")
+            shown(0.0)
+            learner.on_rollout = lambda stage, shown=shown: shown((stage + 1) / (steps + 1))
+        evaluations.append(learner.evaluate(asked.tasks, steps, split, asked.adaptations, **own))
+    learner.on_rollout = None
+    return evaluations
+
+
+def load_with(
+    run: str | Path,
+    checkpoint: str | int,
+    test_later_lr: float | None,
+    **changes: object,
+) -> BaseLearner:
+    """Loads the learner of a run, with another `test_later_lr` if one is given.
+
+    Raises:
+        UsageError: the run has no inner step size.
+
+    """
+    if test_later_lr is not None:
+        if "test_later_lr" not in {field.name for field in fields(read_config(Path(run)))}:
+            raise UsageError(f"--test-later-lr: {run} has no inner step size")
+        changes["test_later_lr"] = test_later_lr
+    return load(run, checkpoint, **changes)
 
 
 def write_report(
     folder: Path,
     learner: BaseLearner,
     evaluations: Sequence[Evaluation],
-    clips: Sequence[tuple[str, list[np.ndarray]]] = (),
+    clips: Sequence[tuple[str, Clip]] = (),
     about: Mapping[str, object] | None = None,
 ) -> Json:
     """Writes evaluation.json and TensorBoard events, in place of those of an earlier report.
@@ -50,7 +170,7 @@ def write_report(
     Figures and clips are images.
 
     Args:
-        clips: the name and the frames of each.
+        clips: with their names.
         about: further entries of evaluation.json.
 
     Returns:
@@ -62,6 +182,10 @@ def write_report(
     for old in folder.glob(f"events.out.tfevents.*{EVENTS}"):
         old.unlink()
     writer = SummaryWriter(str(folder), filename_suffix=EVENTS)
+    shown = {tag.split("/")[0] for metrics in read_metrics(folder) for tag in metrics}
+    in_training = [split for split in learner.eval_splits if split in shown]
+    pages = layout(learner.measure, learner.test_steps, in_training, data["splits"])
+    writer.add_custom_scalars(pages)
     for evaluation in evaluations:
         for step in evaluation.summary()["steps"]:
             values = {
@@ -80,8 +204,8 @@ def write_report(
                 writer.add_scalar(f"evaluation/{evaluation.split}/{name}", value, step["step"])
     for tag, figure in evaluation_figures(evaluations, learner.measure).items():
         writer.add_figure(f"evaluation/{tag}", figure, learner.iteration, close=False)
-    for name, frames in clips:
-        add_summary(writer, _moving(f"evaluation/clips/{name}", frames))
+    for name, clip in clips:
+        add_summary(writer, _moving(f"evaluation/clips/{name}", clip.frames))
     writer.close()
     return data
 
@@ -94,6 +218,8 @@ def _as_data(learner: BaseLearner, evaluations: Sequence[Evaluation]) -> Json:
         "algorithm": getattr(learner.config, "algorithm", learner.config.learner),
         "seed": learner.config.seed,
         "iteration": learner.iteration,
+        "measure": learner.measure,
+        "higher_is_better": learner.higher_is_better,
         "held_out": learner.family.holds_out if isinstance(learner, MetaLearner) else True,
         "splits": {e.split: e.summary() for e in evaluations},
     }
@@ -104,42 +230,13 @@ def _as_data(learner: BaseLearner, evaluations: Sequence[Evaluation]) -> Json:
     return data
 
 
-def clips_before_and_after(
-    learner: MetaLearner, evaluation: Evaluation, number: int, steps: int
-) -> list[tuple[str, list[np.ndarray]]]:
-    """Clips of the tasks with the lowest returns, before and after adaptation side by side.
-
-    Raises:
-        UsageError: the family has no pictures, or this machine cannot render them.
-
-    """
-    chosen = np.argsort(evaluation.returns[-1])[:number]
-    return [
-        (task_name(task), clip_before_and_after(learner, task, steps))
-        for task in (select_tasks(evaluation.tasks, i) for i in chosen)
-    ]
-
-
-def clip_before_and_after(
-    learner: MetaLearner, task: Task, steps: int, seed: int | None = None
-) -> list[np.ndarray]:
-    """Frames of an episode before adaptation, beside one after `steps` inner steps.
-
-    The adapted policy is that of `learner.adapt(task, steps, seed)`.
-    """
-    clips = []
-    for number in (0, steps):
-        policy, family = learner.adapt(task, number, seed).policy, learner.family
-        frames = record_clip(family, task, family.horizon, learner.config.seed, policy.act)
-        clips.append(labelled(frames, f"after {number} steps" if number else "before"))
-    return side_by_side(*clips)
-
-
-def task_name(task: Task) -> str:
-    """A task in the form of `--task`: `goal=0.3,-0.2 mass=2`; long parameters are omitted."""
-    small = {name: np.ravel(value) for name, value in task.items() if np.size(value) <= 3}
-    numbers = {name: ",".join(f"{x:.4g}" for x in value) for name, value in small.items()}
-    return " ".join(f"{name}={text}" for name, text in numbers.items()) or "task"
+def _clips_of_worst(
+    learner: MetaLearner, evaluation: Evaluation, asked: EvaluationOptions, steps: int
+) -> list[tuple[str, Clip]]:
+    """Clips of the tasks with the lowest returns, before and after adaptation side by side."""
+    chosen = np.argsort(evaluation.returns[-1])[: asked.clips]
+    tasks = [select_tasks(evaluation.tasks, i) for i in chosen]
+    return [(task_name(task), learner.render(task, steps, camera=asked.camera)) for task in tasks]
 
 
 def _moving(tag: str, frames: list[np.ndarray]) -> Summary:

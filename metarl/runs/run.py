@@ -39,10 +39,15 @@ Callback = Callable[[BaseLearner, Mapping[str, float]], str | None]
 """Called after each iteration with its metrics; a text, the reason, ends the run there."""
 
 
-def train(config: RunConfig, callbacks: Sequence[Callback] = ()) -> BaseLearner:
-    """Trains the learner of a configuration in its run folder; see `run`."""
+def train(
+    config: RunConfig, callbacks: Sequence[Callback] = (), problem: object | None = None
+) -> BaseLearner:
+    """Trains the learner of a configuration in its run folder; see `run`.
+
+    `problem` is that of a few-shot run whose configuration names none.
+    """
     check_sinks(config.sinks)
-    learner = make_learner(config)
+    learner = make_learner(config, problem)
     run(learner, callbacks)
     return learner
 
@@ -162,13 +167,23 @@ def _begin(learner: BaseLearner, folder: RunFolder) -> float:
     if config.init_from is not None and not learner.iteration:
         initialise(learner, Path(config.init_from))
     folder.open(
-        described, learner.iteration, learner.measure, learner.test_steps, learner.eval_splits
+        described,
+        learner.iteration,
+        learner.measure,
+        learner.test_steps,
+        learner.eval_splits,
+        config.hyperparameters,
     )
     note_begin()
     work = f"iterations {learner.iteration + 1} to {config.iterations}"
     if learner.iteration == config.iterations:
         work = f"all {config.iterations} iterations are done; a larger --iterations continues"
-    print(f"{learner.name}, {work}, in {folder.path}", flush=True)
+    better = "higher" if learner.higher_is_better else "lower"
+    print(f"{learner.name}, {work}, in {folder.path}")
+    print(
+        f"before, after: mean {learner.measure} before and after adaptation, {better} is better",
+        flush=True,
+    )
     return seconds
 
 
@@ -187,7 +202,9 @@ def _loop(
     alarms = already_raised(history, config)
     try:
         while learner.iteration < config.iterations and not last:
+            learner.on_rollout = display.on_rollout
             metrics = learner.iterate()
+            learner.on_rollout = None
             if _evaluates(learner):
                 metrics |= _evaluated(learner, folder, display)
             metrics["seconds"] = time.perf_counter() - start

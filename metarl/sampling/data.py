@@ -69,7 +69,7 @@ class Outcomes:
     info: Tensor | None = None  # [tasks, episodes, n] float64, of --info-metrics; NaN if unreported
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Rollout:
     """Episodes of several tasks, one to a slot, padded with zeros to the longest.
 
@@ -106,6 +106,11 @@ class Rollout:
             values=(tasks, episodes, time),
             info=(tasks, episodes, *(() if self.info is None else self.info.shape[2:])),
         )
+
+    def __repr__(self) -> str:
+        tasks, episodes, time = self.valid.shape
+        mean = f"mean return {float(self.returns.mean()):.4g}"
+        return f"Rollout({tasks} × {episodes} episodes of up to {time} steps; {mean})"
 
     def __getitem__(self, tasks: slice) -> "Rollout":
         """The episodes of some tasks; `unstable` counts those of all."""

@@ -14,6 +14,7 @@ import mujoco
 import numpy as np
 
 from metarl.simulation.physics import call, expect_shape
+from metarl.simulation.picture import Picture, check_camera
 from metarl.simulation.single import DeclaredEnv
 from metarl.support.errors import UsageError, nearest
 from metarl.tasks.declaration import MujocoFamily, load_declaration
@@ -24,9 +25,6 @@ try:
     from mujoco.batch import Batch
 except ImportError:  # MuJoCo before 3.17
     Batch = None
-
-PICTURE = (240, 320)
-"""Height and width in pixels."""
 
 logger = logging.getLogger(__name__)
 
@@ -289,16 +287,28 @@ class MujocoEnv(DeclaredEnv):
     """Entry point of a single environment; `options` are those of the family."""
 
     def __init__(
-        self, family: str | MujocoFamily, render_mode: str | None = None, **options: object
+        self,
+        family: str | MujocoFamily,
+        render_mode: str | None = None,
+        camera_name: str | None = None,
+        **options: object,
     ):
+        """Renders from the model's camera of that name, or from one that sees the whole body.
+
+        Raises:
+            UsageError: there is no such camera.
+
+        """
         declaration = load_declaration(family, options)
         physics = LoopPhysics(declaration, 1)
         super().__init__(declaration, physics, render_mode)
         self.model, self.data = physics.models[0], physics.data[0]
-        self._renderer: mujoco.Renderer | None = None
+        check_camera(self.model, camera_name, type(declaration).__name__)
+        self._camera_name = camera_name
+        self._picture: Picture | None = None
 
     def render(self) -> np.ndarray | None:
-        """The scene from a camera that follows the first body: [240, 320, 3].
+        """The scene: [240, 320, 3].
 
         Raises:
             UsageError: MuJoCo cannot draw on this machine.
@@ -306,28 +316,14 @@ class MujocoEnv(DeclaredEnv):
         """
         if self.render_mode is None:
             return None
-        if self._renderer is None:
-            try:
-                self._renderer = mujoco.Renderer(self.model, *PICTURE)
-            except Exception as error:  # the graphics libraries raise errors of many types
-                raise UsageError(
-                    f"MuJoCo cannot draw here ({error}): without a display it needs EGL or OSMesa, "
-                    "and MUJOCO_GL set to egl or osmesa"
-                ) from error
-        camera = mujoco.MjvCamera()
-        mujoco.mjv_defaultFreeCamera(self.model, camera)
-        camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1
-        bodies = self.data.xpos[1:]
-        camera.distance = 4.0 * max(0.1, np.linalg.norm(bodies - bodies[0], axis=1).max())
-        camera.elevation = -20.0
-        self._renderer.update_scene(self.data, camera)
-        picture: np.ndarray = self._renderer.render()
-        return picture
+        if self._picture is None:
+            self._picture = Picture(self.model, self.data, self._camera_name)
+        return self._picture.draw(self.data)
 
     def close(self) -> None:
         """Frees the renderer."""
-        if self._renderer is not None:
-            self._renderer.close()
+        if self._picture is not None:
+            self._picture.close()
 
 
 def make_physics(family: MujocoFamily, number: int, threads: int) -> BatchPhysics | LoopPhysics:

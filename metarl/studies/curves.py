@@ -2,18 +2,24 @@
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.statistics import STATISTICS, interval, stratified_indices
-from metarl.runs.folder import CONFIG, EVALUATION, METRICS
+from metarl.runs.folder import CONFIG, EVALUATION, read_metrics
 from metarl.support.errors import UsageError
+
+MEAN = re.compile(r"(?P<split>[^/]+)/step_(?P<step>\d+)/mean")
+"""A tag of an evaluation in training, of all tasks."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class Run:
     seed: int
     metrics: list[dict[str, float]]
     returns: np.ndarray | None  # [steps + 1, tasks]; None without evaluation.json
+    measure: str = "return"
+    """What the curves show: accuracy, for example, in few-shot learning."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,11 @@ class Line:
 
     name: str
     runs: list[Run]
+
+    @property
+    def measure(self) -> str:
+        """What the curves show."""
+        return self.runs[0].measure
 
     def evaluation(self) -> Evaluation | None:
         """The evaluation of the tasks of all runs; None if a run has no evaluation.json.
@@ -61,15 +74,15 @@ def read_run(path: Path, split: str = "test") -> Run:
     """Reads a run folder.
 
     Raises:
-        UsageError: it is not a run folder, it has no returns, or its evaluation lacks the split.
+        UsageError: it is not a run folder, or its evaluation lacks the split.
 
     """
     if not (path / CONFIG).exists():
         raise UsageError(f"{path} is not a run folder: it has no {CONFIG}")
     config = json.loads((path / CONFIG).read_text())["config"]
-    if "family" not in config:
-        raise UsageError(f"{path} is not a run on a task family: it has no returns to draw")
-    lines = (path / METRICS).read_text().split("\n")[:-1] if (path / METRICS).exists() else []
+    metrics = read_metrics(path)
+    tags = metrics[0] if metrics else {}
+    measures = [tag.removesuffix("/before") for tag in tags if tag.endswith("/before")]
     returns = None
     if (path / EVALUATION).exists():
         evaluation = json.loads((path / EVALUATION).read_text())
@@ -77,9 +90,10 @@ def read_run(path: Path, split: str = "test") -> Run:
             raise UsageError(f"{path / EVALUATION} has no split {split}")
         tasks = evaluation["splits"][split]["tasks"]
         returns = np.array([task["returns"] for task in tasks]).T
-    family = config["family"].rpartition(":")[2]
-    name = f"{config.get('algorithm') or config['learner']}, {family}"
-    return Run(path, name, config["seed"], [json.loads(line) for line in lines], returns)
+    what = config.get("family") or config.get("problem") or path.name
+    name = f"{config.get('algorithm') or config['learner']}, {what.rpartition(':')[2]}"
+    measure = (measures or ["return"])[0]
+    return Run(path, name, config["seed"], metrics, returns, measure)
 
 
 def group(runs: Sequence[Run]) -> list[Line]:
@@ -113,16 +127,47 @@ def training_curves(line: Line) -> dict[str, np.ndarray]:
         `before` and `after` [runs, iterations]; `env_steps` [iterations], means over the runs.
 
     """
-    number = min(len(run.metrics) for run in line.runs)
+    tags = [f"{line.measure}/{end}" for end in ("before", "after")]
+    x, (before, after) = _columns([run.metrics for run in line.runs], tags)
+    return {"env_steps": x, "before": before, "after": after}
+
+
+def held_out_curves(line: Line, split: str = "test") -> dict[str, np.ndarray]:
+    """Curves over the evaluations in training that all runs have, before and after adaptation.
+
+    Returns:
+        What `training_curves` returns, without a column if there was no evaluation.
+
+    """
+    ends = [held_out_step(run, split) for run in line.runs]
+    last = min(end for end in ends if end is not None)
+    tags = [f"{split}/step_{k}/mean" for k in (0, last)]
+    evaluated = [[m for m in run.metrics if tags[1] in m] for run in line.runs]
+    x, (before, after) = _columns(evaluated, tags)
+    return {"env_steps": x, "before": before, "after": after}
+
+
+def held_out_step(run: Run, split: str = "test") -> int | None:
+    """The last inner step of the evaluations in training; None if there was none."""
+    found = [MEAN.fullmatch(tag) for metrics in run.metrics for tag in metrics]
+    steps = [int(tag["step"]) for tag in found if tag and tag["split"] == split]
+    return max(steps, default=None)
+
+
+def _columns(
+    runs: Sequence[Sequence[Mapping[str, float]]], tags: Sequence[str]
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """x [rows], the mean of the runs, and the values of each tag [runs, rows], where all have rows.
+
+    x is in environment steps, or in iterations of runs that take none.
+    """
+    number = min(map(len, runs))
+    x = "env_steps" if all("env_steps" in m for run in runs for m in run) else "iteration"
 
     def column(name: str) -> np.ndarray:
-        return np.array([[m[name] for m in run.metrics[:number]] for run in line.runs])
+        return np.array([[m[name] for m in run[:number]] for run in runs])
 
-    return {
-        "env_steps": column("env_steps").mean(0),
-        "before": column("return/before"),
-        "after": column("return/after"),
-    }
+    return column(x).mean(0), [column(tag) for tag in tags]
 
 
 def adaptation_curve(evaluation: Evaluation) -> np.ndarray:
@@ -134,45 +179,115 @@ def adaptation_curve(evaluation: Evaluation) -> np.ndarray:
 
 
 def draw(lines: Sequence[Line], title: str = "") -> Figure:
-    """Draws the return over environment steps, and over inner steps on held-out tasks."""
-    figure = Figure((11, 4.5), layout="constrained")
-    training, adaptation = figure.subplots(1, 2)
-    for i, line in enumerate(lines):
-        style = {"color": f"C{i % 10}", "linestyle": "-" if i < 10 else "--"}
-        if any(run.metrics for run in line.runs):
-            curves = training_curves(line)
-            steps, after = curves["env_steps"] / 1e6, curves["after"]
-            training.plot(steps, after.mean(0), label=line.name, **style)
-            training.fill_between(
-                steps, after.min(0), after.max(0), alpha=0.15, color=style["color"]
-            )
-            before = f"{line.name}, before" if len(lines) == 1 else None
-            training.plot(steps, curves["before"].mean(0), ":", color=style["color"], label=before)
-        if (evaluation := line.evaluation()) is not None:
-            mean, low, high = adaptation_curve(evaluation).T
-            if len(line.runs) > 1:
-                for own in line.means():
-                    adaptation.plot(own, ".", color=style["color"], alpha=0.4)
-            if len(mean) == 1:  # an oracle, which has nothing to adapt: its level
-                adaptation.axhline(mean[0], label=line.name, color=style["color"], linestyle="--")
-                adaptation.axhspan(low[0], high[0], alpha=0.15, color=style["color"])
-            else:
-                errors = np.array([mean - low, high - mean])
-                adaptation.errorbar(
-                    range(len(mean)), mean, errors, capsize=3, label=line.name, **style
-                )
-    training.set_xlabel("environment steps, millions")
-    training.set_ylabel("return after adaptation")
-    training.set_title("training, mean and range of the seeds; dotted: before")
-    adaptation.set_xlabel("inner steps (episodes, for rl2)")
-    adaptation.xaxis.set_major_locator(MaxNLocator(integer=True))
-    adaptation.set_ylabel("return")
-    adaptation.set_title("held-out tasks, 95 % interval over tasks; dots: seeds")
-    for axes in (training, adaptation):
+    """Draws the measure in training, and on held-out tasks over inner steps.
+
+    Where a run was not evaluated, held-out tasks are those of the evaluations in training.
+
+    Raises:
+        UsageError: the runs have nothing to draw, or measures that differ.
+
+    """
+    if len({line.measure for line in lines}) > 1:
+        named = ", ".join(f"{line.name}: {line.measure}" for line in lines)
+        raise UsageError(f"runs with different measures cannot be drawn in one figure: {named}")
+    evaluated = [line for line in lines if line.evaluation() is not None]
+    others = [line for line in lines if line.evaluation() is None]
+    panels: list[Callable[[Axes], None]] = []
+    if any(run.metrics for line in lines for run in line.runs):
+        panels.append(lambda axes: _draw_training(axes, lines))
+    if any(held_out_step(run) is not None for line in others for run in line.runs):
+        panels.append(lambda axes: _draw_held_out(axes, lines, others))
+    if evaluated:
+        panels.append(lambda axes: _draw_adaptation(axes, lines))
+    if not panels:
+        raise UsageError(f"{lines[0].runs[0].path} has nothing to draw yet: no iteration is done")
+    figure = Figure((5.5 * len(panels), 4.5), layout="constrained")
+    for axes, draw_panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):  # noqa: B905
+        draw_panel(axes)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
     figure.suptitle(title)
     return figure
+
+
+def _style(i: int) -> dict[str, Any]:
+    """The look of the i-th line."""
+    return {"color": f"C{i % 10}", "linestyle": "-" if i < 10 else "--"}
+
+
+def _draw_training(axes: Axes, lines: Sequence[Line]) -> None:
+    for i, line in enumerate(lines):
+        if any(run.metrics for run in line.runs):
+            _draw_curves(axes, line, training_curves(line), i, alone=len(lines) == 1)
+    _label(axes, lines)
+    axes.set_title("tasks of training; dotted: before; thin: each seed")
+
+
+def _draw_held_out(axes: Axes, lines: Sequence[Line], drawn: Sequence[Line]) -> None:
+    for i, line in enumerate(lines):
+        if line in drawn and all(held_out_step(run) is not None for run in line.runs):
+            _draw_curves(axes, line, held_out_curves(line), i, alone=len(lines) == 1)
+    _label(axes, lines)
+    axes.set_title("held-out tasks; dotted: before; thin: each seed")
+
+
+def _label(axes: Axes, lines: Sequence[Line]) -> None:
+    metrics = next(run.metrics for line in lines for run in line.runs if run.metrics)
+    steps = "env_steps" in metrics[0]
+    axes.set_xlabel("environment steps, millions" if steps else "iterations")
+    axes.set_ylabel(f"{lines[0].measure} after adaptation")
+
+
+def _draw_curves(
+    axes: Axes, line: Line, curves: Mapping[str, np.ndarray], i: int, alone: bool
+) -> None:
+    """The mean of the seeds after adaptation, dotted before it, and each seed after it, thin."""
+    style = _style(i)
+    scale = 1e6 if "env_steps" in line.runs[0].metrics[0] else 1
+    x, after = curves["env_steps"] / scale, curves["after"]
+    axes.plot(x, after.mean(0), label=line.name, **style)
+    before = f"{line.name}, before" if alone else None
+    axes.plot(x, curves["before"].mean(0), ":", color=style["color"], label=before)
+    if len(line.runs) > 1:
+        axes.plot(x, after.T, color=style["color"], linewidth=0.7, alpha=0.5)
+
+
+def _draw_adaptation(axes: Axes, lines: Sequence[Line]) -> None:
+    for i, line in enumerate(lines):
+        style, evaluation = _style(i), line.evaluation()
+        if evaluation is None:
+            continue
+        mean, low, high = adaptation_curve(evaluation).T
+        if len(line.runs) > 1:
+            axes.plot(line.means().T, color=style["color"], linewidth=0.7, alpha=0.5)
+        if len(mean) == 1:  # an oracle, which has nothing to adapt: its level
+            axes.axhline(mean[0], label=line.name, color=style["color"], linestyle="--")
+            axes.axhspan(low[0], high[0], alpha=0.15, color=style["color"])
+        else:
+            errors = np.array([mean - low, high - mean])
+            axes.errorbar(range(len(mean)), mean, errors, capsize=3, label=line.name, **style)
+    axes.set_xlabel("inner steps (episodes, for rl2)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylabel(lines[0].measure)
+    axes.set_title("held-out tasks, 95 % interval over tasks; thin: each seed")
+
+
+def plot(*runs: str | Path, out: str | Path | None = None, title: str = "") -> Figure:
+    """The figure of `metarl plot`; with `out`, it is also written, and its numbers.
+
+    Args:
+        runs: run folders; those that differ only in their seeds are one line.
+        out: name of the files without the suffix: .png, .pdf and .csv.
+        title: of the figure.
+
+    Raises:
+        UsageError: a folder is not that of a run, has nothing to draw, or cannot be written.
+
+    """
+    lines = group([read_run(Path(path)) for path in runs])
+    if out is not None:
+        write_figures(lines, Path(out), title)
+    return draw(lines, title)
 
 
 def write_figures(lines: Sequence[Line], out: Path, title: str = "") -> list[Path]:
@@ -202,8 +317,9 @@ def rows(lines: Sequence[Line]) -> Iterator[tuple[object, ...]]:
     for line in lines:
         for run in line.runs:
             for m in run.metrics:
+                x = m.get("env_steps", m["iteration"])
                 for curve in ("before", "after"):
-                    yield line.name, run.seed, curve, m["env_steps"], m[f"return/{curve}"], "", ""
+                    yield line.name, run.seed, curve, x, m[f"{line.measure}/{curve}"], "", ""
         if (evaluation := line.evaluation()) is not None:
             for k, row in enumerate(adaptation_curve(evaluation)):
                 yield line.name, "all", "inner steps", k, *row

@@ -7,7 +7,9 @@ next-generation hyperparameter optimization framework", arXiv 1907.10902).
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
+import functools
 import json
 import math
 import socket
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from metarl.learners.config import FamilyRunConfig
 from metarl.learners.learner import BaseLearner
@@ -88,6 +90,50 @@ class Trial:
     params: dict[str, Value]
     """The values of the options that are searched."""
     folder: Path
+
+
+def tune_config(config: FamilyRunConfig, *search: str, **options: Any) -> list[Trial]:
+    """Searches for options as `metarl tune` does; all other options are those of `config`.
+
+    Args:
+        config: of every trial.
+        search: what is searched, for example `inner_lr=0.01:1:log`.
+        options: those of `Tuning`, for example `trials=20`.
+
+    Raises:
+        UsageError: as `tune`.
+
+    """
+    tuning = Tuning(search=search, **options)
+    folder = tuning.run_dir or Path("tunings", config.family.rpartition(":")[2])
+    return tune(tuning, folder, functools.partial(with_values, config))
+
+
+def with_values(config: FamilyRunConfig, values: Mapping[str, Value]) -> FamilyRunConfig:
+    """The configuration with the values of a trial, whose texts become the types of the options."""
+    hints = get_type_hints(type(config))
+    changed: dict[str, Any] = {}
+    of_family: dict[str, Any] = dict(config.family_options)
+    for name, value in values.items():
+        if name.startswith(FAMILY_OPTION):
+            of_family[name.removeprefix(FAMILY_OPTION)] = value
+        else:
+            changed[name] = _converted(value, hints[name])
+    if "run_dir" in changed:
+        changed["resume"] = True
+    return dataclasses.replace(config, **changed, family_options=of_family)
+
+
+def _converted(value: Value, hint: Any) -> Any:
+    """A value of the annotated type; a text lists the numbers of a tuple, divided by spaces."""
+    if not isinstance(value, str):
+        return value
+    if get_origin(hint) is tuple:
+        return tuple(get_args(hint)[0](part) for part in value.split())
+    kinds = [kind for kind in (hint, *get_args(hint)) if kind in (bool, int, float, Path)]
+    if bool in kinds:
+        return value == "True"
+    return kinds[0](value) if kinds else value
 
 
 def tune(tuning: Tuning, folder: Path, configure: Configure) -> list[Trial]:

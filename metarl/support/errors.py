@@ -44,6 +44,8 @@ def place_of(error: BaseException) -> str:
     packages, or the innermost line if there is no such line.
     """
     frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return "another process"
     own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
     place = (own or frames)[-1]
     return f"{place.filename}:{place.lineno}"

@@ -2,8 +2,9 @@
 
 import importlib
 import sys
+from pathlib import Path
 
-from metarl.support.errors import UsageError
+from metarl.support.errors import UsageError, nearest
 
 
 def import_module_here(module: str) -> None:
@@ -20,8 +21,10 @@ def import_module_here(module: str) -> None:
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
             raise  # an import inside the module fails
+        here = [path.stem for path in Path().iterdir() if path.suffix == ".py" or path.is_dir()]
         raise UsageError(
             f"there is no module {module} here or among the installed packages"
+            f"{nearest(module, here)}"
         ) from None
 
 

@@ -17,7 +17,6 @@ than two tasks is divided so that `train` and `test` are disjoint.
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import importlib
 import importlib.metadata
@@ -37,6 +36,7 @@ from metarl.support.randomness import RandomKey, Use
 from metarl.support.types import Json
 from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, load_declaration, parse_value
 from metarl.tasks.distributions import TaskDistribution
+from metarl.tasks.suggestions import SHIPPED, suggestion
 from metarl.tasks.task import (
     Task,
     Tasks,
@@ -46,11 +46,10 @@ from metarl.tasks.task import (
 )
 
 ENTRY_POINT_GROUP = "metarl.task_families"
-SHIPPED = "metarl_envs"
-"""The package `envs` of metarl under a name that no other project uses."""
 SPLITS = ("train", "test")
 DECLARED = ("metarl.simulation.mujoco:MujocoEnv", "metarl.simulation.dynamics:DynamicsEnv")
 """Entry points of declared families, whose registration refers to the declaration."""
+
 DRAWS = 64
 """Tasks of each split by which a family is found to hold out none: they are few."""
 
@@ -158,6 +157,12 @@ class TaskFamily:
         return _of_type(self.task_env, "tasks", TaskDistribution) or TaskDistribution()
 
     @property
+    def units(self) -> Mapping[str, str]:
+        """Units of the task parameters whose distribution has one."""
+        units = {n: getattr(d, "unit", "") for n, d in self.distribution.parameters.items()}
+        return {name: unit for name, unit in units.items() if unit}
+
+    @property
     def action_scale(self) -> float:
         """Policy actions from -scale to scale cover the range of bounded actions."""
         return 1.0 if self.declaration is None else self.declaration.action_scale
@@ -251,9 +256,13 @@ class TaskFamily:
 
         return not seen("test") <= seen("train")
 
-    def sample_tasks(self, number: int, key: RandomKey, split: str = "train") -> Tasks:
-        """Draws `number` tasks of a split, checked against the space: arrays [number, ...]."""
+    def sample_tasks(self, number: int, key: RandomKey | int, split: str = "train") -> Tasks:
+        """Draws `number` tasks of a split, checked against the space: arrays [number, ...].
+
+        `key` may be a seed.
+        """
         self.check_split(split)
+        key = RandomKey(key) if isinstance(key, int) else key
         # Each split has its own stream, so that no two splits draw the same tasks.
         stream, sample = self.splits.index(split), self._sampler()
         tasks = [sample(key.generator(Use.TASK, i, stream), split) for i in range(number)]
@@ -338,9 +347,7 @@ def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
     if not module and "." in name:  # a dot in the place of the colon
         raise UsageError(naming)
     where = f"module {module} ({_origin(module)}) registers no" if module else "there is no"
-    known = _registered_by([module, SHIPPED] if module else import_announced_modules())
-    close = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {f'{module}:' if module else ''}{close[0]}?" if close else ""
+    hint = suggestion(name, module, import_announced_modules())
     raise UsageError(f"{where} task family {name}{hint}")
 
 

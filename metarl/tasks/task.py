@@ -130,6 +130,13 @@ def first_value(space: Space) -> np.ndarray:
     return np.asarray(getattr(space, "start", 0), np.int64)
 
 
+def task_name(task: Task) -> str:
+    """A task in the form of `--task`: `goal=0.3,-0.2 mass=2`; long parameters are omitted."""
+    small = {name: np.ravel(value) for name, value in task.items() if np.size(value) <= 3}
+    numbers = {name: ",".join(f"{x:.4g}" for x in value) for name, value in small.items()}
+    return " ".join(f"{name}={text}" for name, text in numbers.items()) or "task"
+
+
 def uniform_task(task_space: spaces.Dict, generator: np.random.Generator, split: str) -> Task:
     """Draws a task uniformly from the space; a fifth of more than two finite tasks is held out."""
     sizes = {name: finite_sizes(space) for name, space in task_space.items()}

@@ -1,9 +1,11 @@
 """Short clips of a family under random actions or a policy."""
 
+import base64
 import io
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium
@@ -13,8 +15,9 @@ from PIL import Image, ImageDraw
 
 from metarl.support.errors import UsageError
 from metarl.support.types import Env
+from metarl.tasks.declaration import DynamicsFamily
 from metarl.tasks.family import TaskFamily, task_environment
-from metarl.tasks.task import Task
+from metarl.tasks.task import Task, select_tasks
 
 Act = Callable[[np.ndarray, float], int | np.ndarray]
 """(observation of one environment, reward of the previous step) -> action."""
@@ -22,6 +25,36 @@ Act = Callable[[np.ndarray, float], int | np.ndarray]
 HELD = 10
 """Steps for which a random action is repeated, so that the movement is visible."""
 FRAMES_OF_A_STRIP = 6
+SMALLEST_FONT = 10  # pixels
+CAMERA = "camera_name"
+"""Option of an environment that chooses the camera, as Gymnasium's MuJoCo environments name it."""
+
+
+@dataclass(frozen=True, repr=False)
+class Clip:
+    """A clip that a notebook shows."""
+
+    frames: list[np.ndarray]
+    """Each [height, width, 3], uint8."""
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the clip as .mp4 or .gif, or some of its frames side by side as .png.
+
+        Raises:
+            UsageError: the suffix is another one.
+
+        """
+        write_clip(self.frames, Path(path))
+        return Path(path)
+
+    def __repr__(self) -> str:
+        height, width, _ = self.frames[0].shape
+        return f"Clip({len(self.frames)} frames of {width} × {height}; save(PATH) writes it)"
+
+    def _repr_html_(self) -> str:
+        """The moving picture, which IPython shows where a clip is the value of a cell."""
+        data = base64.b64encode(gif(self.frames)).decode()
+        return f'<img src="data:image/gif;base64,{data}">'
 
 
 def prefer_offscreen() -> None:
@@ -30,21 +63,44 @@ def prefer_offscreen() -> None:
         os.environ.setdefault("MUJOCO_GL", "egl")
 
 
+def show(
+    family: TaskFamily,
+    task: Task | None = None,
+    steps: int = 100,
+    seed: int = 0,
+    camera: str | None = None,
+) -> Clip:
+    """A clip of a family under random actions; a task is drawn if none is given.
+
+    Raises:
+        UsageError: the family has no pictures or no such camera, or this machine cannot render.
+
+    """
+    drawn = select_tasks(family.sample_tasks(1, seed), 0) if task is None else task
+    return Clip(record_clip(family, drawn, steps, seed, camera=camera))
+
+
 def record_clip(
-    family: TaskFamily, task: Task, steps: int, seed: int = 0, act: Act | None = None
+    family: TaskFamily,
+    task: Task,
+    steps: int,
+    seed: int = 0,
+    act: Act | None = None,
+    camera: str | None = None,
 ) -> list[np.ndarray]:
     """Frames [height, width, 3] of an episode: one before the first step, and one after each step.
 
     Args:
         act: chooses the actions; if it is not given, they are random.
+        camera: name of a camera of a MuJoCo model.
 
     Raises:
-        UsageError: the family has no pictures, or this machine cannot render them.
+        UsageError: the family has no pictures or no such camera, or this machine cannot render.
 
     """
     if "rgb_array" not in family.prototype.metadata.get("render_modes", []):
         raise UsageError(f"{family.id} cannot be shown: it has no render mode rgb_array")
-    env = family.make(render_mode="rgb_array")
+    env = _made_to_render(family, camera)
     task_environment(env).task = task
     observation, _ = env.reset(seed=seed)
     env.action_space.seed(seed)
@@ -67,6 +123,19 @@ def record_clip(
     return frames
 
 
+def _made_to_render(family: TaskFamily, camera: str | None) -> Env:
+    """An environment of the family that draws what the camera sees."""
+    if camera is None:
+        return family.make(render_mode="rgb_array")
+    try:
+        if isinstance(family.declaration, DynamicsFamily):
+            raise TypeError("it is not a MuJoCo model")
+        return family.make(render_mode="rgb_array", **{CAMERA: camera})
+    except TypeError as error:  # no such option
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{family.id} has no camera {camera} to choose: {reason}") from error
+
+
 def _picture(env: Env, name: str) -> np.ndarray:
     """The environment as it is now: [height, width, 3]."""
     picture = env.render()
@@ -80,7 +149,10 @@ def labelled(frames: list[np.ndarray], text: str) -> list[np.ndarray]:
     written = []
     for frame in frames:
         image = Image.fromarray(frame)
-        ImageDraw.Draw(image).text((4, 2), text, "white", stroke_width=1, stroke_fill="black")
+        size = max(SMALLEST_FONT, frame.shape[0] // 12)
+        ImageDraw.Draw(image).text(
+            (4, 2), text, "white", stroke_width=1, stroke_fill="black", font_size=size
+        )
         written.append(np.asarray(image))
     return written
 

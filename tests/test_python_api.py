@@ -1,0 +1,284 @@
+"""What the commands do, from Python: policies, rollouts, clips, reports, and few-shot modules."""
+
+import base64
+import copy
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+import metarl
+from metarl.studies.tuning import with_values
+from metarl.support.errors import UsageError
+from metarl.tasks.classification import (
+    Domain,
+    FewShotClassification,
+    by_label,
+    convolutional_net,
+    head_of,
+    image_folder,
+)
+
+TINY = {"meta_batch_size": 3, "episodes": 4, "horizon": 5, "device": "cpu"}
+GOAL = {"goal": np.array([0.3, -0.2])}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run; its folder."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    config = metarl.Config(
+        "envs:Navigation2D-v0", hidden_sizes=(8,), iterations=1, eval_every=0, run_dir=folder
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metarl.runs.report.evaluation_figures", lambda *_: {})
+        metarl.train(metarl.Config.from_json(config.to_json() | TINY))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def learner(run):
+    return metarl.load(run)
+
+
+def test_a_policy_acts_on_an_observation_and_on_rows(learner):
+    policy = learner.adapt(GOAL, steps=2).policy
+    rows = torch.randn(5, 2)
+    actions = policy(rows)
+    assert actions.shape == (5, 2)
+    for row, action in zip(rows.numpy(), actions, strict=True):
+        np.testing.assert_allclose(policy(row), action.detach(), rtol=1e-5)
+        np.testing.assert_allclose(policy(row.tolist()), policy(row))
+
+
+def test_a_recurrent_policy_takes_the_reward_too():
+    config = metarl.RL2Config(
+        "envs:Navigation2D-v0", trials=2, episodes=2, horizon=3, hidden_size=4, minibatches=1
+    )
+    learner = metarl.RL2Learner(config)
+    called, acted = (learner.adapt(GOAL, 1).policy for _ in range(2))
+    for reward in (0.0, -1.0):
+        observation = np.full(2, reward, np.float32)
+        np.testing.assert_array_equal(called(observation, reward), acted.act(observation, reward))
+
+
+def test_rollouts_are_the_episodes_of_the_adaptation(learner):
+    adapted, rollouts = learner.adapt(GOAL, steps=2), learner.rollouts(GOAL, steps=2)
+    assert len(rollouts) == 3
+    for rollout, returns in zip(rollouts, adapted.episode_returns, strict=True):
+        assert rollout.observations.shape == (1, 4, 5, 2)
+        assert rollout.rewards.sum(-1)[0].tolist() == returns.tolist()
+
+
+def test_everything_is_shown_in_one_short_line(learner, run):
+    shown = [
+        *(learner, learner.config, learner.family, learner.adapt(GOAL), learner.rollouts(GOAL)[0]),
+        *(learner.evaluate(tasks=2), learner.render(GOAL)),
+    ]
+    for thing in shown:
+        assert len(repr(thing)) < 300  # with the path of the run folder
+        assert "\n" not in repr(thing)
+    assert "goal=0.3,-0.2" in repr(shown[3])
+    assert "gae_lambda" not in repr(shown[1])
+    assert "hidden_sizes=(8,)" in repr(shown[1])
+    assert repr(metarl.Config.of("promp", family="a:B-v0")) == (
+        "MAMLConfig(family='a:B-v0', algorithm='promp')"
+    )
+
+
+def test_a_clip_is_shown_by_a_notebook_and_saved(learner, tmp_path):
+    clip = learner.render(GOAL, steps=1)
+    assert len(clip.frames) == 6  # one before the first step
+    data = base64.b64decode(re.search(r"base64,([^\"]+)", clip._repr_html_())[1])
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.n_frames, image.size) == (6, (640, 240))
+    with Image.open(clip.save(tmp_path / "clip.gif")) as image:
+        assert image.n_frames == 6
+    assert len(metarl.show(learner.family, GOAL, steps=3).frames) == 4
+    with pytest.raises(UsageError, match="Navigation2D-v0 has no camera side"):
+        learner.render(GOAL, camera="side")
+
+
+def test_a_policy_is_exported_with_its_task(learner, tmp_path):
+    files = learner.adapt(GOAL, steps=1).export(tmp_path, {"author": "me"})
+    assert [file.name for file in files] == ["policy.safetensors", "policy.json", "policy.pt2"]
+    about = json.loads((tmp_path / "policy.json").read_text())
+    assert about["task"] == {"goal": [0.3, -0.2]}
+    assert (about["inner_steps"], about["author"]) == (1, "me")
+
+
+def test_an_evaluation_is_that_of_the_command(run):
+    shares = []
+    evaluations = metarl.evaluate(
+        run, tasks=3, steps=2, adaptations=1, progress=lambda what, share: shares.append(share)
+    )
+    assert [e.split for e in evaluations] == ["test", "train", "beyond"]
+    data = json.loads((run / "evaluation.json").read_text())
+    for evaluation in evaluations:
+        told = [task["returns"] for task in data["splits"][evaluation.split]["tasks"]]
+        np.testing.assert_allclose(evaluation.returns.T, told)
+    assert shares == pytest.approx([0, 1 / 3, 2 / 3, 1] * 3)
+    assert isinstance(metarl.plot(run), Figure)
+
+
+def test_families_are_listed_checked_and_drawn_from():
+    assert "Navigation2D-v0" in metarl.families()
+    assert "promp" in metarl.ALGORITHMS
+    family = metarl.make_family("envs:Navigation2D-v0", 5)
+    assert all(finding.passed for finding in metarl.check(family))
+    tasks = family.sample_tasks(3, 7, "beyond")
+    assert tasks["goal"].shape == (3, 2)
+    np.testing.assert_array_equal(tasks["goal"], family.sample_tasks(3, 7, "beyond")["goal"])
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"inner_lr": 0.5}, {"inner_lr": 0.5}),
+        ({"hidden_sizes": "32 16", "episodes": "7"}, {"hidden_sizes": (32, 16), "episodes": 7}),
+        ({"normalise_observations": "True"}, {"normalise_observations": True}),
+        ({"family_options.action_scale": 2.0}, {"family_options": {"action_scale": 2.0}}),
+        ({"activation": "relu", "horizon": "9"}, {"activation": "relu", "horizon": 9}),
+    ],
+)
+def test_the_values_of_a_search_have_the_types_of_the_options(values, expected):
+    config = with_values(metarl.Config("envs:Navigation2D-v0"), values)
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+@pytest.fixture(scope="module")
+def classes():
+    """Six classes of 8 vectors around a point each."""
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(6), 8)
+    centres = random.normal(size=(6, 3))
+    return by_label(centres[labels] + 0.1 * random.normal(size=(48, 3)), labels)
+
+
+def problem_of(classes):
+    torch.manual_seed(0)
+    domain = Domain.split(classes, held_out=0.5)
+    return FewShotClassification.of(domain, ways=2, shots=1, queries=4)
+
+
+@pytest.fixture(scope="module")
+def few_shot(classes, tmp_path_factory):
+    """A finished few-shot run of a problem that its config.json cannot name."""
+    folder = tmp_path_factory.mktemp("runs") / "few_shot"
+    config = metarl.FewShotConfig(
+        iterations=2, meta_batch_size=2, eval_every=0, inner_lr=0.1, run_dir=folder, device="cpu"
+    )
+    return metarl.train(config, problem=problem_of(classes))
+
+
+def test_a_few_shot_run_is_loaded_and_evaluated_with_its_problem(few_shot, classes):
+    folder = few_shot.config.run_folder
+    with pytest.raises(UsageError, match="needs its problem"):
+        metarl.load(folder)
+    loaded = metarl.load(folder, problem=problem_of(classes))
+    for name, value in few_shot.parameters.items():
+        assert torch.equal(value, loaded.parameters[name])
+    evaluations = metarl.evaluate(folder, problem=problem_of(classes), tasks=4, steps=1)
+    assert [(e.split, e.measure, e.held_out) for e in evaluations] == [
+        ("test", "accuracy", True),
+        ("train", "accuracy", False),
+    ]
+    assert json.loads((folder / "evaluation.json").read_text())["measure"] == "accuracy"
+    with pytest.raises(UsageError, match=r"--clips: .* is not a run on a task family"):
+        metarl.evaluate(folder, problem=problem_of(classes), clips=1)
+
+
+def test_a_module_adapts_as_a_plain_loop_does_and_is_exported(few_shot, tmp_path):
+    x, y = torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
+    adapted = few_shot.adapt(x.numpy(), y.numpy(), steps=3)
+    plain = copy.deepcopy(few_shot.problem.module)
+    plain.load_state_dict(few_shot.parameters)
+    losses = []
+    for _ in range(3):
+        loss = nn.functional.cross_entropy(plain(x), y)
+        losses.append(float(loss.detach()))
+        gradients = torch.autograd.grad(loss, plain.parameters())
+        for p, g in zip(plain.parameters(), gradients, strict=True):
+            p.data -= 0.1 * g
+    np.testing.assert_allclose(adapted.losses[:3], losses, rtol=1e-5)
+    torch.testing.assert_close(adapted(x), plain(x).detach())
+    assert len(repr(adapted)) < 200
+    adapted.export(tmp_path)
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    torch.testing.assert_close(program(x[:1]), adapted(x[:1]))
+    weights = load_file(tmp_path / "model.safetensors")
+    assert weights.keys() == plain.state_dict().keys()
+    assert json.loads((tmp_path / "model.json").read_text())["input_shape"] == [3]
+
+
+def test_a_run_that_names_its_problem_is_loaded_from_its_folder_alone(tmp_path, capsys):
+    from metarl.cli.main import main
+
+    run = ["--run-dir", str(tmp_path), "--device", "cpu", "--iterations", "1", "--eval-every", "0"]
+    options = ["--problem", "envs.sinusoid:Sinusoid", "--problem-options", "shots", "3"]
+    main(["train", "--learner", "few_shot", *options, *run, "--meta-batch-size", "2"])
+    loaded = metarl.load(tmp_path)
+    assert loaded.problem.shots == 3
+    assert not loaded.higher_is_better
+    main(["evaluate", str(tmp_path), "--tasks", "3", "--steps", "1", "--splits", "test"])
+    output = capsys.readouterr().out
+    assert "mean, median, IQM: of the mse; lower is better" in output
+    assert "test: 3 tasks" in output
+
+
+def test_a_problem_that_lacks_a_part_is_one_line():
+    class Problem:
+        name = "nothing"
+
+    with pytest.raises(UsageError, match="Problem is no few-shot problem: no module"):
+        metarl.FewShotLearner(metarl.FewShotConfig(device="cpu"), Problem())
+    with pytest.raises(UsageError, match="--learner maml takes no problem"):
+        metarl.train(metarl.Config("envs:Navigation2D-v0"), problem=Problem())
+
+
+def test_a_folder_of_images_is_classes(tmp_path):
+    for number, name in enumerate(("cats", "dogs")):
+        (tmp_path / name).mkdir()
+        for i in range(number + 2):
+            Image.new("RGB", (9, 5), (255, 0, 255 * number)).save(tmp_path / name / f"{i}.png")
+    cats, dogs = image_folder(tmp_path, size=4)
+    assert (cats.shape, dogs.shape) == ((2, 3, 4, 4), (3, 3, 4, 4))
+    assert cats[0, :, 0, 0].tolist() == [1, -1, -1]
+    assert dogs[0, :, 0, 0].tolist() == [1, -1, 1]
+    assert image_folder(tmp_path, size=4, grey=True)[0].shape == (2, 1, 4, 4)
+    (tmp_path / "dogs" / "notes.txt").write_text("not an image")
+    with pytest.raises(UsageError, match=r"notes\.txt is not an image"):
+        image_folder(tmp_path)
+    with pytest.raises(UsageError, match="has no folders with images"):
+        image_folder(tmp_path / "dogs")
+
+
+def test_data_that_cannot_make_tasks_are_one_line(classes):
+    with pytest.raises(UsageError, match=r"labels \(3,\) must be one for each of 2 samples"):
+        by_label(np.zeros((2, 3)), [0, 1, 1])
+    with pytest.raises(UsageError, match="class 0 has 8 samples; 5 shots and 4 queries need 9"):
+        FewShotClassification.of(Domain.split(classes), 1, 5, 4)
+    with pytest.raises(UsageError, match="test: 2 classes are too few for 3 ways"):
+        FewShotClassification.of(Domain.split(classes), 3, 1, 4)
+    with pytest.raises(UsageError, match="held_out 0 of 6 classes is 0"):
+        Domain.split(classes, held_out=0)
+
+
+def test_a_split_holds_out_whole_classes(classes):
+    domain = Domain.split(classes, held_out=0.5, seed=3)
+    first = sorted(float(c[0, 0]) for c in (*domain.train, *domain.test))
+    assert first == sorted(float(c[0, 0]) for c in classes)
+    assert (len(domain.train), len(domain.test)) == (3, 3)
+
+
+def test_the_default_net_fits_the_images():
+    module, head = convolutional_net(5, shape=(3, 13, 10))
+    assert module(torch.zeros(2, 3, 13, 10)).shape == (2, 5)
+    assert head == head_of(module) == ("7.weight", "7.bias")
