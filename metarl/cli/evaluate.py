@@ -86,7 +86,7 @@ def _print_summary(evaluation: Evaluation) -> None:
     for step in data["steps"]:
         cells = [
             (WHOLE if name in ("mean", "gain") else VALUE).format(**step[name])
-            for name in (*STATISTICS, "tail", "gain")
+            for name in (*STATISTICS, "gain")
         ]
         cells += [f"{step['hurt']:.0%}"] + ([f"{step['success']:.0%}"] if success else [])
         if samples:
