@@ -16,9 +16,13 @@ from metarl.tasks.family import make_family
 SMALL = {"meta_batch_size": 2, "episodes": 2, "device": "cpu", "hidden_sizes": (8,)}
 
 
+LOOKING_AT_SPACES = {"runs", "a policy fits", "spaces hold", "vector agrees", "scales"}
+
+
 @pytest.mark.parametrize("kind", SPACES)
 def test_check_passes_what_trains(kind, monkeypatch):
-    monkeypatch.delitem(CHECKS, "pickles")  # it takes seconds, and does not look at spaces
+    for check in set(CHECKS) - LOOKING_AT_SPACES:  # the others take seconds
+        monkeypatch.delitem(CHECKS, check)
     name = name_of(kind)
     faults = [f for f in check_family(make_family(name)) if not f.passed]
     assert not faults, faults
