@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,10 @@ from metarl.policies.parameters import Parameters, expand
 from metarl.policies.policy import Policy
 from metarl.sampling.data import Batch
 from metarl.support.parallel import Workers
+
+# On a busy machine an example may take any time.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 TASKS, EPISODES, TIME, OBSERVATION, ACTION = 3, 4, 5, 3, 2
 

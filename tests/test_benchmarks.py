@@ -19,7 +19,12 @@ BENCHMARKS, DOCS = ROOT / "experiments" / "benchmarks", ROOT / "docs"
             "--families envs:ReacherGoal-v0 --tasks 2 --episodes 2 --horizon 3 --seconds 0",
             "ReacherGoal-v0",
         ),
-        ("ranks", "--pairs 1 --iterations 1 --family envs:BernoulliBandit-v0", "efficiency"),
+        pytest.param(
+            "ranks",
+            "--pairs 1 --iterations 1 --family envs:BernoulliBandit-v0",
+            "efficiency",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_benchmark_prints_figures_and_their_limit(script, options, told):
@@ -30,13 +35,22 @@ def test_a_benchmark_prints_figures_and_their_limit(script, options, told):
     assert "limit" in result.stdout
 
 
-def test_the_model_of_many_hosts_is_measured_and_gives_the_table_of_the_documentation(tmp_path):
-    script, own = str(BENCHMARKS / "scaling.py"), str(tmp_path / "inputs.json")
+LIMIT = "limit: efficiency of at least 0.9 with 2 processes; expected"
+
+
+@pytest.mark.slow
+def test_the_model_of_many_hosts_is_measured(tmp_path):
+    own = str(tmp_path / "inputs.json")
     tiny = ("--measure-tasks", "4", "8", "--episodes", "2", "--rounds", "1", "--inputs", own)
-    measured, committed = python(script, *tiny), python(script)
-    for result in (measured, committed):
-        assert result.returncode == 0, result.stderr
-        assert "limit: efficiency of at least 0.9 with 2 processes; expected" in result.stdout
+    measured = python(str(BENCHMARKS / "scaling.py"), *tiny)
+    assert measured.returncode == 0, measured.stderr
+    assert LIMIT in measured.stdout
+
+
+def test_the_model_of_many_hosts_gives_the_table_of_the_documentation():
+    committed = python(str(BENCHMARKS / "scaling.py"))
+    assert committed.returncode == 0, committed.stderr
+    assert LIMIT in committed.stdout
     table = [line for line in committed.stdout.splitlines() if line.startswith("|")]
     assert len(table) == 5
     assert "\n".join(table) in (DOCS / "how-to" / "several-machines.md").read_text()

@@ -129,6 +129,7 @@ def test_two_loops_cannot_declare_the_same_option():
     assert [f.name for f in dataclasses.fields(composed([first, first]))] == ["size"]
 
 
+@pytest.mark.slow
 def test_a_run_of_another_loop_does_not_depend_on_the_package(site, tmp_path):
     """Begun without the package, it goes on with it, and the other way round."""
     small = "--family envs:Navigation2D-v0 --meta-batch-size 2 --episodes 2 --horizon 3"

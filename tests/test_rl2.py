@@ -208,6 +208,7 @@ def test_a_wrong_option_is_one_line(options, message):
         dataclasses.replace(SMALL, **options)
 
 
+@pytest.mark.learning
 def test_it_learns_to_explore_a_bandit():
     """Ten pulls of five arms: the first pays .5 whatever is done, the last ones more."""
     config = RL2Config(

@@ -21,8 +21,8 @@ LOOKING_AT_SPACES = {"runs", "a policy fits", "spaces hold", "vector agrees", "s
 
 @pytest.mark.parametrize("kind", SPACES)
 def test_check_passes_what_trains(kind, monkeypatch):
-    for check in set(CHECKS) - LOOKING_AT_SPACES:  # the others take seconds
-        monkeypatch.delitem(CHECKS, check)
+    looking = {name: CHECKS[name] for name in CHECKS if name in LOOKING_AT_SPACES}
+    monkeypatch.setattr("metarl.simulation.checker.CHECKS", looking)  # the others take seconds
     name = name_of(kind)
     faults = [f for f in check_family(make_family(name)) if not f.passed]
     assert not faults, faults

@@ -294,7 +294,7 @@ TINY = (
         "sinusoid.py --shots 5",
         "few_shot.py --domains digits photographs --ways 2",
         "few_shot.py --domains graphs --shots 3",
-        "fine_tune.py --adapts head --backbone-epochs 1",
+        pytest.param("fine_tune.py --adapts head --backbone-epochs 1", marks=pytest.mark.slow),
     ],
 )
 def test_each_experiment_runs(command, tmp_path):
