@@ -326,3 +326,30 @@ def test_a_run_with_a_module_is_loaded(own_folder, monkeypatch):
     learner = load(Path("run"))
     assert type(learner.policy.network.module).__name__ == "Net"
     assert learner.policy.network.module.convolution.out_channels == 3
+
+
+@pytest.mark.parametrize(
+    ("adapts", "changed"),
+    [("head", {"out.weight", "out.bias"}), ("context", {"task"})],
+)
+def test_an_adaptation_changes_only_what_the_network_names(
+    own_folder, monkeypatch, adapts, changed
+):
+    monkeypatch.chdir(own_folder)
+    monkeypatch.syspath_prepend(str(own_folder))
+    config = Config(family="pixel_grid:PixelGrid-v0", policy="net:Net", adapts=adapts, **TINY)
+    learner = Learner(config)
+    before = {**learner.parameters, **learner.policy.network.fresh}
+    after = learner.adapt({"goal": [0, 0]}, steps=1).parameters
+    assert {n for n, p in after.items() if not torch.equal(p, before[n])} == changed
+
+
+TINY = {"meta_batch_size": 2, "episodes": 4, "horizon": 4, "device": "cpu"}
+
+
+def test_the_spread_of_actions_is_exported_in_the_units_of_the_environment():
+    options = {**SMALL, "action_scale": 4.0, "hidden_sizes": (8,)}  # over a range of ±.1
+    for policy in ("mlp", f"{HERE}:Layers"):
+        learner = Learner(Config(**options, policy=policy))
+        std = learner.adapt({"goal": [0.1, 0.1]}, steps=0).policy.description()["std"]
+        assert std == pytest.approx([0.1 / 4.0] * 2)

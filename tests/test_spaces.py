@@ -9,7 +9,10 @@ from space_families import REFUSED, SPACES, name_of
 from metarl import Config, Learner, UsageError
 from metarl.learners.rl2 import RL2Config, RL2Learner
 from metarl.policies.action_units import ActionUnits, native_actions
-from metarl.policies.observations import Observations
+from metarl.policies.normalisation import sums_of
+from metarl.policies.observations import Observations, same_form
+from metarl.policies.parameters import expand
+from metarl.policies.policy import PolicyOptions, make_policy
 from metarl.simulation.checker import CHECKS, check_family
 from metarl.tasks.family import make_family
 
@@ -56,7 +59,7 @@ def test_a_flat_observation_becomes_that_of_the_space_again(kind):
     observations = Observations.of(space)
     rows = torch.from_numpy(np.stack([observations.flat(value) for value in each])).float()
     assert rows.shape == (4, observations.size)
-    compare(space, observations.structured(rows), each)
+    compare(space, observations.structured(observations.scaled(rows)), each)
 
 
 def compare(space, structured, each):
@@ -92,3 +95,47 @@ def test_policy_actions_become_those_of_the_space(space, policy_actions, expecte
     np.testing.assert_allclose(native, expected)
     assert native.dtype == space.dtype
     assert all(np.asarray(action) in space for action in native)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_a_perceptron_and_a_module_get_the_same_numbers(normalise):
+    """Bytes are divided by 255 once, unless observations are normalised."""
+    space, _ = SPACES["nested"]
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, Observations.of(space).size))
+    rows = torch.from_numpy(images).float()
+    for name in ("mlp", "test_spaces:Keep"):
+        options = PolicyOptions(name, hidden_sizes=(), normalise=normalise)
+        policy = make_policy(space, spaces.Discrete(2), options)
+        if policy.normaliser is not None:
+            policy.normaliser.add_sums(*sums_of(rows.flatten(0, 1)))
+        theta = policy.initial_parameters(np.random.default_rng(0))
+        theta = {n: torch.ones_like(p) if "weight" in n else p for n, p in theta.items()}
+        output = policy.network.output(expand(theta, 2), rows)[..., 0]
+        expected = policy.normaliser(rows) if normalise else rows / Observations.of(space).divisors
+        torch.testing.assert_close(output, expected.sum(-1), rtol=1e-4, atol=1e-3)
+
+
+class Keep(torch.nn.Linear):
+    """The sum of all numbers."""
+
+    def __init__(self, space, outputs):
+        super().__init__(Observations.of(space).size, outputs, bias=False)
+
+    def forward(self, observations):
+        place, bits = observations["rest"]
+        return super().forward(torch.cat([observations["image"].flatten(1), place, bits], -1))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "fits"),
+    [
+        (spaces.Discrete(3), spaces.Discrete(4), False),
+        (spaces.Box(-1, 1, (2,)), spaces.Box(-9, 9, (2,)), True),
+        (spaces.Dict(a=spaces.Discrete(2)), spaces.Dict(b=spaces.Discrete(2)), False),
+        (spaces.Dict(a=spaces.Discrete(2)), spaces.Dict(a=spaces.Discrete(3)), False),
+        (spaces.Dict(a=spaces.Box(0, 1)), spaces.Dict(a=spaces.Box(0, 2)), True),
+        (spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([3, 2]), False),
+    ],
+)
+def test_a_policy_fits_another_space_if_all_but_the_bounds_agree(one, other, fits):
+    assert same_form(one, other) is fits

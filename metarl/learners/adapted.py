@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from metarl.policies.export import DeployedModule, DeployedPolicy, export_policy
+from metarl.policies.deployed import DeployedModule
+from metarl.policies.export import DeployedPolicy, export_policy
 from metarl.policies.parameters import Parameters
 from metarl.tasks.task import Task, task_name
 

@@ -33,7 +33,7 @@ from metarl.maml.supervised import (
 from metarl.outer.loop import StepSizeOptions
 from metarl.outer.policy_gradient import PolicyGradient
 from metarl.outer.reptile import Reptile
-from metarl.policies.export import DeployedModule
+from metarl.policies.deployed import DeployedModule
 from metarl.policies.module_network import initial_parameters
 from metarl.policies.parameters import Parameters
 from metarl.support.errors import UsageError

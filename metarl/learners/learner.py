@@ -15,8 +15,10 @@ from metarl.evaluation.evaluation import Evaluation
 from metarl.learners.adapted import Adapted
 from metarl.learners.config import FamilyRunConfig, RunConfig
 from metarl.policies.action_units import ActionUnits
+from metarl.policies.actions import Actions
+from metarl.policies.deployed import Interface
 from metarl.policies.export import DeployedPolicy
-from metarl.policies.observations import has_image
+from metarl.policies.observations import has_image, same_form
 from metarl.policies.parameters import Parameters
 from metarl.sampling.actor import Adaptive, MostLikely
 from metarl.sampling.data import Outcomes, Rollout, concatenated
@@ -188,6 +190,10 @@ class MetaLearner(BaseLearner):
     @abstractmethod
     def deploy(self, adaptive: Adaptive) -> tuple[DeployedPolicy, Parameters]:
         """The policy that is adapted to one task, and its parameters without a task dimension."""
+
+    def interface(self, actions: Actions) -> Interface:
+        """What lies between a policy with these actions and the environment."""
+        return Interface(actions, self.observation_space, self.action_space, self.units)
 
     def shard(self, tasks: int) -> Shard:
         """What this process has of so many tasks, where torchrun has started several.
@@ -365,7 +371,7 @@ class MetaLearner(BaseLearner):
         own, other = self.family.prototype, family.prototype
         for name in ("observation_space", "action_space"):
             mine, given = getattr(own, name), getattr(other, name)
-            if (type(mine), mine.shape) != (type(given), given.shape):
+            if not same_form(mine, given):
                 raise UsageError(f"{family.id} has {name} {given}; the policy is for {mine}")
         learner = type(self)(self.config, family)
         learner.load_state(self.state())

@@ -23,7 +23,8 @@ from metarl.maml.inner_loop import (
 )
 from metarl.maml.meta_objective import MetaObjective, policy_objective
 from metarl.outer.registry import OUTER_LOOPS
-from metarl.policies.export import DeployedPolicy, deployed
+from metarl.policies.deployed import deployed
+from metarl.policies.export import DeployedPolicy
 from metarl.policies.normalisation import Statistics, sums_of
 from metarl.policies.parameters import Parameters, expand
 from metarl.policies.policy import Policy, PolicyOptions, make_policy
@@ -178,10 +179,7 @@ class MAMLLearner(MetaLearner):
         """The policy under the parameters of its only task."""
         assert isinstance(adaptive, GradientAdaptation)
         parameters = {name: p[0].cpu() for name, p in adaptive.parameters.items()}
-        policy = deployed(
-            self.policy, parameters, self.observation_space, self.action_space, self.units
-        )
-        return policy, parameters
+        return deployed(self.policy, parameters, self.interface(self.policy.actions)), parameters
 
     def state(self) -> State:
         """All that a resumed run needs."""

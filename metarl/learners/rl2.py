@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from metarl.learners.config import Budget, PolicyRunConfig
 from metarl.learners.learner import MetaLearner, expect_finite, return_metrics
 from metarl.policies.actions import make_actions
-from metarl.policies.export import DeployedPolicy, RecurrentDeployedPolicy
+from metarl.policies.deployed import RecurrentDeployedPolicy
+from metarl.policies.export import DeployedPolicy
 from metarl.policies.normalisation import SMALLEST_STD
 from metarl.policies.observations import Observations
 from metarl.policies.parameters import Parameters
@@ -256,9 +257,7 @@ class RL2Learner(MetaLearner):
             memory.hidden[0, 0].cpu(),
             memory.action[0].cpu(),
             float(memory.reward[0]),
-            self.observation_space,
-            self.action_space,
-            self.units,
+            self.interface(self.network.actions),
         )
         return policy, {"hidden": memory.hidden[0, 0].cpu().clone()}
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from metarl.policies.normalisation import ObservationNormaliser
+from metarl.policies.observations import Observations
 from metarl.policies.parameters import Parameters
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
@@ -34,8 +35,8 @@ class MLP:
     """Number of inputs besides the observation: the parameter `context`, which CAVIA adapts."""
     normaliser: ObservationNormaliser | None = None
     """Normalises the observations before the first layer."""
-    scale: float = 1.0
-    """Divides the observations before the first layer: 255 for images."""
+    images: Observations | None = None
+    """Observations with images, whose bytes are divided before the first layer."""
 
     @property
     def head(self) -> tuple[str, ...]:
@@ -69,8 +70,8 @@ class MLP:
             x = x.float()
         if self.normaliser is not None:
             x = self.normaliser(x)
-        elif self.scale != 1:
-            x = x / self.scale
+        elif self.images is not None:
+            x = self.images.scaled(x)
         if self.context_size:
             context = parameters[CONTEXT].unsqueeze(1).expand(-1, x.shape[1], -1)
             x = torch.cat([x, context], -1)

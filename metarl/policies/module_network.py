@@ -135,9 +135,8 @@ class ModuleNetwork:
 
         def form(of_task: Tensor) -> Structured:
             seen = of_task.float() if of_task.dtype == torch.uint8 else of_task
-            if self.normaliser is not None:
-                seen = self.normaliser(seen)
-            return self.observations.structured(seen)
+            scaled = self.observations.scaled if self.normaliser is None else self.normaliser
+            return self.observations.structured(scaled(seen))
 
         # The last bits of batched convolutions depend on how many tasks there are. Where nothing is
         # differentiated, which is where tasks come in any company, each is computed alone.

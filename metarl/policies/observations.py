@@ -4,6 +4,7 @@ Rollouts hold vectors, those of `gymnasium.spaces.flatten`: Discrete and MultiDi
 Dict and Tuple concatenate their parts, and a Box of any shape is raveled.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Self, TypeAlias, Union
@@ -30,6 +31,20 @@ def is_image(space: Space) -> bool:
         isinstance(space, spaces.Box)
         and space.dtype == np.uint8
         and len(space.shape or ()) in (2, 3)
+    )
+
+
+def same_form(one: Space, other: Space) -> bool:
+    """Whether a policy for the one space fits the other: all but the bounds of a Box agree."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, spaces.Box):
+        return one.shape == other.shape
+    named, others = parts(one), parts(other)
+    if not named:
+        return bool(one == other)
+    return list(named) == list(others) and all(
+        same_form(part, others[name]) for name, part in named.items()
     )
 
 
@@ -83,9 +98,25 @@ class Observations:
         vector: np.ndarray = np.asarray(spaces.flatten(self.space, observation))
         return vector
 
+    @functools.cached_property
+    def divisors(self) -> Tensor:
+        """By what flat observations are divided before a network, 255 for images: [size]."""
+        return torch.tensor(_divisors(self.space))
+
+    def scaled(self, flat: Tensor) -> Tensor:
+        """Flat observations [..., size] with images in [0, 1]."""
+        return flat / self.divisors.to(flat.device) if has_image(self.space) else flat
+
     def structured(self, flat: Tensor) -> Structured:
-        """Flat observations [rows, size] in the form of the space, with images in [0, 1]."""
+        """Flat observations [rows, size] in the form of the space."""
         return _structured(self.space, flat)
+
+
+def _divisors(space: Space) -> list[float]:
+    named = parts(space)
+    if named:
+        return [number for part in named.values() for number in _divisors(part)]
+    return [LARGEST_BYTE if is_image(space) else 1.0] * spaces.flatdim(space)
 
 
 def _not_flat(space: Space, name: str) -> tuple[str, Space]:
@@ -105,8 +136,6 @@ def _structured(space: Space, flat: Tensor) -> Structured:
         each = zip(named.items(), pieces, strict=True)
         inside = {name: _structured(part, piece) for (name, part), piece in each}
         return inside if isinstance(space, spaces.Dict) else tuple(inside.values())
-    if is_image(space):
-        flat = flat / LARGEST_BYTE
     shape = space.shape if isinstance(space, spaces.Box | spaces.MultiBinary) else None
     if shape is None or len(shape) == 1:
         return flat

@@ -18,7 +18,7 @@ from metarl.policies.mlp import MLP, Activation
 from metarl.policies.module_network import ModuleNetwork
 from metarl.policies.modules import MODULES, arguments, choose_policy, expect_stateless
 from metarl.policies.normalisation import ObservationNormaliser
-from metarl.policies.observations import LARGEST_BYTE, Observations, is_image
+from metarl.policies.observations import Observations, has_image
 from metarl.policies.parameters import Parameters, expand
 from metarl.support.errors import UsageError, place_of
 from metarl.support.types import Space
@@ -110,28 +110,26 @@ def make_policy(
 
     """
     options = options or PolicyOptions()
-    actions = make_actions(action_space)
-    size = Observations.of(observation_space).size + options.task_size
-    normaliser = ObservationNormaliser(size) if options.normalise else None
+    actions, seen = make_actions(action_space), observation_space
+    if options.task_size:
+        task = spaces.Box(-np.inf, np.inf, (options.task_size,))
+        seen = spaces.Dict(observation=seen, task=task)
+    observations = Observations.of(seen)
+    normaliser = ObservationNormaliser(observations.size) if options.normalise else None
     chosen = choose_policy(options.policy, observation_space)
     if chosen != "mlp":
-        seen = observation_space
-        if options.task_size:
-            seen = spaces.Dict(
-                observation=seen, task=spaces.Box(-np.inf, np.inf, (options.task_size,))
-            )
         return Policy(module_network(chosen, seen, actions.outputs, options, normaliser), actions)
     if options.options:
         name = next(iter(options.options))
         raise UsageError(f"--policy-options {name}: mlp has none; --hidden-sizes gives its layers")
     network = MLP(
-        size,
+        observations.size,
         actions.outputs,
         options.hidden_sizes,
         options.activation,
         options.context_size,
         normaliser,
-        LARGEST_BYTE if is_image(observation_space) else 1.0,
+        observations if has_image(seen) else None,
     )
     return Policy(network, actions)
 

@@ -94,7 +94,7 @@ def read(
     """
     if encoder is None or form is None:
         return normalised(seen, mean, std)
-    features = encoder(form.structured(seen[..., :-1].flatten(0, -2)))
+    features = encoder(form.structured(form.scaled(seen[..., :-1].flatten(0, -2))))
     rewards = normalised(seen[..., -1:], mean[-1:], std[-1:])
     return torch.cat([features.reshape(*seen.shape[:-1], -1), rewards], -1)
 

@@ -1,0 +1,342 @@
+"""Policies and modules adapted to one task, as torch modules between an environment's spaces."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from metarl.policies.action_units import ActionUnits, native_actions
+from metarl.policies.actions import LOG_STD, Actions, DiscreteActions, MultiDiscreteActions
+from metarl.policies.export import DeployedPolicy
+from metarl.policies.mlp import CONTEXT, MLP
+from metarl.policies.module_network import ModuleNetwork
+from metarl.policies.modules import LAYERS
+from metarl.policies.observations import Observations
+from metarl.policies.policy import Policy
+from metarl.policies.recurrent import RecurrentPolicy, read
+from metarl.support.types import Space
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What lies between a policy and an environment."""
+
+    actions: Actions
+    observation_space: Space
+    action_space: Space
+    units: ActionUnits
+
+    def std(self, parameters: Mapping[str, Tensor]) -> Tensor | None:
+        """σ of continuous actions in the environment's units: [action]."""
+        if LOG_STD not in parameters:
+            return None
+        std = parameters[LOG_STD].exp()
+        return std if self.units.factor is None else std * self.units.factor.to(std)
+
+
+class NetworkPolicy(DeployedPolicy):
+    """A policy between the spaces of an environment.
+
+    Observations of `forward` are flat, as `gymnasium.spaces.flatten` makes them; those of `act` are
+    the environment's. Actions of `forward` are flat too, in the environment's units.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, interface: Interface):
+        super().__init__()
+        self.actions, self.units = interface.actions, interface.units
+        self.observations = Observations.of(interface.observation_space)
+        self.action_space = interface.action_space
+        if isinstance(self.action_space, gymnasium.spaces.Box):
+            for name, end in (("low", self.action_space.low), ("high", self.action_space.high)):
+                self.register_buffer(name, torch.from_numpy(np.ravel(end)), persistent=False)
+
+    def act(self, observation: Any, reward: float) -> int | np.ndarray:
+        """The most likely action."""
+        with torch.no_grad():
+            return self.native(self(self.row(observation)))
+
+    def most_likely(self, output: Tensor) -> Tensor:
+        """A network's output [n, outputs] -> actions in the environment's units."""
+        if not self.actions.is_discrete:
+            return self.units.to_environment(output)
+        return self.units.to_environment(self.actions.distribution(output, {}).mode())
+
+    def row(self, observation: Any) -> Tensor:
+        """The observation of one environment: [1, observation]."""
+        return torch.from_numpy(self.observations.flat(observation)).float().unsqueeze(0)
+
+    def native(self, actions: Tensor) -> int | np.ndarray:
+        """The action of one environment [1, ...] in the form that it expects."""
+        action = native_actions(self.action_space, actions.numpy())[0]
+        is_number = isinstance(self.action_space, gymnasium.spaces.Discrete)
+        return int(action) if is_number else np.asarray(action)
+
+    @property
+    def about_actions(self) -> dict[str, object]:
+        """The entries of policy.json on the actions."""
+        if isinstance(self.actions, DiscreteActions):
+            return {"action": "number", "actions": self.actions.outputs}
+        if isinstance(self.actions, MultiDiscreteActions):
+            return {"action": "numbers", "actions": list(self.actions.options)}
+        return {"action": "continuous", "low": self.low.tolist(), "high": self.high.tolist()}
+
+
+class FeedforwardPolicy(NetworkPolicy):
+    """A multilayer perceptron: `network` is a `Sequential` of `Linear` layers and activations.
+
+    The first layer includes a context (CAVIA) and the normalisation of observations, and the last
+    layer includes the units of the actions: observations and actions are those of the environment.
+    """
+
+    def __init__(self, mlp: MLP, parameters: Mapping[str, Tensor], interface: Interface):
+        """`parameters` are those of one task, without a task dimension."""
+        super().__init__(interface)
+        layers: list[nn.Module] = []
+        last = len(mlp.hidden_sizes)
+        self.std = interface.std(parameters)
+        for i in range(last + 1):
+            weight, bias = parameters[f"layer_{i}.weight"], parameters[f"layer_{i}.bias"]
+            if i == 0:
+                weight, bias = _first_layer(mlp, parameters)
+            if i == last and self.units.factor is not None and self.units.centre is not None:
+                factor, centre = self.units.factor.to(weight), self.units.centre.to(weight)
+                weight, bias = weight * factor, bias * factor + centre
+            layer = nn.Linear(*weight.shape)
+            layer.load_state_dict({"weight": weight.T, "bias": bias})
+            layers += [layer] if i == last else [layer, LAYERS[mlp.activation]()]
+        self.network = nn.Sequential(*layers)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Observations [n, observation] -> actions [n, action], or [n] for a Discrete space."""
+        outputs: Tensor = self.network(observations)
+        if self.actions.is_discrete:
+            return self.most_likely(outputs)
+        return outputs.clamp(self.low, self.high)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights of the `Sequential` whose layers the description lists."""
+        return self.network.state_dict()
+
+    def description(self) -> dict[str, object]:
+        """Layers, sizes, bounds of the actions, and σ of the policy in training."""
+        linear = next(layer for layer in self.network if isinstance(layer, nn.Linear))
+        std = {} if self.std is None else {"std": self.std.tolist()}
+        return {
+            "layers": [_described(layer) for layer in self.network],
+            "observation_size": linear.in_features,
+            **self.about_actions,
+            **std,
+        }
+
+    def example(self, rows: int) -> tuple[Tensor, ...]:
+        """Observations."""
+        first = next(layer for layer in self.network if isinstance(layer, nn.Linear))
+        return (torch.zeros(rows, first.in_features),)
+
+
+def _first_layer(mlp: MLP, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Weight [in, out] and bias of the first layer for observations as they are."""
+    weight, bias = parameters["layer_0.weight"], parameters["layer_0.bias"]
+    if mlp.context_size:
+        rows = mlp.observation_size
+        weight, bias = weight[:rows], bias + parameters[CONTEXT] @ weight[rows:]
+    if mlp.normaliser is not None:
+        mean, std = mlp.normaliser.moments(weight.device)
+        weight = weight / std.unsqueeze(-1)
+        return weight, bias - mean @ weight
+    if mlp.images is not None:
+        weight = weight / mlp.images.divisors.unsqueeze(-1)
+    return weight, bias
+
+
+class ModulePolicy(NetworkPolicy):
+    """A torch module with adapted parameters; `module` takes observations in the space's form."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(
+        self, network: ModuleNetwork, parameters: Mapping[str, Tensor], interface: Interface
+    ):
+        """`parameters` are those of one task, without a task dimension."""
+        super().__init__(interface)
+        self.name = network.name
+        self.form = network.observations  # also of a task that an oracle sees
+        self.module = copy.deepcopy(network.module)
+        own = {name: parameters[name] for name, _ in self.module.named_parameters()}
+        self.module.load_state_dict(own, strict=False)
+        self.std = interface.std(parameters)
+        self.normalises = network.normaliser is not None
+        if network.normaliser is not None:
+            mean, std = network.normaliser.moments(torch.device("cpu"))
+            self.register_buffer("mean", mean.clone())
+            self.register_buffer("deviation", std.clone())
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Observations [n, observation] -> actions [n, action], or [n] for a Discrete space."""
+        if self.normalises:
+            seen = (observations - self.mean) / self.deviation
+        else:
+            seen = self.form.scaled(observations)
+        return self.most_likely(self.module(self.form.structured(seen)))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Those of the module, under its names, and the moments of observations."""
+        own = {} if not self.normalises else {"mean": self.mean, "deviation": self.deviation}
+        return {**self.module.state_dict(), **own}
+
+    def description(self) -> dict[str, object]:
+        """The class, the size of an observation, and the actions."""
+        std = {} if self.std is None else {"std": self.std.tolist()}
+        about = {"module": self.name, "observation_size": self.form.size}
+        return {**about, **self.about_actions, **std}
+
+    def example(self, rows: int) -> tuple[Tensor, ...]:
+        """Observations."""
+        return (torch.zeros(rows, self.form.size),)
+
+
+def deployed(
+    policy: Policy, parameters: Mapping[str, Tensor], interface: Interface
+) -> DeployedPolicy:
+    """The policy under the parameters of one task, without a task dimension."""
+    if isinstance(policy.network, ModuleNetwork):
+        return ModulePolicy(policy.network, parameters, interface)
+    assert isinstance(policy.network, MLP)
+    return FeedforwardPolicy(policy.network, parameters, interface)
+
+
+class RecurrentDeployedPolicy(NetworkPolicy):
+    """One step of a recurrent policy, whose memory of the task is an input and an output."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: RecurrentPolicy,
+        hidden: Tensor,
+        action: Tensor,
+        reward: float,
+        interface: Interface,
+    ):
+        """`hidden` [hidden], `action` [action] and `reward` are the memory of the task."""
+        super().__init__(interface)
+        # A cell, because exporting a layer that runs over sequences copies its weights.
+        self.cell = nn.GRUCell(network.gru.input_size, network.gru.hidden_size)
+        weights = network.gru.state_dict().items()
+        self.cell.load_state_dict({name.removesuffix("_l0"): w for name, w in weights})
+        self.actor = network.actor
+        self.encoder, self.form = network.encoder, network.form
+        mean, std = network.seen.moments
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("std", std.clone())
+        self._remembered = (hidden.clone(), action.clone(), torch.tensor([[reward]]))
+        self._began = 1.0
+
+    def forward(
+        self, observations: Tensor, rewards: Tensor, actions: Tensor, began: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The most likely actions, the actions in the form of the next input, and the hidden state.
+
+        Args:
+            observations: [n, observation].
+            rewards: [n, 1], of the previous step.
+            began: [n, 1], 1 at the first step of an episode, otherwise 0.
+            actions: [n, action], of the previous step, as `forward` returned them second.
+            hidden: [n, hidden].
+
+        """
+        seen = torch.cat([observations, rewards], -1)
+        seen = read(seen, self.mean, self.std, self.encoder, self.form)
+        later = self.cell(torch.cat([seen, actions, began], -1), hidden)
+        output = self.actor(later)
+        mode = output
+        if self.actions.is_discrete:
+            mode = self.actions.distribution(output, {}).mode()
+        return self.units.to_environment(mode), self.actions.shown(mode), later
+
+    def act(self, observation: Any, reward: float) -> int | np.ndarray:
+        """The most likely action; the next call continues from the memory after it."""
+        hidden, action, last = self._remembered
+        if not self._began:
+            last = torch.tensor([[reward]], dtype=torch.float32)
+        began = torch.tensor([[self._began]])
+        with torch.no_grad():
+            mode, shown, hidden = self(
+                self.row(observation), last, action[None], began, hidden[None]
+            )
+        self._remembered, self._began = (hidden[0], shown[0], last), 0.0
+        return self.native(mode)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Weights of the cell and the head, moments of the inputs, and the memory as `memory.*`."""
+        hidden, action, reward = self._remembered
+        memory = {"memory.hidden": hidden, "memory.action": action, "memory.reward": reward[0]}
+        return {**self.state_dict(), **memory}
+
+    def description(self) -> dict[str, object]:
+        """The kind of the cell, sizes, and bounds of the actions."""
+        return {
+            "recurrent": ["GRUCell", self.cell.input_size, self.cell.hidden_size],
+            "observation_size": self.observations.size,
+            **self.about_actions,
+        }
+
+    def example(self, rows: int) -> tuple[Tensor, ...]:
+        """Zeros for the five arguments of `forward`."""
+        sizes = (self.observations.size, 1, self.actor.out_features, 1, self.cell.hidden_size)
+        return tuple(torch.zeros(rows, size) for size in sizes)
+
+
+class DeployedModule(DeployedPolicy):
+    """A module of a supervised task: its outputs are its actions."""
+
+    def __init__(self, module: nn.Module, shape: Sequence[int], dtype: torch.dtype):
+        """`shape` and `dtype` are those of one input."""
+        super().__init__()
+        self.module = module
+        self._shape, self._dtype = tuple(shape), dtype
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs [n, ...] -> outputs [n, ...]."""
+        outputs: Tensor = self.module(inputs)
+        return outputs
+
+    @torch.no_grad()
+    def outputs(self, inputs: npt.ArrayLike) -> Tensor:
+        """The outputs of inputs [n, ...], tensors or arrays."""
+        return self.forward(torch.as_tensor(np.asarray(inputs)).to(self._dtype))
+
+    def act(self, observation: np.ndarray, reward: float) -> np.ndarray:
+        """The outputs of one input."""
+        array: np.ndarray = self.outputs(np.asarray(observation)[None])[0].numpy()
+        return array
+
+    def weights(self) -> dict[str, Tensor]:
+        """The state of the module."""
+        return self.module.state_dict()
+
+    def description(self) -> dict[str, object]:
+        """The class of the module and the shape of an input."""
+        return {"module": type(self.module).__name__, "input_shape": self._shape}
+
+    def example(self, rows: int) -> tuple[Tensor, ...]:
+        """Inputs of zeros."""
+        return (torch.zeros(rows, *self._shape, dtype=self._dtype),)
+
+
+def _described(layer: nn.Module) -> list[object]:
+    """The class of the layer in torch.nn and its arguments."""
+    if isinstance(layer, nn.Linear):
+        return ["Linear", layer.in_features, layer.out_features]
+    return [type(layer).__name__]
