@@ -2,23 +2,16 @@
 
 import csv
 import json
-import math
 import pickle
 import shutil
 from pathlib import Path
 
 import forked
 import pytest
-import torch
-from entropy_bonus import WEIGHT, with_entropy
-from momentum import Momentum, MomentumOptions
-from time_mean import time_mean
-from unit_step import unit_step
+from momentum import MomentumOptions
 
 from metarl import Config, Learner, UsageError
 from metarl.cli.main import main
-from metarl.maml.estimators import lvc
-from metarl.sampling.data import Rollout
 
 FOLDER = Path(__file__).parents[1] / "experiments" / "own_parts"
 FILES = {
@@ -105,7 +98,7 @@ def test_a_package_announces_parts(folder, tmp_path):
 
 
 WRONG = {
-    "--estimator entropy_bonus:with_entrpy": "module entropy_bonus has no with_entrpy",
+    "--estimator entropy_bonus:with_entrpy": "has no with_entrpy; did you mean with_entropy?",
     "--estimator entropy_bonu:with_entropy": "--estimator entropy_bonu:with_entropy: there is "
     "no module entropy_bonu here",
     "--estimator lcv": "--estimator lcv must be one of naive, lvc, dice, loaded_dice, taypo2, "
@@ -151,11 +144,13 @@ def test_options_of_an_outer_loop_are_those_of_the_configuration():
         Config("x", momentum=0.25)
 
 
-SHAPES = {
-    "estimator": ("test_own_parts:scalar", r"the estimator returns shape \(\), not one number for"),
-    "inner_update": ("test_own_parts:forgets", "must return the parameters that it gets"),
-    "baseline": ("test_own_parts:transposed", r"the baseline returns shapes \(1, 4, 2\) and \(1,"),
-}
+SHAPES = [
+    ("estimator", "scalar", r"the estimator returns shape \(\), not one number for"),
+    ("inner_update", "forgets", "must return the parameters that it gets"),
+    ("baseline", "transposed", r"the baseline returns \(1, 4, 2\) and \(1, 2\), not two tensors"),
+    ("baseline", "alone", r"the baseline returns \(1, 2, 4\), not two tensors: the values of the"),
+    ("baseline", "nothing", "the baseline returns NoneType, not two tensors"),
+]
 
 
 def scalar(log_probs, batch):
@@ -170,67 +165,17 @@ def transposed(rollout, discounted, discount):
     return discounted.mT, discounted[..., 0]
 
 
-@pytest.mark.parametrize("name", SHAPES)
-def test_results_of_another_shape_are_one_line(name):
-    part, message = SHAPES[name]
+def alone(rollout, discounted, discount):
+    return discounted
+
+
+def nothing(rollout, discounted, discount):
+    pass
+
+
+@pytest.mark.parametrize(("kind", "part", "message"), SHAPES)
+def test_results_of_another_form_are_one_line(kind, part, message):
     sizes = {"meta_batch_size": 2, "episodes": 2, "horizon": 4, "device": "cpu"}
+    options = {kind: f"test_own_parts:{part}"}
     with pytest.raises(UsageError, match=message):
-        Learner(Config("envs:Navigation2D-v0", **{name: part}, **sizes)).iterate()
-
-
-def test_the_estimator_adds_the_entropy_to_the_objective(policy, theta, make_random_batch):
-    """∇ E[log π] = ∇ Σ p log p, so that the difference to lvc is that of w H where it counts."""
-    batch = make_random_batch(0)
-    log_probs = batch.log_probs.clone().requires_grad_()
-    difference = with_entropy(log_probs, batch) - lvc(log_probs, batch)
-    (gradient,) = torch.autograd.grad(difference.sum(), log_probs)
-    number = batch.weight.sum((1, 2), keepdim=True)
-    torch.testing.assert_close(gradient, -WEIGHT * batch.log_probs * batch.weight / number)
-
-
-def test_every_task_moves_by_the_step_size():
-    generator = torch.Generator().manual_seed(0)
-    shapes = {"weight": (3, 4, 5), "bias": (3, 5)}
-    before, gradients = (
-        {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-        for _ in range(2)
-    )
-    after = unit_step(before, gradients, lambda name: 0.3)
-    moved = torch.cat([(after[name] - before[name]).flatten(1) for name in shapes], 1)
-    torch.testing.assert_close(moved.norm(dim=1), torch.full((3,), 0.3))
-
-
-def test_momentum_finds_the_maximum_of_a_paraboloid():
-    class Paraboloid:
-        """−‖θ − 1‖², whose maximum is at 1."""
-
-        def value(self, parameters):
-            return -float((parameters["theta"] - 1).square().sum()), 0.0
-
-        def gradient(self, parameters):
-            return self.value(parameters)[0], {"theta": -2 * (parameters["theta"] - 1)}
-
-    loop, parameters = Momentum(MomentumOptions(outer_lr=0.1)), {"theta": torch.zeros(3)}
-    for _ in range(50):
-        parameters, _ = loop.step(Paraboloid(), parameters)
-    assert torch.allclose(parameters["theta"], torch.ones(3), atol=1e-3)
-
-
-def test_the_baseline_by_hand():
-    """Two episodes: rewards 1, 2 and 4, the second of which is one step long."""
-    valid = torch.tensor([[[True, True], [True, False]]])
-    discounted = torch.tensor([[[2.0, 2.0], [4.0, 0.0]]], dtype=torch.float64)
-    zeros = torch.zeros(1, 2, 2)
-    rollout = Rollout(
-        observations=zeros.unsqueeze(-1),
-        actions=zeros.unsqueeze(-1),
-        log_probs=zeros,
-        rewards=zeros.double(),
-        valid=valid,
-        terminated=torch.zeros(1, 2, dtype=torch.bool),
-        final_observations=torch.zeros(1, 2, 1),
-    )
-    values, final = time_mean(rollout, discounted, 0.5)
-    assert values.tolist() == [[[3, 2], [3, 0]]]
-    assert final.tolist() == [[0, 0]]
-    assert not math.isnan(float(values.sum()))
+        Learner(Config("envs:Navigation2D-v0", **options, **sizes)).iterate()

@@ -189,7 +189,7 @@ def test_values_become_options_of_train():
         (("estimator=naive,lcv",), "lcv"),
         (("inner_lr=0.1:0.2", "--trials", "0"), "--trials 0 must be at least 1"),
         (("inner_lr=0.1:0.2", "--eval-every", "0"), "--eval-every 0 evaluates no trial"),
-        (("inner_lr=0.1:0.2", "--eval-every", "3"), "--eval-every 3 evaluates no trial of 2"),
+        (("inner_lr=0.1:0.2", "--eval-every", "3"), "--eval-every 2 evaluates each at its end"),
         (("inner_lr=0.1:0.2", "--storage", "nowhere://x"), "study nowhere://x cannot be opened"),
     ],
 )

@@ -18,7 +18,7 @@ from metarl.policies.action_units import ActionUnits
 from metarl.policies.actions import Actions
 from metarl.policies.deployed import Interface
 from metarl.policies.export import DeployedPolicy
-from metarl.policies.observations import has_image, same_form
+from metarl.policies.observations import Observations, same_form
 from metarl.policies.parameters import Parameters
 from metarl.sampling.actor import Adaptive, MostLikely
 from metarl.sampling.data import Outcomes, Rollout, concatenated
@@ -431,8 +431,10 @@ class MetaLearner(BaseLearner):
         """Warns about observations and actions that a policy learns little from."""
         scale = self.config.action_scale or self.family.action_scale
         warnings = action_warnings(self.action_space, scale)
-        if not self.normalises and not has_image(self.observation_space):
-            warnings += observation_warnings(rollout.observations[rollout.valid].cpu().numpy())
+        if not self.normalises:
+            form = Observations.of(self.observation_space)
+            seen = rollout.observations[rollout.valid][:, : form.size]  # an oracle's hints follow
+            warnings += observation_warnings(form.scaled(seen).cpu().numpy())
         for warning in warnings:
             logger.warning("%s: %s", self.family.id, warning)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from metarl.learners.learner import BaseLearner
+from metarl.support.text import counted
 
 
 def held_out_tag(learner: BaseLearner) -> str:
@@ -37,5 +38,6 @@ def reason_to_stop(history: Sequence[dict[str, float]], learner: BaseLearner) ->
         return f"{newest[tag]:.4g} on held-out tasks: --target {config.target:g} is reached"
     since = len(values) - 1 - max(range(len(values)), key=values.__getitem__)
     if 0 < config.patience <= since:
-        return f"no better on held-out tasks in {since} evaluations: --patience ends the run"
+        times = counted(since, "evaluation")
+        return f"no better on held-out tasks in {times}: --patience ends the run"
     return None

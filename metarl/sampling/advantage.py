@@ -47,14 +47,7 @@ def make_scaled_batch(
     def of_tasks(tasks: slice) -> tuple[Tensor, ...]:
         part = rollout[tasks]
         discounted = discounted_sums(part.rewards, discount)
-        values, final_value = baseline(part, discounted, discount)
-        shapes = tuple(values.shape), tuple(final_value.shape)
-        if shapes != (discounted.shape, discounted.shape[:2]):
-            raise UsageError(
-                f"the baseline returns shapes {shapes[0]} and {shapes[1]}, not "
-                f"{tuple(discounted.shape)} for the steps and {tuple(discounted.shape[:2])} for "
-                "the states after them"
-            )
+        values, final_value = _expect_values(baseline(part, discounted, discount), discounted)
         advantages = generalised_advantages(
             part.rewards, values, final_value, part.valid, discount, gae_lambda
         )
@@ -79,6 +72,29 @@ def make_scaled_batch(
         rollout.valid.float(),
     )
     return batch, deviations
+
+
+def _expect_values(given: object, discounted: Tensor) -> tuple[Tensor, Tensor]:
+    """Checks what a baseline returns, which may be a user's own.
+
+    Raises:
+        UsageError: it is something else than values of the steps and of the states after them.
+
+    """
+    expected = discounted.shape, discounted.shape[:2]
+    pair = given if isinstance(given, tuple) else (given,)
+    shapes = tuple(getattr(values, "shape", None) for values in pair)
+    if shapes != expected:
+        described = " and ".join(
+            type(values).__name__ if shape is None else str(tuple(shape))
+            for values, shape in zip(pair, shapes, strict=True)
+        )
+        raise UsageError(
+            f"the baseline returns {described}, not two tensors: the values of the steps, "
+            f"{tuple(expected[0])}, and those of the states after them, {tuple(expected[1])}"
+        )
+    values, final_value = pair
+    return values, final_value
 
 
 def discounted_sums(rewards: Tensor, discount: float) -> Tensor:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from metarl.policies.observations import Observations, flat_environment, has_image
+from metarl.policies.observations import Observations, flat_environment
 from metarl.policies.policy import make_policy
 from metarl.simulation.backends import backend_name, make_simulation
 from metarl.simulation.bounds import FamilyFaultError, outside
@@ -125,16 +125,14 @@ def _attributes_follow(family: TaskFamily) -> str:
 
 def _scales(family: TaskFamily) -> str:
     env, tasks = _make(family), _tasks(family, TASKS)
-    observations = np.stack(
-        [
-            np.asarray(observation, np.float64)
-            for i in range(TASKS)
-            for observation, *_ in _episode(family, env, select_tasks(tasks, i), seed=i)
-        ]
-    )
-    # Those of images are divided before a network sees them.
-    seen = not has_image(family.prototype.observation_space)
-    found = observation_warnings(observations) if seen else []
+    rows = [
+        np.ravel(observation).astype(np.float64)
+        for i in range(TASKS)
+        for observation, *_ in _episode(family, env, select_tasks(tasks, i), seed=i)
+    ]
+    form = Observations.of(family.prototype.observation_space)
+    observations = form.scaled(torch.from_numpy(np.stack(rows))).numpy()
+    found = observation_warnings(observations)
     found += action_warnings(env.action_space, family.action_scale)
     if found:
         return Caution("; ".join(found))

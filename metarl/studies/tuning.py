@@ -155,7 +155,7 @@ def tune(tuning: Tuning, folder: Path, configure: Configure) -> list[Trial]:
     if not base.eval_every or base.eval_every > base.iterations or not base.eval_splits:
         raise UsageError(
             f"--eval-every {base.eval_every} evaluates no trial of {base.iterations} iterations, "
-            "whose values would be compared"
+            f"whose values are compared: --eval-every {base.iterations} evaluates each at its end"
         )
     folder.mkdir(parents=True, exist_ok=True)
     learner = make_learner(base)

@@ -45,5 +45,8 @@ def import_object(reference: str, option: str) -> object:
     try:
         found: object = getattr(sys.modules[module], name)
     except AttributeError:
-        raise UsageError(f"{option} {reference}: module {module} has no {name}") from None
+        own = [known for known in vars(sys.modules[module]) if not known.startswith("_")]
+        raise UsageError(
+            f"{option} {reference}: module {module} has no {name}{nearest(name, own)}"
+        ) from None
     return found
