@@ -1,47 +1,34 @@
 """The page of results comes from its records, and the records from runs."""
 
-import importlib.util
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
-import pytest
-from documentation import ROOT
+import results
+from results_page import cell, command_of, page
 
 from metarl.cli.parsing import parse
 from metarl.studies.comparison import Comparison
 
 
-@pytest.fixture(scope="module")
-def results():
-    """The script."""
-    spec = importlib.util.spec_from_file_location("results", ROOT / "experiments" / "results.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def test_the_page_is_that_of_the_records():
+    assert page(results.TABLES, results.RECORDS) == results.PAGE.read_text()
 
 
-def test_the_page_is_that_of_the_records(results):
-    assert results.page() == results.PAGE.read_text()
-
-
-def test_the_command_of_a_table_is_its_comparison(results):
+def test_the_command_of_a_table_is_its_comparison():
     assert len(results.TABLES) == 11
     for whole in results.TABLES.values():
-        words = results.command_of(whole).split()
+        words = command_of(whole).split()
         assert words[:2] == ["metarl", "compare"]
         assert parse(Comparison, words[2:], "", command="compare") == whole
 
 
-def test_a_cell_has_the_interval_over_seeds_and_that_over_tasks(results):
+def test_a_cell_has_the_interval_over_seeds_and_that_over_tasks():
     means, errors = np.array([[1.0], [3.0], [5.0]]), np.full((3, 1), 0.3)
     # Student's t with 2 degrees of freedom: 4.303 · 2 / √3; tasks: 1.96 · √(3 · .09) / 3.
-    assert results.cell(means, errors, 0, 2) == "3.00 ± 4.97 (0.34)"
-    assert results.cell(means[:1], errors[:1], 0, 2) == "1.00 (0.59)"
-    assert results.cell(means, errors, 1, 2) == ""
+    assert cell(means, errors, 0, 2) == "3.00 ± 4.97 (0.34)"
+    assert cell(means[:1], errors[:1], 0, 2) == "1.00 (0.59)"
+    assert cell(means, errors, 1, 2) == ""
 
 
 def fake_run(folder, returns, commit):
@@ -54,9 +41,8 @@ def fake_run(folder, returns, commit):
     (folder / "metrics.jsonl").write_text('{"env_steps": 2000000, "seconds": 120.0}\n')
 
 
-def test_a_table_is_recorded_from_its_runs(results, tmp_path, monkeypatch):
+def test_a_table_is_recorded_from_its_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RECORDS", tmp_path / "records")
-    monkeypatch.setattr(results, "LONG", tmp_path / "none")
     whole = replace(results.TABLES["Navigation2D"], run_dir=tmp_path)
     for name, offset in (("random", 0.0), ("oracle", 10.0), ("maml-trpo", 4.0)):
         for seed in (1, 2):
@@ -68,14 +54,14 @@ def test_a_table_is_recorded_from_its_runs(results, tmp_path, monkeypatch):
     assert held["means"] == [[6.0, 7.5], [7.0, 8.5]]
     np.testing.assert_allclose(held["standard_errors"], [[1.0, 1.5]] * 2, atol=1e-4)
     assert (held["seeds"], held["tasks"], held["commits"]) == ([1, 2], 2, ["abcdefg"])
-    page = results.page()
-    assert "| maml-trpo | 6.5 ± 6.4 (1.4) | 8.0 ± 6.4 (2.1) |" in page
-    assert "Fewer than 3 seeds: maml-trpo (2), random (2), oracle (2)." in page
-    assert "Not trained yet: promp, e-maml, pretrained, rl2." in page
-    assert "maml-trpo 55%" in page  # 8.0 of the way from 2.5 to 12.5, at step 1
+    text = page(results.TABLES, results.RECORDS)
+    assert "| maml-trpo | 6.5 ± 6.4 (1.4) | 8.0 ± 6.4 (2.1) |" in text
+    assert "Fewer than 3 seeds: maml-trpo (2), random (2), oracle (2)." in text
+    assert "Not trained yet: promp, e-maml, pretrained, rl2." in text
+    assert "maml-trpo 55%" in text  # 8.0 of the way from 2.5 to 12.5, at step 1
 
 
-def test_rows_that_another_machine_recorded_stay(results, tmp_path, monkeypatch):
+def test_rows_that_another_machine_recorded_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RECORDS", tmp_path)
     results.write(tmp_path / "AntDir.json", {"machine": "", "rows": {"promp": {"seeds": [1]}}})
     results.main(["record", "AntDir", "--run-dir", str(tmp_path / "nothing")])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metarl.evaluation.clips import Clip, labelled, record_clip, side_by_side
 from metarl.evaluation.evaluation import Evaluation
+from metarl.evaluation.outcomes import measured
 from metarl.learners.adapted import Adapted
 from metarl.learners.config import FamilyRunConfig, RunConfig
 from metarl.policies.action_units import ActionUnits
@@ -272,39 +273,15 @@ class MetaLearner(BaseLearner):
         repeated = {name: np.repeat(values, repeats, 0) for name, values in drawn.items()}
         own = select_tasks(repeated, shard.tasks)
         _, rollouts = self._adaptation(own, steps, key, shard, mean_actions)
-        outcomes = self.outcomes(rollouts)
-
-        def per_adaptation(values: Tensor) -> np.ndarray:
-            """Means over episodes: [tasks, adaptations]."""
-            means: np.ndarray = values.double().mean(1).reshape(number, repeats).cpu().numpy()
-            return means
-
-        def of_info(outcome: Outcomes, metric: int) -> np.ndarray:
-            """Means over the episodes that report it: [tasks]."""
-            assert outcome.info is not None, "it was asked for"
-            own = outcome.info[..., metric].reshape(number, -1)
-            means: np.ndarray = own.nanmean(1).cpu().numpy()
-            return means
-
-        each = np.stack([per_adaptation(outcome.returns) for outcome in outcomes])
-        rates = [per_adaptation(o.success).mean(1) for o in outcomes if o.success is not None]
-        taken = [0, *(outcome.env_steps / number / repeats for outcome in outcomes[:-1])]
         return Evaluation(
             split,
             drawn,
-            each.mean(-1),
-            key.interval_seed,
-            success=np.stack(rates) if len(rates) == len(outcomes) else None,
+            **measured(self.outcomes(rollouts), number, repeats, self.info_metrics),
+            seed=key.interval_seed,
             episodes=self.episodes,
-            env_steps=np.cumsum(taken),
             paths=self._paths(rollouts, repeats),
-            adaptations=each if repeats > 1 else None,
             held_out=split != "train" and self.family.holds_out,
             units=self.family.units,
-            info={
-                metric.label: np.stack([of_info(outcome, i) for outcome in outcomes])
-                for i, metric in enumerate(self.info_metrics)
-            },
         )
 
     def adapt(self, task: Task, steps: int | None = None, seed: int | None = None) -> Adapted:

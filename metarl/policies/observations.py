@@ -53,6 +53,14 @@ def has_image(space: Space) -> bool:
     return is_image(space) or any(map(has_image, parts(space).values()))
 
 
+def flat_size(space: Space) -> int | None:
+    """Numbers of a flat observation; None if there is no flat form of a fixed size."""
+    try:
+        return spaces.flatdim(space)
+    except (NotImplementedError, ValueError):  # Gymnasium raises either
+        return None
+
+
 def parts(space: Space) -> dict[str, Space]:
     """The parts of a Dict or Tuple by name, in the order of flattening; none of other spaces."""
     if isinstance(space, spaces.Dict):
@@ -78,15 +86,14 @@ class Observations:
             UsageError: the space has no flat form of a fixed size.
 
         """
-        try:
-            size = spaces.flatdim(space)
-        except (NotImplementedError, ValueError):
+        size = flat_size(space)
+        if size is None:
             name, part = _not_flat(space, "observation")
             raise UsageError(
                 f"{name} is a {type(part).__name__}, which has no flat form of a fixed size: it "
                 "must be a Box, Discrete, MultiDiscrete, MultiBinary, Text, or a Dict or Tuple of "
                 "these (gymnasium.wrappers.FilterObservation leaves parts of a Dict out)"
-            ) from None
+            )
         if not size:
             raise UsageError(f"observation space {space} is empty")
         return cls(space, size)
@@ -122,9 +129,7 @@ def _divisors(space: Space) -> list[float]:
 def _not_flat(space: Space, name: str) -> tuple[str, Space]:
     """The part of a space that cannot be flattened, and its name."""
     for key, part in parts(space).items():
-        try:
-            spaces.flatdim(part)
-        except (NotImplementedError, ValueError):
+        if flat_size(part) is None:
             return _not_flat(part, f"{name}[{key!r}]")
     return name, space
 

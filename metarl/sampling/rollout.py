@@ -105,9 +105,7 @@ def _collect(
 ) -> Rollout:
     """The rollout of one simulation; `indices` number its tasks among all."""
     shape = (len(indices), episodes)
-    # Time first, so that a longer horizon begins with the same noise.
-    drawn = [actor.noise(key.generator(Use.ACTION, i, stage), horizon, episodes) for i in indices]
-    noise = torch.from_numpy(np.stack(drawn, axis=1)).to(actor.device)  # [time, tasks, episodes, a]
+    noise = _noise(actor, key, indices, stage, horizon, episodes)
     streams = [seed for i in indices for seed in key.seeds(Use.RESET, i, stage, episodes)]
     repeated = {name: np.repeat(values, episodes, axis=0) for name, values in tasks.items()}
     units = units.to(simulation.device)
@@ -145,6 +143,15 @@ def _collect(
     rollout = _assembled(recording, type(distribution), t + 1, step, x.cpu(), info)
     _expect_finite(rollout, tasks)
     return rollout
+
+
+def _noise(
+    actor: Actor, key: RandomKey, indices: range, stage: int, horizon: int, episodes: int
+) -> Tensor:
+    """What actions are sampled with, where they are computed: [time, tasks, episodes, ...]."""
+    # Time first, so that a longer horizon begins with the same noise.
+    drawn = [actor.noise(key.generator(Use.ACTION, i, stage), horizon, episodes) for i in indices]
+    return torch.from_numpy(np.stack(drawn, axis=1)).to(actor.device)
 
 
 def _assembled(
