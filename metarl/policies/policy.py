@@ -20,7 +20,8 @@ from metarl.policies.modules import MODULES, arguments, choose_policy, expect_st
 from metarl.policies.normalisation import ObservationNormaliser
 from metarl.policies.observations import Observations, has_image
 from metarl.policies.parameters import Parameters, expand
-from metarl.support.errors import UsageError, place_of
+from metarl.support.errors import UsageError
+from metarl.support.places import place_of
 from metarl.support.types import Space
 
 logger = logging.getLogger(__name__)

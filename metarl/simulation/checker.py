@@ -23,7 +23,8 @@ from metarl.policies.observations import Observations, flat_environment
 from metarl.policies.policy import make_policy
 from metarl.simulation.backends import backend_name, make_simulation
 from metarl.simulation.bounds import FamilyFaultError, outside
-from metarl.support.errors import UsageError, place_of
+from metarl.support.errors import UsageError
+from metarl.support.places import place_of
 from metarl.support.randomness import RandomKey
 from metarl.tasks.family import TaskFamily, task_environment
 from metarl.tasks.leak import explained_variance

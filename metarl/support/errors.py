@@ -1,13 +1,7 @@
 """The exceptions of the library."""
 
 import difflib
-import sysconfig
-import traceback
 from collections.abc import Iterable
-from pathlib import Path
-
-INSTALLED = (str(Path(__file__).parents[1]), *sysconfig.get_paths().values())
-"""Folders of metarl, Python and installed packages."""
 
 
 class UsageError(Exception):
@@ -37,15 +31,3 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The hint `; did you mean NAME?` with the most similar known name; empty if none is."""
     near = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def place_of(error: BaseException) -> str:
-    """FILE:LINE at which the error arose: the innermost line outside metarl, Python and installed
-    packages, or the innermost line if there is no such line.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames:
-        return "another process"
-    own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
-    place = (own or frames)[-1]
-    return f"{place.filename}:{place.lineno}"

@@ -1,15 +1,29 @@
 """Where in a user's code an error arose."""
 
 import re
+import sysconfig
 import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
-from metarl.support.errors import INSTALLED
-
-METARL = INSTALLED[0]
+METARL = str(Path(__file__).parents[1])
 """Folder of metarl."""
+INSTALLED = (METARL, *sysconfig.get_paths().values())
+"""Folders of metarl, Python and installed packages."""
 FRAME = re.compile(r'File "(.+)", line (\d+), in (.+)')
 """A line of a traceback."""
+
+
+def place_of(error: BaseException) -> str:
+    """FILE:LINE at which the error arose: the innermost line outside metarl, Python and installed
+    packages, or the innermost line if there is no such line.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return "another process"
+    own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
+    place = (own or frames)[-1]
+    return f"{place.filename}:{place.lineno}"
 
 
 def place_in_called_code(error: BaseException) -> str | None:

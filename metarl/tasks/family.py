@@ -30,8 +30,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from metarl.support.errors import UsageError, place_of
+from metarl.support.errors import UsageError
 from metarl.support.modules import import_module_here
+from metarl.support.places import place_of
 from metarl.support.randomness import RandomKey, Use
 from metarl.support.types import Json
 from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, load_declaration, parse_value
