@@ -268,7 +268,7 @@ def test_a_network_in_the_working_folder_is_found_by_every_command(own_folder):
         ("evaluate", "run", "--tasks", "2"),
         ("adapt", "run", "--task", "goal=1,5", "--out", "exported"),
     ):
-        result = python("-m", "metarl", *command, cwd=own_folder)
+        result = python("-m", "metarl", *command, "--trust", cwd=own_folder)
         assert result.returncode == 0, result.stderr
     about = json.loads((own_folder / "exported" / "policy.json").read_text())
     assert about["module"] == "net:Net"
@@ -278,7 +278,7 @@ def test_a_network_in_the_working_folder_is_found_by_every_command(own_folder):
 CHECK = """
 import gymnasium, numpy as np, torch
 from metarl import load
-learner = load("run")
+learner = load("run", trust=True)
 adapted = learner.adapt({"goal": [1, 5]})
 program = torch.export.load("exported/policy.pt2").module()
 env = learner.family.make()
@@ -323,7 +323,7 @@ def test_an_oracle_reads_the_task_beside_the_image():
 def test_a_run_with_a_module_is_loaded(own_folder, monkeypatch):
     monkeypatch.chdir(own_folder)
     monkeypatch.syspath_prepend(str(own_folder))
-    learner = load(Path("run"))
+    learner = load(Path("run"), trust=True)
     assert type(learner.policy.network.module).__name__ == "Net"
     assert learner.policy.network.module.convolution.out_channels == 3
 

@@ -61,7 +61,7 @@ def test_a_run_with_parts_beside_it_records_and_resumes_them(folder):
     for name, part in FILES.items():
         held = config[name.replace("-", "_")]
         assert held == ([part] if name == "sinks" else part)
-    resumed = ("train", "--resume", "--run-dir", "run", "--iterations", "3")
+    resumed = ("train", "--resume", "--trust", "--run-dir", "run", "--iterations", "3")
     assert "iterations 3 to 3" in metarl(*resumed, cwd=folder)
     with open(folder / "run/metrics.csv") as file:
         rows = list(csv.DictReader(file))
@@ -72,7 +72,7 @@ def test_a_run_with_parts_beside_it_records_and_resumes_them(folder):
 
 
 def test_the_run_is_evaluated(folder):
-    metarl("evaluate", "run", "--tasks", "2", "--splits", "test", cwd=folder)
+    metarl("evaluate", "run", "--trust", "--tasks", "2", "--splits", "test", cwd=folder)
     assert (folder / "run/evaluation.json").exists()
 
 

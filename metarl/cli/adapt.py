@@ -52,6 +52,8 @@ class _Adapt:
     body."""
     seed: int = 1
     """Seed of the random numbers."""
+    trust: bool = False
+    """Import what the run names from the working folder: its code runs with your permissions."""
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -64,7 +66,7 @@ def run(arguments: Sequence[str]) -> None:
     if options.onnx:
         expect_onnx()
     prefer_offscreen()
-    learner = load_with(options.run, options.checkpoint, options.test_later_lr)
+    learner = load_with(options.run, options.checkpoint, options.test_later_lr, trust=options.trust)
     if not isinstance(learner, MetaLearner):
         raise UsageError(
             f"{options.run} is not a run on a task family: adapt it in Python, "

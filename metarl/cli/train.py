@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from metarl.runs.loading import read_config
 from metarl.runs.run import train
 from metarl.studies.jobs import LOG, Job, expect_success, run_jobs
 from metarl.support.errors import UsageError
+from metarl.support.modules import Source, is_of_the_program, named_modules, options_of_a_run
 from metarl.support.options import option
 from metarl.support.parallel import available_cores
 from metarl.support.ranks import is_leader
@@ -31,7 +32,10 @@ from metarl.tasks.family import make_family
 TUNED: Final = "tuned"
 """Value of --preset."""
 BESIDE = """--seeds 1 2 3 trains a run for each seed, as many at a time as there are cores.
---config FILE takes options from a .yaml, .toml or .json file, as from a run's config.json."""
+--config FILE takes options from a .yaml, .toml or .json file, as from a run's config.json.
+--trust imports what a resumed or repeated run names from the working folder."""
+TRUST: Final = "--trust"
+"""Lets a run that is resumed or repeated name any module, as a command line does."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +89,17 @@ def run_experiment(
     `command`, a subcommand of metarl, or the script if it is not given. With `--seeds` each seed is
     trained by a process of its own, and there is no learner to return.
     """
-    with one_line_errors():
-        arguments = expanded(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    with one_line_errors(), options_of_a_run(source := _source(given)):
+        arguments = [word for word in expanded(given) if word != TRUST]
         if any(word.split("=")[0] == "--seeds" for word in arguments):
             several, others = parse_known(_Several, arguments, None, command or "train")
             _train_each(
                 [
                     parse_config(default, description, _of_seed(others, seed), command)
                     for seed in several.distinct
-                ]
+                ],
+                source,
             )
             return None
         config = parse_config(default, description, arguments, command)
@@ -102,12 +108,28 @@ def run_experiment(
         learner = train(config)
     if not is_leader():
         return learner
-    folder = config.run_folder
+    # These commands import nothing from the working folder unless they are told to.
+    own = any(map(is_of_the_program, named_modules(_texts(config))))
+    run = f"{config.run_folder} {TRUST}" if own else f"{config.run_folder}"
     print(
-        f"next: metarl evaluate {folder}, metarl adapt {folder}, tensorboard --logdir "
-        f"{folder.parent}"
+        f"next: metarl evaluate {run}, metarl adapt {run}, tensorboard --logdir "
+        f"{config.run_folder.parent}"
     )
     return learner
+
+
+def _texts(config: RunConfig) -> Iterator[str]:
+    """The words in the options of a run."""
+    for value in config.to_json().values():
+        yield from (v for v in (value if isinstance(value, list | tuple) else [value])
+                    if isinstance(v, str))  # fmt: skip
+
+
+def _source(arguments: Sequence[str]) -> Source:
+    """Where modules are named: on the command line, and by a run that it resumes or repeats."""
+    resumes = "--resume" in arguments or any(Path(word).name == CONFIG for word in arguments)
+    trust = TRUST in arguments
+    return Source("the run", trust or not resumes, named_modules(arguments), trusts_runs=trust)
 
 
 def _of_seed(arguments: Sequence[str], seed: int) -> list[str]:
@@ -117,7 +139,7 @@ def _of_seed(arguments: Sequence[str], seed: int) -> list[str]:
     return [*arguments, "--seed", str(seed), *own]
 
 
-def _train_each(configs: Sequence[RunConfig]) -> None:
+def _train_each(configs: Sequence[RunConfig], source: Source) -> None:
     """Trains each run in a process of its own, as many at a time as there are cores."""
     if LAUNCHED in os.environ:
         raise UsageError("--seeds trains one process for each run: start it without torchrun")
@@ -127,14 +149,15 @@ def _train_each(configs: Sequence[RunConfig]) -> None:
         config.run_folder.mkdir(parents=True, exist_ok=True)
         threads = config.threads or available_cores() // at_a_time
         one = dataclasses.replace(config, threads=threads)
-        jobs.append(Job(f"seed {config.seed}", _train_one, (one,), config.run_folder / LOG))
+        jobs.append(Job(f"seed {config.seed}", _train_one, (one, source), config.run_folder / LOG))
     expect_success(run_jobs(jobs, at_a_time=at_a_time))
     folders = " ".join(str(config.run_folder) for config in configs)
     print(f"next: metarl plot {folders}")
 
 
-def _train_one(config: RunConfig) -> None:
-    train(config)
+def _train_one(config: RunConfig, source: Source) -> None:
+    with options_of_a_run(source):
+        train(config)
 
 
 def parse_config(

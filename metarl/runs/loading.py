@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from metarl.learners.config import RunConfig
@@ -11,6 +12,8 @@ from metarl.runs.checkpoint import checkpoints_in, load_checkpoint, load_newest
 from metarl.runs.folder import CONFIG, read_metrics
 from metarl.runs.stopping import best_iteration
 from metarl.support.errors import UsageError
+from metarl.support.modules import Source, named_modules, options_of_a_run
+from metarl.support.options import option
 from metarl.support.types import Json, State
 
 
@@ -18,6 +21,7 @@ def load(
     run_folder: str | Path,
     checkpoint: str | int = "newest",
     problem: object | None = None,
+    trust: bool = False,
     **changes: object,
 ) -> BaseLearner:
     """Loads the learner of a run from a checkpoint.
@@ -26,21 +30,33 @@ def load(
         run_folder: of a run that has ended or is still in progress.
         checkpoint: an iteration, `newest`, or `best`, by the measure on held-out tasks in training.
         problem: that of a few-shot run, if its config.json does not name one.
+        trust: whether the run may name modules of the working folder, and callables of packages
+            that are not made for metarl. The modules that the program has imported are trusted,
+            unless they are those of installed packages.
         changes: options that a resumed run may change, such as `threads` and `test_later_lr`.
 
     Raises:
-        UsageError: there is no such run, or it has no such checkpoint.
+        UsageError: there is no such run, it has no such checkpoint, or it names a module that is
+            not trusted.
 
     """
     folder = Path(run_folder)
-    config = read_config(folder)
-    # The run may have been trained on another machine.
-    portable = {"device": "auto", "sampling_device": "cpu"}
-    known = {field.name for field in dataclasses.fields(config)}
-    options: Json = {name: value for name, value in portable.items() if name in known}
-    learner = make_learner(dataclasses.replace(config, **(options | changes)), problem=problem)
+    with options_of_a_run(source_of(folder, trust)):
+        config = read_config(folder)
+        # The run may have been trained on another machine.
+        portable = {"device": "auto", "sampling_device": "cpu"}
+        known = {field.name for field in dataclasses.fields(config)}
+        options: Json = {name: value for name, value in portable.items() if name in known}
+        if missing := [name for name in changes if name not in known]:
+            raise UsageError(f"{option(missing[0])}: the run in {folder} has no such option")
+        learner = make_learner(dataclasses.replace(config, **(options | changes)), problem=problem)
     learner.load_state(_read_checkpoint(folder, str(checkpoint), learner))
     return learner
+
+
+def source_of(folder: Path, trust: bool = False, words: Sequence[str] = ()) -> Source:
+    """What names the modules of a run, beside the words of a command line."""
+    return Source(f"the run in {folder}", trust, named_modules(words))
 
 
 def read_config(folder: Path) -> RunConfig:

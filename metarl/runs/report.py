@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from metarl.evaluation.evaluation import EVALUATED_SPLITS, Evaluation
 from metarl.evaluation.figures import evaluation_figures
 from metarl.learners.learner import BaseLearner, MetaLearner
 from metarl.runs.folder import EVALUATION, read_metrics
-from metarl.runs.loading import load, read_config
+from metarl.runs.loading import load
 from metarl.runs.tensorboard import add_summary, layout
 from metarl.support.errors import UsageError
 from metarl.support.files import replace_durably
@@ -56,6 +56,8 @@ class EvaluationOptions:
     """Numbers in the info of the environment, NAME or NAME:mean; by default those of the run."""
     threads: int = 0
     """Threads; 0 uses one per core."""
+    trust: bool = False
+    """Import what the run names from the working folder: its code runs with your permissions."""
 
     def __post_init__(self) -> None:
         """Checks the numbers.
@@ -101,7 +103,13 @@ def evaluate(
     asked = EvaluationOptions(**options)
     own: Json = {} if asked.info_metrics is None else {"info_metrics": asked.info_metrics}
     learner = load_with(
-        run, asked.checkpoint, asked.test_later_lr, problem=problem, threads=asked.threads, **own
+        run,
+        asked.checkpoint,
+        asked.test_later_lr,
+        problem=problem,
+        trust=asked.trust,
+        threads=asked.threads,
+        **own,
     )
     steps = learner.test_steps if asked.steps is None else asked.steps
     evaluations = _evaluate_splits(learner, asked, steps, progress)
@@ -142,17 +150,10 @@ def load_with(
     run: str | Path,
     checkpoint: str | int,
     test_later_lr: float | None,
-    **changes: object,
+    **changes: Any,
 ) -> BaseLearner:
-    """Loads the learner of a run, with another `test_later_lr` if one is given.
-
-    Raises:
-        UsageError: the run has no inner step size.
-
-    """
+    """Loads the learner of a run, with another `test_later_lr` if one is given; see `load`."""
     if test_later_lr is not None:
-        if "test_later_lr" not in {field.name for field in fields(read_config(Path(run)))}:
-            raise UsageError(f"--test-later-lr: {run} has no inner step size")
         changes["test_later_lr"] = test_later_lr
     return load(run, checkpoint, **changes)
 

@@ -12,7 +12,7 @@ the same declaration. A declared family imports only this module and others of `
 """
 
 import dataclasses
-import importlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import UnionType
@@ -32,6 +32,7 @@ from typing import (
 from gymnasium import spaces
 
 from metarl.support.errors import UsageError
+from metarl.support.modules import import_module_here
 from metarl.support.types import Space
 from metarl.tasks.distributions import TaskDistribution
 from metarl.tasks.noise import Noise
@@ -183,7 +184,9 @@ def load_declaration(reference: str | F, options: Mapping[str, Any]) -> F:
     if not isinstance(reference, str):
         return dataclasses.replace(reference, **options)
     module, _, name = reference.partition(":")
-    family_class = getattr(importlib.import_module(module), name, None) if name else None
+    if name:
+        import_module_here(module)
+    family_class = getattr(sys.modules.get(module), name, None) if name else None
     if family_class is None:
         raise UsageError(f"family {reference} must be MODULE:CLASS of a declaration")
     types = get_type_hints(family_class)

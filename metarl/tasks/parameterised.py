@@ -1,6 +1,5 @@
 """An existing Gymnasium environment as a task family, without a class of its own."""
 
-import importlib
 import inspect
 import re
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl.support.errors import UsageError
+from metarl.support.modules import import_object
 from metarl.tasks.distributions import (
     Choice,
     Distribution,
@@ -280,12 +280,9 @@ def _derivation(env: object, reference: str) -> Derivation:
     names = {f"{kind.__module__}:{kind.__qualname__}" for kind in type(env).__mro__}
     functions = [function for name, function in known if name in names]
     if reference:
-        module, _, name = reference.partition(":")
-        given = getattr(importlib.import_module(module), name, None) if name else None
+        given = import_object(reference, "derive")
         if not callable(given):
-            raise UsageError(
-                f"derive {reference} must be MODULE:FUNCTION, and the function must exist"
-            )
+            raise UsageError(f"derive {reference} cannot be called: it must be MODULE:FUNCTION")
         functions.append(given)
 
     def derive(unwrapped: object) -> None:
