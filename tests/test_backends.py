@@ -183,3 +183,28 @@ def test_resets_without_a_seed_differ_and_follow_from_the_first():
     episodes = [[env.reset(seed=s)[0].tolist() for s in (5, None, None)] for _ in range(2)]
     assert episodes[0] == episodes[1]
     assert len({tuple(first) for first in episodes[0]}) == 3
+
+
+class Doubled(gymnasium.RewardWrapper):
+    def __init__(self, render_mode=None):
+        super().__init__(gymnasium.make("envs:Navigation2D-v0", render_mode=render_mode).unwrapped)
+
+    def reward(self, reward):
+        return 2 * reward
+
+
+def test_a_wrapper_around_a_declared_environment_is_stepped_too():
+    gymnasium.register("Doubled-v0", Doubled, max_episode_steps=100)
+    family = make_family("Doubled-v0", 5)
+    assert choose_backend(family, 100)[0] == "gymnasium"
+    with pytest.raises(UsageError, match="Doubled has code of its own"):
+        choose_backend(family, 100, "batch")
+    task = {"goal": np.array([[0.3, 0.2]])}
+    rewards = []
+    for id in ("Doubled-v0", "envs:Navigation2D-v0"):
+        simulation = make_simulation(make_family(id, 5), 1)
+        simulation.begin(task, np.array([3]))
+        rewards.append(float(simulation.step(torch.zeros(1, 2)).rewards[0]))
+        simulation.close()
+    assert rewards[0] == 2 * rewards[1] != 0
+    del gymnasium.registry["Doubled-v0"]

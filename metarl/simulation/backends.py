@@ -75,11 +75,13 @@ class BatchBackend:
     """Steps all environments of a declared family at once: MuJoCo's batch, or array operations."""
 
     def refusal(self, family: TaskFamily) -> str | None:
-        """Refuses families that are not declared or that are registered with wrappers."""
+        """Refuses families that are not declared, and those with code around the declaration."""
         if not isinstance(family.declaration, MujocoFamily | DynamicsFamily):
             return "it is not a declared family (metarl.tasks.declaration)"
         if family.spec.additional_wrappers:
             return "it is registered with wrappers"
+        if (own := family.own_code) is not None:
+            return f"{own} has code of its own around the declaration"
         return None
 
     def preference(self, family: TaskFamily, num_envs: int) -> float:

@@ -29,6 +29,7 @@ from typing import Any, Protocol, TypeVar, cast
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from metarl.support.errors import UsageError
 from metarl.support.modules import import_module_here
@@ -50,6 +51,9 @@ ENTRY_POINT_GROUP = "metarl.task_families"
 SPLITS = ("train", "test")
 DECLARED = ("metarl.simulation.mujoco:MujocoEnv", "metarl.simulation.dynamics:DynamicsEnv")
 """Entry points of declared families, whose registration refers to the declaration."""
+
+OF_EVERY_ENVIRONMENT = (OrderEnforcing, PassiveEnvChecker, TimeLimit)
+"""The wrappers that `gymnasium.make` puts around environments."""
 
 DRAWS = 64
 """Tasks of each split by which a family is found to hold out none: they are few."""
@@ -149,6 +153,22 @@ class TaskFamily:
     def declaration(self) -> DeclaredFamily | None:
         """The declaration behind the environment; None if the family is not a declared one."""
         return self._registered or _of_type(self.task_env, "family", DeclaredFamily)
+
+    @property
+    def own_code(self) -> str | None:
+        """The class whose code runs around a declared environment, or in its place; None if none.
+
+        What makes a batch from the declaration alone would leave that code out.
+        """
+        if self._registered:
+            return None
+        layer: gymnasium.Env = self.prototype
+        while isinstance(layer, gymnasium.Wrapper):
+            if not isinstance(layer, OF_EVERY_ENVIRONMENT):
+                return type(layer).__name__
+            layer = layer.env
+        kind = type(layer)
+        return None if f"{kind.__module__}:{kind.__qualname__}" in DECLARED else kind.__name__
 
     @property
     def distribution(self) -> TaskDistribution:
