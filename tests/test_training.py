@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,6 +178,74 @@ ENDLESS = (
 def heed_closed_terminals():
     """In a new process: `nohup`, which may have started the tests, hands down to ignore them."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+HANGING = """
+import gymnasium, time
+from pathlib import Path
+
+class Hanging(gymnasium.Wrapper):
+    def __init__(self):
+        super().__init__(gymnasium.make("envs:CartPoleParams-v0"))
+        self.steps = 0
+
+    def step(self, action):
+        self.steps += 1
+        while self.steps > 20:
+            Path("hangs").touch()
+            time.sleep(1)
+        return self.env.step(action)
+
+gymnasium.register("Hanging-v0", Hanging, max_episode_steps=100)
+"""
+
+
+def is_alive(process):
+    status = Path("/proc", process, "status")
+    return status.exists() and "State:\tZ" not in status.read_text()
+
+
+@pytest.mark.parametrize(("workers", "signals"), [(0, 1), (2, 1), (0, 2)])
+def test_a_signal_ends_a_run_whose_environment_hangs(tmp_path, workers, signals):
+    (tmp_path / "hanging.py").write_text(HANGING)
+    options = ("--family", "hanging:Hanging-v0", "--horizon", "30", "--workers", str(workers))
+    timeout = ("--stop-timeout", "1" if signals == 1 else "300")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "metarl", "train", *ENDLESS, *options, *timeout, "--run-dir", "run"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    while not (tmp_path / "hangs").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    pgrep = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
+    children = pgrep.stdout.split()
+    assert bool(children) == bool(workers)
+    for _ in range(signals):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(1.2)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (128 + signal.SIGTERM if signals == 1 else 130)
+    assert "Traceback" not in errors
+    assert ("--stop-timeout" in errors) == (signals == 1)
+    assert not [child for child in children if is_alive(child)]
+
+
+def test_an_interruption_while_metarl_is_imported_is_one_line(tmp_path):
+    code = """if True:
+        import signal, sys
+        from metarl.cli.main import main
+
+        class Interrupted:
+            def find_spec(self, name, path=None, target=None):
+                if name == "torch":
+                    sys.meta_path.remove(self)
+                    signal.raise_signal(signal.SIGINT)
+
+        sys.meta_path.insert(0, Interrupted())
+        main(["train", "--family", "envs:Navigation2D-v0"])
+    """
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

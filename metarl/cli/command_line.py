@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ DEBUG = "METARL_DEBUG"
 def one_line_errors() -> Iterator[None]:
     """Turns a `UsageError` in the block into one line on standard error and exit status 2.
 
+    Ctrl-C is one line too, with status 130.
     An error of the user's own code that metarl calls is one line too, with its place and status 1.
     METARL_DEBUG=1 in the environment prints the traceback before the line. If the reader of the
     output stops before its end, as `head` does, the program exits without a message.
@@ -33,6 +35,11 @@ def one_line_errors() -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         raise SystemExit(1) from None
+    except KeyboardInterrupt as error:
+        if _wants_traceback():
+            traceback.print_exc()
+        print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr, flush=True)
+        raise SystemExit(128 + signal.SIGINT) from None
     except (UsageError, RankError) as error:
         if _wants_traceback():
             traceback.print_exc()

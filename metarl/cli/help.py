@@ -16,7 +16,7 @@ GROUPS = {
     "evaluation": "eval-every eval-tasks eval-splits eval-trials test-steps test-later-lr target "
     "patience info-metrics",
     "run": "init-from device threads time-limit checkpoint-every keep-checkpoints callbacks sinks "
-    "rank-timeout",
+    "rank-timeout stop-timeout",
 }
 """Options by group, each in the order in which they are listed."""
 

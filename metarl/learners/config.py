@@ -55,6 +55,9 @@ class RunConfig:
     of torchrun on one host share the cores."""
     rank_timeout: Positive = 600.0
     """Seconds that the processes of torchrun wait for one another before the run gives up."""
+    stop_timeout: Positive = 300.0
+    """Seconds in which an iteration must end, and be saved, after Ctrl-C or a scheduler's signal.
+    Then the run ends with the checkpoints that it has."""
 
     eval_every: WholeNumber = 10
     """Iterations between evaluations on held-out tasks; 0 never evaluates."""
@@ -82,7 +85,7 @@ class RunConfig:
         (
             *("iterations", "run_dir", "resume", "device", "threads", "eval_every", "eval_tasks"),
             *("target", "patience", "time_limit", "callbacks"),
-            *("rank_timeout", "checkpoint_every", "keep_checkpoints", "sinks"),
+            *("rank_timeout", "stop_timeout", "checkpoint_every", "keep_checkpoints", "sinks"),
         )
     )
     """Options that a resumed run may change, because no number of training depends on them."""

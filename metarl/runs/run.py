@@ -2,7 +2,10 @@
 
 import dataclasses
 import logging
+import multiprocessing
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,13 +28,11 @@ from metarl.support.modules import import_object
 from metarl.support.options import option
 from metarl.support.parallel import Ranks
 from metarl.support.ranks import has_begun_before, is_leader, note_begin, ranks
-from metarl.support.signals import requests_to_end
+from metarl.support.signals import SAME_REQUEST_SECONDS, requests_to_end
 from metarl.support.types import Json
 
 logger = logging.getLogger(__name__)
 
-SAME_REQUEST_SECONDS = 1.0
-"""Signals within this time after the first count as the same request to stop."""
 ENOUGH = -1
 """Stands for a callback's request to stop, where a signal has its number."""
 
@@ -59,15 +60,16 @@ def run(learner: BaseLearner, callbacks: Sequence[Callback] = ()) -> None:
     calls the callbacks. When torchrun starts them again, they go on from the newest checkpoint.
 
     SIGINT, SIGTERM or SIGHUP (a closed terminal) end the run with a checkpoint after the current
-    iteration; the process then exits with status 128 + the signal's number. Another signal more
-    than a second later ends it at once. Earlier ones are ignored, because a job manager and a
-    parent process may both forward the same request.
+    iteration; the process then exits with status 128 + the signal's number. It also exits, without
+    a checkpoint, if the iteration has not ended after `stop_timeout`, for example because an
+    environment hangs. Another signal more than a second later ends it at once. Earlier ones are
+    ignored, because a job manager and a parent process may both forward the same request.
 
     Raises:
         UsageError: the run cannot begin; an existing run in the folder is not changed.
 
     """
-    with _interruptible() as received:
+    with _interruptible(learner.config.stop_timeout) as received:
 
         def stopped(enough: bool = False) -> int:
             """A signal that one of the processes has received, or ENOUGH; 0 to go on."""
@@ -294,10 +296,11 @@ def _git_commit() -> str | None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], int]]:
+def _interruptible(seconds: float) -> Iterator[Callable[[], int]]:
     """In the block, the first request to end only sets what the yielded function returns.
 
-    It returns the signal's number, or 0 before any signal.
+    It returns the signal's number, or 0 before any signal. If the block does not end within
+    `seconds`, the process does.
     """
     received: list[int] = []
     first = 0.0
@@ -306,11 +309,22 @@ def _interruptible() -> Iterator[Callable[[], int]]:
         nonlocal first
         if received:
             if time.monotonic() - first > SAME_REQUEST_SECONDS:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt("a second signal ended the run without a checkpoint")
             return
         received.append(number)
         first = time.monotonic()
         logger.warning("signal %d: stopping after this iteration", number)
 
-    with requests_to_end(receive):
+    def leave(number: int) -> None:
+        print(
+            f"error: the iteration has not ended {seconds:g} s after signal {number} "
+            "(--stop-timeout), or another signal came: the run ends with the checkpoints it has",
+            file=sys.stderr,
+            flush=True,
+        )
+        for child in multiprocessing.active_children():
+            child.kill()
+        os._exit(128 + number)
+
+    with requests_to_end(receive, seconds, leave):
         yield lambda: received[0] if received else 0

@@ -1,17 +1,36 @@
 """Signals that ask a program to end: Ctrl-C, a scheduler's request, a closed terminal."""
 
+import math
 import os
+import select
 import signal
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+
+SAME_REQUEST_SECONDS = 1.0
+"""Signals within this time after the first count as the same request to end."""
+AT_ONCE_SECONDS = 5.0
+"""What "at once" may take, after a second request."""
+ENDED = b"\0"
+"""What the thread that waits for signals reads when the block has ended; 0 is no signal."""
 
 
 @contextmanager
-def requests_to_end(receive: Callable[[int], None]) -> Iterator[None]:
+def requests_to_end(
+    receive: Callable[[int], None],
+    seconds: float = math.inf,
+    leave: Callable[[int], object] = lambda _: None,
+) -> Iterator[None]:
     """In the block, SIGINT, SIGTERM and SIGHUP only call `receive` with their number.
 
     When the terminal is closed (SIGHUP), what would be printed there is dropped, because writing
     would fail. A program that `nohup` has started goes on then.
+
+    If the block has not ended `seconds` after a signal, or soon after a second request, another
+    thread calls `leave` with the signal's number. It hears of signals even while the main thread is
+    in code that heeds none.
     """
     on_terminal = [output for output in (1, 2) if os.isatty(output)]
 
@@ -27,8 +46,39 @@ def requests_to_end(receive: Callable[[int], None]) -> Iterator[None]:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    arguments = (reading, numbers, seconds, leave)
+    watch = threading.Thread(target=_leave_late, args=arguments, daemon=True)
+    watch.start()
     try:
         yield
     finally:
+        signal.set_wakeup_fd(wakeup)
+        os.write(writing, ENDED)  # and not only its end: a forked process may hold the pipe open
+        watch.join()
+        os.close(writing)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leave_late(
+    reading: int, numbers: Collection[int], seconds: float, leave: Callable[[int], object]
+) -> None:
+    """Calls `leave` if a signal is not followed by the end of the block."""
+    number, first, last = 0, math.inf, math.inf
+    with open(reading, "rb", buffering=0) as pipe:
+        while (left := last - time.monotonic()) > 0:
+            ready, _, _ = select.select([pipe], [], [], None if left == math.inf else left)
+            heard = pipe.read(1) if ready else b""
+            if heard == ENDED:
+                return
+            if not heard or heard[0] not in numbers:
+                continue
+            now = time.monotonic()
+            if not number:
+                number, first, last = heard[0], now, now + seconds
+            elif now - first > SAME_REQUEST_SECONDS:
+                last = min(last, now + AT_ONCE_SECONDS)
+    leave(number)
