@@ -17,6 +17,7 @@ from metarl import Config
 from metarl.cli.main import main
 from metarl.cli.train import run_experiment
 from metarl.learners.presets import ALGORITHMS
+from metarl.support.text import one_line
 from metarl.tasks.family import make_family, registered_families
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -463,3 +464,15 @@ def test_wrong_seeds_are_refused_before_any_run_begins(tmp_path, capsys, seeds, 
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_message_is_one_line_that_a_terminal_can_show():
+    assert one_line("as it\nis: /a/path\t'x'") == "as it is: /a/path 'x'"
+    assert one_line("\x1b[31mred\x07") == "\\x1b[31mred\\x07"
+    long = one_line("--out " + "ab" * 300 + " is too long")
+    assert long.startswith("--out abab")
+    assert "..." in long
+    assert long.endswith("abab is too long")
+    assert len(long) < 200
+    assert len(one_line("word " * 500)) < 620
+    assert one_line("é") == "é"

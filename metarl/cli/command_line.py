@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from metarl.support.errors import RankError, UsageError, WorkerError
 from metarl.support.places import place_in_called_code, place_in_trace
+from metarl.support.text import one_line
 
 LAUNCHED = "TORCHELASTIC_RUN_ID"
 """Environment variable that torchrun sets in the processes that it starts."""
@@ -44,7 +45,7 @@ def one_line_errors() -> Iterator[None]:
         if _wants_traceback():
             traceback.print_exc()
         if (where := _first_to_tell()) is not None:
-            print(f"error: {where}{error}", file=sys.stderr, flush=True)
+            print(f"error: {where}{one_line(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
     except Exception as error:
         line = _one_line(error)
@@ -52,7 +53,7 @@ def one_line_errors() -> Iterator[None]:
             _first_to_tell()  # Python prints the traceback; other processes have nothing to add
             raise
         if (where := _first_to_tell()) is not None:
-            print(f"error: {where}{line}", file=sys.stderr, flush=True)
+            print(f"error: {where}{one_line(line)}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
 
 
@@ -71,7 +72,7 @@ def _one_line(error: Exception) -> str | None:
     place = place_in_called_code(error)
     if place is None and type(error).__name__ != "DependencyNotInstalled":
         return None
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    text = f"{type(error).__name__}: {error}"
     return f"{text} ({place}; {hint})" if place else text
 
 

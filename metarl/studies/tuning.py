@@ -157,9 +157,9 @@ def tune(tuning: Tuning, folder: Path, configure: Configure) -> list[Trial]:
             f"--eval-every {base.eval_every} evaluates no trial of {base.iterations} iterations, "
             f"whose values are compared: --eval-every {base.iterations} evaluates each at its end"
         )
-    folder.mkdir(parents=True, exist_ok=True)
     learner = make_learner(base)
-    study = open_study(folder, tuning, higher_is_better=learner.higher_is_better, create=True)
+    with _begun(folder):
+        study = open_study(folder, tuning, higher_is_better=learner.higher_is_better, create=True)
     learner.close()
     _check_same(study, tuning, base)
     job_numbers: dict[Job, int] = {}
@@ -187,6 +187,19 @@ def tune(tuning: Tuning, folder: Path, configure: Configure) -> list[Trial]:
     # another machine may take it.
     expect_success({job: code for job, code in codes.items() if code != IN_USE})
     return results(study, folder)
+
+
+@contextmanager
+def _begun(folder: Path) -> Iterator[None]:
+    """Makes the folder; removes it if the block finds a mistake before anything is in it."""
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except UsageError:
+        if made:
+            folder.rmdir()
+        raise
 
 
 def run_trial(tuning: Tuning, folder: Path, number: int, configure: Configure) -> None:

@@ -88,6 +88,8 @@ def import_module_here(module: str) -> None:
             is raised unchanged.
 
     """
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise UsageError(f"{module!r} is no name of a module")
     if not (trusted := _is_trusted(module)) and not _is_installed(module):
         raise UsageError(
             f"{_source.name} names module {module}, which is not installed: if you trust the "

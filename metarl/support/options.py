@@ -25,15 +25,17 @@ class Range:
     def holds(self, value: float) -> bool:
         """Whether the value is finite and within the range."""
         enough = value > self.low if self.above else value >= self.low
-        return math.isfinite(value) and enough and value <= self.high
+        return enough and value <= self.high and math.isfinite(value)
 
     def __str__(self) -> str:
         low = f"a number {'above' if self.above else 'of at least'} {self.low:g}"
-        return low if self.high == math.inf else f"{low} and at most {self.high:g}"
+        return low if self.high >= WHOLE else f"{low} and at most {self.high:g}"
 
 
-Count = Annotated[int, Range(1)]
-WholeNumber = Annotated[int, Range(0)]
+WHOLE = 2**63 - 1
+"""The largest whole number of arrays and random numbers."""
+Count = Annotated[int, Range(1, WHOLE)]
+WholeNumber = Annotated[int, Range(0, WHOLE)]
 NonNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(0, above=True)]
 Share = Annotated[float, Range(0, 1, above=True)]

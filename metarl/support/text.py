@@ -2,6 +2,21 @@
 
 from collections.abc import Mapping
 
+WORD, MESSAGE = 160, 600
+"""Characters of a word and of a message from which on only their ends are shown."""
+
+
+def one_line(text: str) -> str:
+    """The text for a terminal: on one line, not too long, and without characters that act."""
+    words = " ".join(_ends(word, WORD) for word in text.split())
+    return _ends("".join(c if c.isprintable() else ascii(c)[1:-1] for c in words), MESSAGE)
+
+
+def _ends(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest * 2 // 3]}...{text[-longest // 4 :]}"
+
 
 def counted(number: int, noun: str) -> str:
     """The number and its noun: `1 task`, `2 tasks`."""
