@@ -18,7 +18,7 @@ from metarl.learners.learner import BaseLearner
 from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import find_algorithm, tuned_options
 from metarl.learners.registry import LEARNERS
-from metarl.runs.folder import CONFIG
+from metarl.runs.folder import holds_run
 from metarl.runs.loading import read_config
 from metarl.runs.run import train
 from metarl.studies.jobs import LOG, Job, expect_success, run_jobs
@@ -173,7 +173,7 @@ def parse_config(
 
     """
     choices = peek(_Choices, arguments)
-    if choices.resume and choices.run_dir and (choices.run_dir / CONFIG).exists():
+    if choices.resume and choices.run_dir and holds_run(choices.run_dir):
         # Options that are not given keep the values of the run.
         resumed = read_config(choices.run_dir)
         return parse(type(resumed), arguments, description, resumed, command)

@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from metarl.sampling.info import InfoMetric
 from metarl.support.errors import UsageError
 from metarl.support.options import Count, NonNegative, Positive, WholeNumber, check_ranges
+from metarl.support.schema import expect
 
 FamilyOption = bool | int | float | str
 
@@ -143,12 +144,16 @@ class RunConfig:
 
         Raises:
             UsageError: this version does not have one of the options.
+            ValueError: an option is not of its type.
 
         """
+        hints = get_type_hints(cls, include_extras=True)
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:
             raise UsageError(f"this version of metarl has no option {unknown[0]}")
+        for name, value in data.items():
+            expect(value, hints[name], f'"{name}"')
         tuples = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
         return cls(**{**data, **tuples, "run_dir": Path(data["run_dir"])})
 

@@ -15,6 +15,7 @@ from metarl.sampling.task_choice import TaskChoiceOptions
 from metarl.support.errors import UsageError
 from metarl.support.options import Count, NonNegative, Positive, Probability, WholeNumber
 from metarl.support.parts import Parts
+from metarl.support.schema import expect
 
 PARTS: dict[str, Parts[Any]] = {
     "estimator": ESTIMATORS,
@@ -135,10 +136,12 @@ class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
 
         Raises:
             UsageError: a part of the run, or one of its options, does not exist here.
+            ValueError: an option is not of its type.
 
         """
         for name, parts in PARTS.items():
             part = data.get(name, getattr(cls, name))
+            expect(part, str, f'"{name}"')
             if ":" not in part and part not in parts.names():
                 raise UsageError(
                     f"the run has {parts.option} {part}, which no installed package announces: "

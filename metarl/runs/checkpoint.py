@@ -8,18 +8,50 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
 from metarl.support.errors import NonFiniteError, UsageError
-from metarl.support.files import sync_folder, write_durably
+from metarl.support.files import (
+    expect_writable,
+    read_bytes,
+    read_json,
+    sync_folder,
+    write_durably,
+)
+from metarl.support.schema import expect
 from metarl.support.types import State
 
 logger = logging.getLogger(__name__)
 
 STATE = "state.pt"
 MANIFEST = "manifest.json"
+LARGEST_STATE = 2**40
+"""Bytes of the largest state.pt that is read, if the manifest does not say how many it has."""
+REMEDY = "delete this checkpoint"
+
+
+class FileEntry(TypedDict):
+    """A file in the manifest of a checkpoint."""
+
+    sha256: str
+    bytes: NotRequired[int]
+
+
+class Manifest(TypedDict):
+    """What is read of manifest.json."""
+
+    files: dict[str, FileEntry]
+
+
+class StateFile(TypedDict):
+    """What every state has, besides that of the learner."""
+
+    iteration: int
+    seconds: NotRequired[float]
+    config: NotRequired[dict[str, Any]]
 
 
 def save_checkpoint(folder: Path, iteration: int, state: State) -> Path:
@@ -27,9 +59,10 @@ def save_checkpoint(folder: Path, iteration: int, state: State) -> Path:
 
     Raises:
         NonFiniteError: the state holds an infinite number or NaN; nothing is written.
+        UsageError: the disk cannot be written; older checkpoints are as before.
 
     """
-    for name, value in _tensors(state):
+    for name, value in tensors_of(state):
         if not torch.isfinite(value).all():
             raise NonFiniteError(
                 f"{name} is not finite after iteration {iteration}: no checkpoint was written"
@@ -43,15 +76,28 @@ def save_checkpoint(folder: Path, iteration: int, state: State) -> Path:
     }
     final = folder / f"{iteration:06d}"
     aside = folder / f".{final.name}.part"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    write_durably(aside / STATE, data)
-    write_durably(aside / MANIFEST, json.dumps(manifest, indent=2).encode())
-    if final.exists():  # a run resumed from an earlier one has reached the same state again
-        shutil.rmtree(final)
-    os.rename(aside, final)
-    sync_folder(folder)
+    with expect_writable(final, "checkpoint"):
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            write_durably(aside / STATE, data)
+            write_durably(aside / MANIFEST, json.dumps(manifest, indent=2).encode())
+            sync_folder(aside)
+            if final.exists():  # it was damaged, or the run would have been resumed from there
+                shutil.rmtree(final)
+            os.rename(aside, final)
+        except OSError:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        sync_folder(folder)
+        sync_folder(folder.parent)
     return final
+
+
+def clean_checkpoints(folder: Path) -> None:
+    """Removes what a crash left of checkpoints that were being written or removed."""
+    for aside in folder.glob(".*.part"):
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -70,7 +116,7 @@ def prune_checkpoints(folder: Path, keep: int, best: int | None) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _tensors(state: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors_of(state: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """All floating-point tensors in nested dicts and lists, each with its path."""
     if isinstance(state, Tensor):
         if state.is_floating_point():
@@ -78,7 +124,7 @@ def _tensors(state: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
     elif isinstance(state, (dict, list, tuple)):
         items = state.items() if isinstance(state, dict) else enumerate(state)
         for key, value in items:
-            yield from _tensors(value, f"{name}.{key}" if name else str(key))
+            yield from tensors_of(value, f"{name}.{key}" if name else str(key))
 
 
 def load_checkpoint(checkpoint: Path) -> State:
@@ -88,22 +134,29 @@ def load_checkpoint(checkpoint: Path) -> State:
         UsageError: a file is missing, or it has changed since it was written.
 
     """
-    try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text())
-        data = (checkpoint / STATE).read_bytes()
-        expected = manifest["files"][STATE]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UsageError(f"checkpoint {checkpoint} is incomplete: {error}") from error
-    if hashlib.sha256(data).hexdigest() != expected:
+    manifest: Manifest = read_json(checkpoint / MANIFEST, Manifest, REMEDY)
+    if STATE not in manifest["files"]:  # no other name is looked at
+        raise UsageError(f"{checkpoint / MANIFEST} is damaged: it does not list {STATE}; {REMEDY}")
+    expected = manifest["files"][STATE]
+    data = read_bytes(checkpoint / STATE, expected.get("bytes", LARGEST_STATE))
+    if hashlib.sha256(data).hexdigest() != expected["sha256"]:
         raise UsageError(
-            f"checkpoint {checkpoint} is damaged: the SHA-256 of {STATE} is not that of {MANIFEST}"
+            f"checkpoint {checkpoint} is damaged: the SHA-256 of {STATE} is not that of "
+            f"{MANIFEST}; {REMEDY}"
         )
     try:
         state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        expect(state, StateFile)
+        for name, value in tensors_of(state):
+            if not torch.isfinite(value).all():
+                raise ValueError(f"{name} is not finite")
+        if state["iteration"] != int(checkpoint.name):
+            raise ValueError(f"it is that of iteration {state['iteration']}")
     except Exception as error:  # whatever the bytes make of the unpickler
         # Torch's own message advises to read the file without care.
+        reason = error if type(error) is ValueError else type(error).__name__
         raise UsageError(
-            f"{STATE} of checkpoint {checkpoint} cannot be read: {type(error).__name__}"
+            f"{STATE} of checkpoint {checkpoint} cannot be read: {reason}; {REMEDY}"
         ) from error
     return state
 

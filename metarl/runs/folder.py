@@ -1,54 +1,129 @@
 """One run's folder: configuration, metrics, TensorBoard events, checkpoints and a lock."""
 
-import fcntl
 import json
 import logging
-import os
-import socket
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from metarl.runs.checkpoint import load_newest, prune_checkpoints, save_checkpoint
+from metarl.runs.checkpoint import (
+    checkpoints_in,
+    clean_checkpoints,
+    load_newest,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from metarl.runs.lock import FolderLock
+from metarl.runs.metrics import (
+    METRICS,
+    Metrics,
+    MetricsFile,
+    missing_iterations,
+    read_intact_metrics,
+)
 from metarl.runs.sinks import Sinks
-from metarl.runs.tensorboard import add_summary, hyperparameters, layout, leading
-from metarl.support.errors import InUseError, UsageError
-from metarl.support.files import replace_durably
+from metarl.runs.tensorboard import (
+    add_summary,
+    cut_events,
+    event_files,
+    hyperparameters,
+    layout,
+    leading,
+    open_events,
+)
+from metarl.support.errors import UsageError
+from metarl.support.files import expect_writable, read_json, replace_durably
+from metarl.support.text import counted
 from metarl.support.types import Json, State
 
 logger = logging.getLogger(__name__)
 
-METRICS = "metrics.jsonl"
 CONFIG = "config.json"
 EVALUATION = "evaluation.json"
-LOCK = "lock"
 
 
-def is_in_use(path: Path) -> bool:
-    """Whether a process, perhaps on another machine, trains in the folder."""
-    if not (path / LOCK).exists():
-        return False
-    with open(path / LOCK) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+class ConfigFile(TypedDict):
+    """What metarl reads of config.json."""
+
+    config: dict[str, Any]
+    git_commit: NotRequired[str | None]
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Reads a run's metrics so far, without a last line that a crash cut off."""
-    file = path / METRICS
-    lines = file.read_text().split("\n")[:-1] if file.exists() else []
-    return [json.loads(line) for line in lines]
+class TaskResult(TypedDict):
+    """A task in evaluation.json."""
+
+    returns: list[float]
 
 
-def evaluated_splits(path: Path) -> list[str]:
+class SplitResult(TypedDict):
+    """A split in evaluation.json."""
+
+    steps: list[dict[str, Any]]
+    tasks: list[TaskResult]
+
+
+class EvaluationFile(TypedDict):
+    """What metarl reads of evaluation.json."""
+
+    iteration: NotRequired[int]
+    splits: dict[str, SplitResult]
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether the folder holds a run: its options, or a checkpoint, which has them too."""
+    return (folder / CONFIG).exists() or bool(checkpoints_in(folder / "checkpoints"))
+
+
+def read_options(folder: Path) -> Json:
+    """The options of a run, of config.json or, if it cannot be read, of the newest checkpoint.
+
+    Raises:
+        UsageError: it is not a run folder, or neither can be read.
+
+    """
+    remedy = "restore it from a copy, or delete it: newer checkpoints have the options too"
+    try:
+        if not (folder / CONFIG).exists():
+            raise UsageError(f"{folder} is not a run folder: it has no {CONFIG}")
+        read: ConfigFile = read_json(folder / CONFIG, ConfigFile, remedy)
+        return read["config"]
+    except UsageError as error:
+        state = load_newest(folder / "checkpoints")
+        if state is None or "config" not in state:
+            raise
+        logger.warning("%s; the options are those of the newest checkpoint", error)
+        options: Json = state["config"]
+        return options
+
+
+def read_evaluation(folder: Path) -> EvaluationFile | None:
+    """The evaluation of a run; None if there is none.
+
+    Raises:
+        UsageError: evaluation.json cannot be read, or it is damaged.
+
+    """
+    if not (folder / EVALUATION).exists():
+        return None
+    remedy = "`metarl evaluate` writes it again"
+    evaluation: EvaluationFile = read_json(folder / EVALUATION, EvaluationFile, remedy)
+    for name, split in evaluation["splits"].items():
+        lengths = {len(task["returns"]) for task in split["tasks"]}
+        if len(lengths) != 1 or lengths == {0}:
+            raise UsageError(
+                f"{folder / EVALUATION} is damaged: the tasks of {name} do not have as many returns "
+                f"each; {remedy}"
+            )
+    return evaluation
+
+
+def evaluated_splits(folder: Path) -> list[str]:
     """The splits in evaluation.json of a run folder, in its order."""
-    file = path / EVALUATION
-    return list(json.loads(file.read_text())["splits"]) if file.exists() else []
+    evaluation = read_evaluation(folder)
+    return [] if evaluation is None else list(evaluation["splits"])
 
 
 class RunFolder:
@@ -66,32 +141,26 @@ class RunFolder:
         """
         self.path = path
         self._writer: SummaryWriter | None = None
+        self._metrics: MetricsFile | None = None
         self._sinks = Sinks()
-        try:
+        with expect_writable(path, "run folder"):
             path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path / LOCK, "a+")  # noqa: SIM115 (held until close)
-        except OSError as error:
-            raise UsageError(f"run folder {path} cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.seek(0)
-            owner = self._lock.read().strip() or "another process"
-            self._lock.close()
-            raise InUseError(f"run folder {path} is in use by {owner}") from error
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._lock.flush()
+        self._lock = FolderLock(path)
 
     @property
     def has_run(self) -> bool:
         """Whether the folder holds a run."""
-        return (self.path / CONFIG).exists()
+        return holds_run(self.path)
 
-    def read_config(self) -> Json:
-        """Reads config.json."""
-        config: Json = json.loads((self.path / CONFIG).read_text())
-        return config
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run in the folder has done an iteration."""
+        done = checkpoints_in(self.path / "checkpoints") or read_intact_metrics(self.path)
+        return bool(done)
+
+    def read_options(self) -> Json:
+        """The options of the run; see `read_options`."""
+        return read_options(self.path)
 
     def open(
         self,
@@ -107,32 +176,43 @@ class RunFolder:
         TensorBoard's page of custom scalars shows `measure` before and after adaptation, and after
         each of `inner_steps` steps on held-out tasks of each split that was evaluated. Its table of
         hyperparameters shows `options` and the newest values. Metrics and events of later
-        iterations, which a crash left behind, are deleted.
+        iterations and unfinished files, which a crash left behind, are deleted.
 
         Raises:
-            UsageError: a sink cannot begin the run; the folder is not changed.
+            UsageError: a sink cannot begin the run; the folder is not changed. Or the folder
+                cannot be written.
 
         """
         self._measure, self._inner_steps, self._splits = measure, inner_steps, splits
         # The sinks come first, because W&B copies only from writers that are created later.
         self._sinks.open(config["config"].get("sinks", ()), self.path, config["config"])
-        replace_durably(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-        kept = [m for m in self.read_metrics() if m["iteration"] <= iteration]
-        text = "".join(json.dumps(metrics) + "\n" for metrics in kept)
-        replace_durably(self.path / METRICS, text.encode())
-        self._metrics = open(self.path / METRICS, "a")  # noqa: SIM115 (held until close)
-        if not iteration:  # a run that died before its first checkpoint may have left events
-            for events in self.path.glob("events.out.tfevents.*"):
-                events.unlink()
-        self._writer = SummaryWriter(
-            str(self.path), purge_step=iteration + 1 if iteration else None
-        )
+        with expect_writable(self.path, "run folder"):
+            self._clean()
+            replace_durably(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+            kept = [m for m in read_intact_metrics(self.path) if m["iteration"] <= iteration]
+            if missing := missing_iterations(kept, iteration):
+                text = "%s has no metrics of %s before the checkpoint; the run goes on after it"
+                logger.warning(text, self.path / METRICS, counted(missing, "iteration"))
+            self._metrics = MetricsFile(self.path, kept)
+            if iteration:
+                cut_events(self.path, iteration)
+            else:  # a run that died before its first checkpoint may have left events
+                for events in event_files(self.path):
+                    events.unlink()
+        self._writer = open_events(self.path, after=iteration or None)
         for summary in hyperparameters(options or {}):
             add_summary(self._writer, summary)
         self._shown: set[str] | None = None
         self._lay_out({tag for metrics in kept for tag in metrics})
         if not iteration:
             self._writer.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```")
+
+    def _clean(self) -> None:
+        """Removes files that a crash left unfinished."""
+        for name in (CONFIG, METRICS):
+            for part in self.path.glob(f".{name}.*part"):
+                part.unlink()
+        clean_checkpoints(self.path / "checkpoints")
 
     def _lay_out(self, tags: Collection[str]) -> None:
         """Writes TensorBoard's page of custom scalars again, if there are new splits among them."""
@@ -146,15 +226,21 @@ class RunFolder:
         pages = layout(self._measure, self._inner_steps, splits, evaluated_splits(self.path))
         self._writer.add_custom_scalars(pages)
 
-    def read_metrics(self) -> list[dict[str, float]]:
+    def read_metrics(self) -> list[Metrics]:
         """Reads the metrics so far."""
-        return read_metrics(self.path)
+        return read_intact_metrics(self.path)
 
     def write(self, metrics: Mapping[str, float]) -> None:
-        """Appends one iteration to metrics.jsonl, to TensorBoard and to the sinks."""
+        """Appends one iteration to metrics.jsonl, to TensorBoard and to the sinks.
+
+        Raises:
+            InUseError: the lock was deleted, and another process has the folder since.
+
+        """
         assert self._writer is not None, "open() comes first"
-        self._metrics.write(json.dumps(metrics) + "\n")
-        self._metrics.flush()
+        assert self._metrics is not None
+        self._lock.keep()
+        self._metrics.write(metrics)
         split = (*self._splits, "nothing")[0]
         held_out = f"{split}/step_{self._inner_steps}/mean"
         for name, value in (leading(metrics, self._measure, held_out) | dict(metrics)).items():
@@ -175,15 +261,20 @@ class RunFolder:
         self._writer.add_text(name, text, iteration)
 
     def save(self, iteration: int, state: State) -> None:
-        """Writes a checkpoint; the metrics before it reach the disk first."""
-        assert self._writer is not None, "open() comes first"
-        os.fsync(self._metrics.fileno())
-        self._writer.flush()
+        """Writes a checkpoint; the metrics before it reach the disk first.
+
+        Raises:
+            UsageError: the disk cannot be written; older checkpoints are as before.
+
+        """
+        assert self._metrics is not None, "open() comes first"
+        self._metrics.sync()
         save_checkpoint(self.path / "checkpoints", iteration, state)
 
     def prune(self, keep: int, best: int | None) -> None:
         """Removes all but the newest `keep` checkpoints and that of iteration `best`."""
-        prune_checkpoints(self.path / "checkpoints", keep, best)
+        with expect_writable(self.path / "checkpoints"):
+            prune_checkpoints(self.path / "checkpoints", keep, best)
 
     def load(self) -> State | None:
         """Loads the newest intact checkpoint; None if there is no checkpoint."""
@@ -193,6 +284,7 @@ class RunFolder:
         """Closes the files, ends the run at the sinks (finished or failed), unlocks the folder."""
         if self._writer is not None:
             self._writer.close()
+        if self._metrics is not None:
             self._metrics.close()
         self._sinks.close(failed)
-        self._lock.close()
+        self._lock.release()

@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from metarl.learners.config import RunConfig
 from metarl.learners.learner import BaseLearner
 from metarl.learners.registry import LEARNERS, make_learner
-from metarl.runs.checkpoint import checkpoints_in, load_checkpoint, load_newest
-from metarl.runs.folder import CONFIG, read_metrics
+from metarl.runs.checkpoint import checkpoints_in, load_checkpoint, load_newest, tensors_of
+from metarl.runs.folder import CONFIG, read_options
+from metarl.runs.metrics import read_metrics
 from metarl.runs.stopping import best_iteration
 from metarl.support.errors import UsageError
 from metarl.support.modules import Source, named_modules, options_of_a_run
@@ -36,13 +38,15 @@ def load(
         changes: options that a resumed run may change, such as `threads` and `test_later_lr`.
 
     Raises:
-        UsageError: there is no such run, it has no such checkpoint, or it names a module that is
-            not trusted.
+        UsageError: there is no such run, it has no such checkpoint, its config.json is not that
+            with which the checkpoint was trained, or it names a module that is not trusted.
 
     """
     folder = Path(run_folder)
     with options_of_a_run(source_of(folder, trust)):
         config = read_config(folder)
+        newest = _newest(folder)
+        _expect_trained_with(config, newest, folder)
         # The run may have been trained on another machine.
         portable = {"device": "auto", "sampling_device": "cpu"}
         known = {field.name for field in dataclasses.fields(config)}
@@ -50,7 +54,11 @@ def load(
         if missing := [name for name in changes if name not in known]:
             raise UsageError(f"{option(missing[0])}: the run in {folder} has no such option")
         learner = make_learner(dataclasses.replace(config, **(options | changes)), problem=problem)
-    learner.load_state(_read_checkpoint(folder, str(checkpoint), learner))
+    state = newest
+    if str(checkpoint) != "newest":
+        state = _read_checkpoint(folder, str(checkpoint), learner)
+        _expect_trained_with(config, state, folder)
+    restore(learner, state, folder)
     return learner
 
 
@@ -66,19 +74,96 @@ def read_config(folder: Path) -> RunConfig:
         UsageError: there is no such run, or its learner is unknown.
 
     """
-    try:
-        options: Json = json.loads((folder / CONFIG).read_text())["config"]
-    except OSError:
-        raise UsageError(f"{folder} is not a run folder: it has no {CONFIG}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{folder / CONFIG} cannot be read: {error}") from None
+    options = read_options(folder)
     if "learner" not in options:
         raise UsageError(
             f"{folder / CONFIG} names no learner, because an earlier version wrote it: add "
             '"learner": "maml" (or "rl2", "few_shot") to its "config"'
         )
+    if not isinstance(options["learner"], str):
+        raise UsageError(f"{folder / CONFIG} is damaged: its learner is not text")
     config_class = LEARNERS.find(options["learner"]).Config
-    return config_class.from_json(options | {"run_dir": str(folder)})
+    try:
+        return config_class.from_json(options | {"run_dir": str(folder)})
+    except ValueError as error:
+        raise UsageError(f"{folder / CONFIG} is damaged: {error}") from error
+
+
+def differences(
+    before: Mapping[str, object], now: Mapping[str, object], config: RunConfig
+) -> list[str]:
+    """The options that a resumed run must not change and that differ: `--inner-lr 0.1, not 0.2`.
+
+    Args:
+        before: the options of the run, as JSON has them.
+        now: other ones.
+        config: the configuration that `now` is of.
+
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    differing = []
+    for name, value in now.items():
+        # An option that came later, or with another package, had its default before.
+        old, new = before.get(name, as_json(defaults.get(name))), as_json(value)
+        if name in config.changeable or old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            differing += [
+                f"{option(name)} {key} {old.get(key)}, not {new.get(key)}"
+                for key in {**old, **new}
+                if old.get(key) != new.get(key)
+            ]
+        else:
+            differing.append(f"{option(name)} {_cut(old)}, not {_cut(new)}")
+    return differing
+
+
+def as_json(value: object) -> Any:
+    """What JSON makes of the value: a list of a tuple, a text of a path."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _cut(value: object) -> str:
+    """The value, of which a message shows at most the beginning."""
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _expect_trained_with(config: RunConfig, state: State, folder: Path) -> None:
+    """Checks that the options of a run folder are those with which a checkpoint was trained."""
+    if "config" not in state:  # an earlier version wrote it
+        return
+    if differing := differences(state["config"], config.to_json(), config):
+        raise UsageError(
+            f"checkpoint {state['iteration']} of {folder} was trained with "
+            f"{'; '.join(differing)}: correct {CONFIG}, which was changed since"
+        )
+
+
+def restore(learner: BaseLearner, state: State, folder: Path) -> None:
+    """Continues from the state of a checkpoint.
+
+    Raises:
+        UsageError: the state is not that of such a learner; names what differs.
+
+    """
+    # A memory that grows is empty at first.
+    own = {n: tuple(value.shape) for n, value in tensors_of(learner.state()) if value.numel()}
+    held = {name: tuple(value.shape) for name, value in tensors_of(state)}
+    differing = [
+        f"{name} is {list(held[name])}, not {list(shape)}" if name in held else f"it lacks {name}"
+        for name, shape in own.items()
+        # What came with a later version is lacking as a whole.
+        if held.get(name) != shape and name.split(".")[0] in state
+    ]
+    where = f"checkpoint {state['iteration']} of {folder} does not fit this run"
+    if differing:
+        raise UsageError(f"{where}: {'; '.join(differing[:10])}")
+    try:
+        learner.load_state(state)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{where}: {type(error).__name__}: {_cut(reason)}") from error
 
 
 def initialise(learner: BaseLearner, folder: Path) -> None:
@@ -94,16 +179,16 @@ def initialise(learner: BaseLearner, folder: Path) -> None:
         raise UsageError(f"--init-from {folder} does not fit this run: {reason}") from error
 
 
-def _read_checkpoint(folder: Path, which: str, learner: BaseLearner) -> State:
-    """The state of a run at an iteration, its newest, or its best one."""
-    kept = checkpoints_in(folder / "checkpoints")
-    if not kept:
+def _newest(folder: Path) -> State:
+    state = load_newest(folder / "checkpoints")
+    if state is None:
         raise UsageError(f"{folder} has no checkpoint yet")
-    if which == "newest":
-        state = load_newest(folder / "checkpoints")
-        assert state is not None, "there are checkpoints"
-        return state
-    by_iteration = {int(path.name): path for path in kept}
+    return state
+
+
+def _read_checkpoint(folder: Path, which: str, learner: BaseLearner) -> State:
+    """The state of a run at an iteration, or its best one."""
+    by_iteration = {int(path.name): path for path in checkpoints_in(folder / "checkpoints")}
     if which == "best":
         history = [m for m in read_metrics(folder) if m["iteration"] in by_iteration]
         best = best_iteration(learner, history)

@@ -9,23 +9,26 @@ from typing import Any
 
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import SummaryWriter
 
 from metarl.evaluation.clips import Clip, gif
 from metarl.evaluation.evaluation import EVALUATED_SPLITS, Evaluation
 from metarl.evaluation.figures import evaluation_figures
 from metarl.learners.learner import BaseLearner, MetaLearner
-from metarl.runs.folder import EVALUATION, read_metrics
+from metarl.runs.folder import EVALUATION
 from metarl.runs.loading import load
-from metarl.runs.tensorboard import add_summary, layout
+from metarl.runs.metrics import read_metrics
+from metarl.runs.tensorboard import (
+    EVALUATION_EVENTS,
+    add_summary,
+    event_files,
+    layout,
+    open_events,
+)
 from metarl.support.errors import UsageError
-from metarl.support.files import replace_durably
+from metarl.support.files import expect_writable, replace_durably
 from metarl.support.options import at_least
 from metarl.support.types import Json
 from metarl.tasks.task import select_tasks, task_name
-
-EVENTS = ".evaluation"
-"""Suffix of this report's event files, by which a new report finds and replaces them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,9 +183,10 @@ def write_report(
     """
     data = {**(about or {}), **_as_data(learner, evaluations)}
     replace_durably(folder / EVALUATION, (json.dumps(data, indent=2) + "\n").encode())
-    for old in folder.glob(f"events.out.tfevents.*{EVENTS}"):
-        old.unlink()
-    writer = SummaryWriter(str(folder), filename_suffix=EVENTS)
+    with expect_writable(folder, "run folder"):
+        for old in event_files(folder, EVALUATION_EVENTS):
+            old.unlink(missing_ok=True)
+        writer = open_events(folder, EVALUATION_EVENTS)
     shown = {tag.split("/")[0] for metrics in read_metrics(folder) for tag in metrics}
     in_training = [split for split in learner.eval_splits if split in shown]
     pages = layout(learner.measure, learner.test_steps, in_training, data["splits"])

@@ -1,6 +1,5 @@
 """A run: trains a learner in a folder, resumes it from there, and stops cleanly at a signal."""
 
-import dataclasses
 import logging
 import multiprocessing
 import os
@@ -19,13 +18,12 @@ from metarl.learners.registry import make_learner
 from metarl.runs.alarms import already_raised, raised
 from metarl.runs.display import Display
 from metarl.runs.folder import RunFolder
-from metarl.runs.loading import initialise
+from metarl.runs.loading import as_json, differences, initialise, restore
 from metarl.runs.sinks import check_sinks
 from metarl.runs.stopping import best_iteration, reason_to_stop
 from metarl.support.distribution import installed_version
 from metarl.support.errors import UsageError
 from metarl.support.modules import import_object
-from metarl.support.options import option
 from metarl.support.parallel import Ranks
 from metarl.support.ranks import has_begun_before, is_leader, note_begin, ranks
 from metarl.support.signals import SAME_REQUEST_SECONDS, requests_to_end
@@ -112,10 +110,12 @@ def _lead(
     folder = RunFolder(learner.config.run_folder)
     failed = True
     try:
-        seconds = _begin(learner, folder)
+        described = describe(learner)
+        seconds = _begin(learner, folder, described)
         begun = learner.iteration > 0 or learner.config.init_from is not None
         processes.exchange(learner.state() if begun else None)
-        last = _loop(learner, folder, seconds, stopped, callbacks)
+        options = as_json(described["config"])
+        last = _loop(learner, folder, seconds, options, stopped, callbacks)
         failed = False
     finally:
         folder.close(failed)
@@ -143,27 +143,30 @@ def _evaluates(learner: BaseLearner) -> bool:
     return every > 0 and learner.iteration % every == 0
 
 
-def _begin(learner: BaseLearner, folder: RunFolder) -> float:
+def _begin(learner: BaseLearner, folder: RunFolder, described: Json) -> float:
     """Begins or resumes the run; returns the seconds that it has taken before."""
     config = learner.config
-    described = describe(learner)
     seconds = 0.0
     if folder.has_run:
-        if not (config.resume or has_begun_before()):
+        if folder.has_begun and not (config.resume or has_begun_before()):
             raise UsageError(
                 f"run folder {folder.path} holds a run: --resume continues it; to begin a new one, "
                 "give another --run-dir or delete the folder"
             )
-        _compare(folder.read_config()["config"], described["config"], config)
         state = folder.load()
+        if folder.has_begun:
+            # The checkpoint knows its options, config.json may have been changed since.
+            held = state["config"] if state and "config" in state else folder.read_options()
+            if differing := differences(held, described["config"], config):
+                raise UsageError(f"cannot resume: the run has {'; '.join(differing)}")
         if state is not None:
             if state["iteration"] > config.iterations:
                 raise UsageError(
                     f"run folder {folder.path} has {state['iteration']} iterations, more than "
                     f"--iterations {config.iterations}: give at least as many, or another --run-dir"
                 )
-            learner.load_state(state)
-            seconds = state["seconds"]
+            restore(learner, state, folder.path)
+            seconds = state.get("seconds", 0.0)
     elif config.resume:
         print(f"{folder.path} holds no run to resume: beginning a new one")
     if config.init_from is not None and not learner.iteration:
@@ -193,6 +196,7 @@ def _loop(
     learner: BaseLearner,
     folder: RunFolder,
     seconds: float,
+    options: Json,
     stopped: Callable[[bool], int],
     callbacks: Sequence[Callback],
 ) -> int:
@@ -225,7 +229,7 @@ def _loop(
             last = stopped(any(reasons))
             ends = last or learner.iteration == config.iterations
             if ends or learner.iteration % config.checkpoint_every == 0:
-                state = learner.state() | {"seconds": metrics["seconds"]}
+                state = learner.state() | {"seconds": metrics["seconds"], "config": options}
                 folder.save(learner.iteration, state)
                 folder.prune(config.keep_checkpoints, best_iteration(learner, history))
             pace = (metrics["seconds"] - seconds) / (learner.iteration - first)
@@ -258,20 +262,6 @@ def describe(learner: BaseLearner) -> Json:
         "versions": {"metarl": installed_version()} | {name: version(name) for name in packages},
         "git_commit": _git_commit(),
     }
-
-
-def _compare(old: Mapping[str, object], new: Mapping[str, object], config: RunConfig) -> None:
-    differing = []
-    # An option that came later, or with another package, had its default before.
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    for name, value in new.items():
-        # JSON turns a tuple into a list.
-        before = old.get(name, defaults.get(name))
-        same = before == (list(value) if isinstance(value, tuple) else value)
-        if name not in config.changeable and not same:
-            differing.append(f"{option(name)} {before}, not {value}")
-    if differing:
-        raise UsageError(f"cannot resume: the run has {'; '.join(differing)}")
 
 
 def _git_commit() -> str | None:

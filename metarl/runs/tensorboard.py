@@ -1,10 +1,26 @@
-"""What TensorBoard shows of a run besides scalars, text and figures."""
+"""Files of events for TensorBoard, and what it shows besides scalars, text and figures."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
 
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import hparams
+
+logger = logging.getLogger(__name__)
+
+EVENTS = "events.out.tfevents."
+"""What the name of a file of events begins with; the seconds of the clock follow."""
+EVALUATION_EVENTS = ".evaluation"
+"""What the name of a file of `metarl evaluate` ends with."""
 
 Charts = dict[str, list[str | list[str]]]
 """Custom scalars by title: the kind of the chart (Multiline or Margin) and its tags."""
@@ -16,6 +32,96 @@ _hparams: Callable[
 
 FIRST = ("meta_batch_size", "inner_lr", "seed", "algorithm", "family")
 """Hyperparameters that come before others, from the last one. TensorBoard shows five columns."""
+
+
+class _Records:
+    """Writes the records of a file at once, in place of the thread of TensorBoard's writer.
+
+    An error of the disk ends the file with a warning, because training should go on.
+    """
+
+    def __init__(self, writer: "_RecordWriter", *_: object):
+        self._writer, self._failed = writer, False
+
+    def write(self, record: bytes) -> None:
+        if self._failed:
+            return
+        try:
+            self._writer.write(record)
+        except OSError as error:
+            self._failed = True
+            logger.warning(
+                "TensorBoard gets no more of this run; metrics.jsonl has all numbers: %s", error
+            )
+
+    def flush(self) -> None:
+        """Does nothing: every record is written."""
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._writer.close()
+
+
+class _RecordWriter(Protocol):
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@contextmanager
+def _records_at_once() -> Iterator[None]:
+    """In the block, writers of TensorBoard have no threads, whose errors would be tracebacks."""
+    # Not a writer of our own: W&B replaces TensorBoard's.
+    original = event_file_writer._AsyncWriter
+    event_file_writer._AsyncWriter = _Records
+    try:
+        yield
+    finally:
+        event_file_writer._AsyncWriter = original
+
+
+def open_events(folder: Path, suffix: str = "", after: int | None = None) -> SummaryWriter:
+    """A writer of a new file of events, which TensorBoard reads after the others of the folder.
+
+    Args:
+        folder: of a run.
+        suffix: of the file's name.
+        after: the iteration after which the events come; TensorBoard drops later ones that it has
+            read from a file before.
+
+    """
+    earlier = event_files(folder, suffix)
+    with _records_at_once():
+        purge = None if after is None else after + 1
+        writer = SummaryWriter(str(folder), filename_suffix=suffix, purge_step=purge)
+    newest = event_files(folder, suffix)[-1]
+    if earlier and newest in earlier:  # the clock was set back, or the second is the same
+        for number, path in enumerate(earlier):
+            name = re.sub(r"\d+", f"{number:010d}", path.name, count=1)
+            path.rename(path.with_name(name))
+    return writer
+
+
+def event_files(folder: Path, suffix: str = "") -> list[Path]:
+    """The files of events whose names end with the suffix, in the order that TensorBoard reads."""
+    found = sorted(folder.glob(f"{EVENTS}*{suffix}"))
+    return [path for path in found if suffix or not path.name.endswith(EVALUATION_EVENTS)]
+
+
+def cut_events(folder: Path, iteration: int) -> None:
+    """Removes the events of iterations after `iteration`, and what a crash left of a record."""
+    for path in event_files(folder):
+        size, shown = 0, False
+        for record in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(record)
+            if event.step > iteration:
+                break
+            size += len(record) + 16  # its length and checksums
+            shown |= event.HasField("summary")
+        if not shown:
+            path.unlink()
+        elif size < path.stat().st_size:
+            os.truncate(path, size)
 
 
 def add_summary(writer: SummaryWriter, summary: Summary) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch.utils.tensorboard import SummaryWriter
 
 from metarl.learners.config import Budget, FamilyRunConfig
 from metarl.learners.learner import MetaLearner
@@ -16,13 +15,14 @@ from metarl.learners.maml import MAMLLearner
 from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import ALGORITHMS, CONTROLS, RL2, find_algorithm, shipped_options
 from metarl.learners.registry import LEARNERS, make_learner
-from metarl.runs.folder import CONFIG, EVALUATION
+from metarl.runs.folder import EVALUATION, read_evaluation, read_options
 from metarl.runs.report import write_report
 from metarl.runs.run import run
-from metarl.runs.tensorboard import Charts
+from metarl.runs.tensorboard import Charts, event_files, open_events
 from metarl.studies.curves import Line, adaptation_curve, draw, read_run, write_figures
 from metarl.studies.jobs import LOG, Job, expect_success, run_jobs
 from metarl.support.errors import UsageError, nearest
+from metarl.support.files import expect_writable
 from metarl.support.options import option
 from metarl.support.types import Json
 from metarl.tasks.family import make_family
@@ -235,16 +235,16 @@ def tune(learner: MAMLLearner, steps: int) -> float:
 def is_finished(comparison: Comparison, name: str, seed: int) -> bool:
     """Whether the run was evaluated after its last iteration, with the options of `comparison`."""
     folder, config = comparison.run_folder(name, seed), comparison.config(name, seed)
-    if not (folder / EVALUATION).exists():
+    data = read_evaluation(folder)
+    if data is None:
         return False
     asked = json.loads(json.dumps(config.to_json(), default=str))
-    held = json.loads((folder / CONFIG).read_text())["config"]
-    data = json.loads((folder / EVALUATION).read_text())
+    held = read_options(folder)
     test = data["splits"].get("test", {"steps": [], "tasks": []})
     steps = 1 if name == "oracle" else comparison.inner_steps + 1
     return bool(
         all(held.get(o) == value for o, value in asked.items() if o not in CHANGE_NO_RESULT)
-        and data["iteration"] == config.iterations
+        and data.get("iteration") == config.iterations
         and len(test["steps"]) == steps
         and len(test["tasks"]) == comparison.eval_tasks
         # `metarl evaluate` writes this file too, but it does not tune the step size.
@@ -254,9 +254,10 @@ def is_finished(comparison: Comparison, name: str, seed: int) -> bool:
 
 def _write_page(comparison: Comparison, lines: list[Line]) -> None:
     """Writes TensorBoard events of the comparison, in which steps are inner steps."""
-    for old in comparison.folder.glob("events.out.tfevents.*"):
-        old.unlink()
-    writer = SummaryWriter(str(comparison.folder))
+    with expect_writable(comparison.folder, "comparison"):
+        for old in event_files(comparison.folder):
+            old.unlink(missing_ok=True)
+        writer = open_events(comparison.folder)
     names = [line.name for line in lines]
     charts: Charts = {
         "return after each inner step": ["Multiline", [f"comparison/{n}/mean" for n in names]]

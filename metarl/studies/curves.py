@@ -1,12 +1,11 @@
 """Figures of run folders for a paper, and their numbers."""
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,8 +14,10 @@ from matplotlib.ticker import MaxNLocator
 
 from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.statistics import STATISTICS, interval, stratified_indices
-from metarl.runs.folder import CONFIG, EVALUATION, read_metrics
+from metarl.runs.folder import CONFIG, EVALUATION, read_evaluation, read_options
+from metarl.runs.metrics import METRICS, Metrics, read_metrics
 from metarl.support.errors import UsageError
+from metarl.support.schema import expect
 
 MEAN = re.compile(r"(?P<split>[^/]+)/step_(?P<step>\d+)/mean")
 """A tag of an evaluation in training, of all tasks."""
@@ -77,23 +78,46 @@ def read_run(path: Path, split: str = "test") -> Run:
         UsageError: it is not a run folder, or its evaluation lacks the split.
 
     """
-    if not (path / CONFIG).exists():
-        raise UsageError(f"{path} is not a run folder: it has no {CONFIG}")
-    config = json.loads((path / CONFIG).read_text())["config"]
+    options = read_options(path)
+    try:
+        expect(options, _Named)
+    except ValueError as error:
+        raise UsageError(f"{path / CONFIG} is damaged: {error}") from error
     metrics = read_metrics(path)
     tags = metrics[0] if metrics else {}
     measures = [tag.removesuffix("/before") for tag in tags if tag.endswith("/before")]
+    measure = (measures or ["return"])[0]
+    _expect_tags(metrics, [f"{measure}/before", f"{measure}/after"], path)
     returns = None
-    if (path / EVALUATION).exists():
-        evaluation = json.loads((path / EVALUATION).read_text())
+    if (evaluation := read_evaluation(path)) is not None:
         if split not in evaluation["splits"]:
             raise UsageError(f"{path / EVALUATION} has no split {split}")
         tasks = evaluation["splits"][split]["tasks"]
-        returns = np.array([task["returns"] for task in tasks]).T
-    what = config.get("family") or config.get("problem") or path.name
-    name = f"{config.get('algorithm') or config['learner']}, {what.rpartition(':')[2]}"
-    measure = (measures or ["return"])[0]
-    return Run(path, name, config["seed"], metrics, returns, measure)
+        returns = np.array([task["returns"] for task in tasks], dtype=np.float64).T
+    what = options.get("family") or options.get("problem") or path.name
+    learned_by = options.get("algorithm") or options.get("learner")
+    name = f"{learned_by}, {what.rpartition(':')[2]}"
+    return Run(path, name, options["seed"], metrics, returns, measure)
+
+
+class _Named(TypedDict):
+    """The options by which a line is named."""
+
+    seed: int
+    learner: NotRequired[str]
+    algorithm: NotRequired[str | None]
+    family: NotRequired[str | None]
+    problem: NotRequired[str | None]
+
+
+def _expect_tags(metrics: Sequence[Metrics], tags: Sequence[str], path: Path) -> None:
+    """Checks that every iteration has what the curves show."""
+    for m in metrics:
+        if missing := [tag for tag in tags if tag not in m]:
+            raise UsageError(
+                f"{path / METRICS} is damaged: iteration {m['iteration']} has no {missing[0]}; "
+                "delete its line"
+            )
 
 
 def group(runs: Sequence[Run]) -> list[Line]:
@@ -142,7 +166,7 @@ def held_out_curves(line: Line, split: str = "test") -> dict[str, np.ndarray]:
     ends = [held_out_step(run, split) for run in line.runs]
     last = min(end for end in ends if end is not None)
     tags = [f"{split}/step_{k}/mean" for k in (0, last)]
-    evaluated = [[m for m in run.metrics if tags[1] in m] for run in line.runs]
+    evaluated = [[m for m in run.metrics if {*tags} <= m.keys()] for run in line.runs]
     x, (before, after) = _columns(evaluated, tags)
     return {"env_steps": x, "before": before, "after": after}
 
@@ -161,11 +185,12 @@ def _columns(
 
     x is in environment steps, or in iterations of runs that take none.
     """
-    number = min(map(len, runs))
+    of_all = set.intersection(*({m["iteration"] for m in run} for run in runs))
+    rows = [[m for m in run if m["iteration"] in of_all] for run in runs]
     x = "env_steps" if all("env_steps" in m for run in runs for m in run) else "iteration"
 
     def column(name: str) -> np.ndarray:
-        return np.array([[m[name] for m in run[:number]] for run in runs])
+        return np.array([[m[name] for m in run] for run in rows])
 
     return column(x).mean(0), [column(tag) for tag in tags]
 

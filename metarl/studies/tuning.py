@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 from metarl.learners.config import FamilyRunConfig
 from metarl.learners.learner import BaseLearner
 from metarl.learners.registry import make_learner
-from metarl.runs.folder import is_in_use
+from metarl.runs.lock import is_in_use
 from metarl.runs.run import run
 from metarl.runs.stopping import held_out_tag
 from metarl.studies.jobs import IN_USE, Job, expect_success, run_jobs
