@@ -1,6 +1,7 @@
 """What every command does with errors: each is printed on one line."""
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -14,6 +15,8 @@ from metarl.support.text import one_line
 
 LAUNCHED = "TORCHELASTIC_RUN_ID"
 """Environment variable that torchrun sets in the processes that it starts."""
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Numbers of errors that a full, broken or protected disk causes."""
 DEBUG = "METARL_DEBUG"
 """Environment variable: 1 prints the traceback of a one-line error."""
 
@@ -54,6 +57,10 @@ def one_line_errors() -> Iterator[None]:
             raise
         if (where := _first_to_tell()) is not None:
             print(f"error: {where}{one_line(line)}", file=sys.stderr, flush=True)
+        try:
+            sys.stdout.flush()
+        except OSError:  # a file on a full disk
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         raise SystemExit(1) from None
 
 
@@ -62,7 +69,7 @@ def _wants_traceback() -> bool:
 
 
 def _one_line(error: Exception) -> str | None:
-    """An error of the user's own code, or a missing package of an environment; None for others."""
+    """An error of the user's own code or of the disk, or a missing package; None for others."""
     hint = f"{DEBUG}=1 shows the traceback"
     if isinstance(error, WorkerError):
         where, *trace = str(error).rstrip().split("\n")
@@ -70,6 +77,8 @@ def _one_line(error: Exception) -> str | None:
             return where
         return f"{where} {trace[-1]} ({place_in_trace(trace)}; {hint})"
     place = place_in_called_code(error)
+    if place is None and isinstance(error, OSError) and error.errno in OF_THE_DISK:
+        return f"{error.filename or 'standard output'}: {error.strerror}"
     if place is None and type(error).__name__ != "DependencyNotInstalled":
         return None
     text = f"{type(error).__name__}: {error}"

@@ -23,6 +23,7 @@ from metarl.runs.loading import read_config
 from metarl.runs.run import train
 from metarl.studies.jobs import LOG, Job, expect_success, run_jobs
 from metarl.support.errors import UsageError
+from metarl.support.files import expect_writable
 from metarl.support.modules import Source, is_of_the_program, named_modules, options_of_a_run
 from metarl.support.options import option
 from metarl.support.parallel import available_cores
@@ -146,7 +147,8 @@ def _train_each(configs: Sequence[RunConfig], source: Source) -> None:
     at_a_time = min(available_cores(), len(configs))
     jobs = []
     for config in configs:
-        config.run_folder.mkdir(parents=True, exist_ok=True)
+        with expect_writable(config.run_folder, "run folder"):
+            config.run_folder.mkdir(parents=True, exist_ok=True)
         threads = config.threads or available_cores() // at_a_time
         one = dataclasses.replace(config, threads=threads)
         jobs.append(Job(f"seed {config.seed}", _train_one, (one, source), config.run_folder / LOG))

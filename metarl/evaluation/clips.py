@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from metarl.support.errors import UsageError
+from metarl.support.files import expect_writable
 from metarl.support.types import Env
 from metarl.tasks.declaration import DynamicsFamily
 from metarl.tasks.family import TaskFamily, task_environment
@@ -176,8 +177,18 @@ def check_clip_name(path: Path, option: str = "--out") -> None:
 
 
 def write_clip(frames: list[np.ndarray], path: Path, seconds_per_frame: float = 0.05) -> None:
-    """Writes a video as .mp4 or .gif, or some of the frames side by side as .png."""
+    """Writes a video as .mp4 or .gif, or some of the frames side by side as .png.
+
+    Raises:
+        UsageError: the suffix is another one, or the file cannot be written.
+
+    """
     check_clip_name(path)
+    with expect_writable(path):
+        _write(frames, path, seconds_per_frame)
+
+
+def _write(frames: list[np.ndarray], path: Path, seconds_per_frame: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".mp4":
         height, width, _ = frames[0].shape

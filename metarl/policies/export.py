@@ -1,6 +1,8 @@
 """Export of a policy: weights, a description, and a program that runs without metarl."""
 
+import hashlib
 import importlib.util
+import io
 import json
 import logging
 import warnings
@@ -11,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from metarl.support.errors import UsageError
-from metarl.support.files import replace_durably
+from metarl.support.files import expect_writable, replace_durably
+from metarl.support.types import Json
 
 WEIGHTS, DESCRIPTION, PROGRAM = "policy.safetensors", "policy.json", "policy.pt2"
 ONNX = "policy.onnx"
@@ -53,7 +56,8 @@ def export_policy(
     """Writes the weights, the description and the program into the folder.
 
     - `policy.safetensors`: the weights, under the names of the description.
-    - `policy.json`: the description (layers, bounds and σ of the actions), and `about`.
+    - `policy.json`: the description (layers, bounds and σ of the actions), `about`, and `sha256` of
+      the other two.
     - `policy.pt2`: `torch.export.load(path).module()` is `policy.forward`; with a multilayer
       perceptron it maps observations [n, observation], float32, to actions.
 
@@ -66,8 +70,12 @@ def export_policy(
     Returns:
         The files.
 
+    Raises:
+        UsageError: a file cannot be written, or torch.export cannot export the policy.
+
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with expect_writable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     weights, text, program = (
         (folder / name).with_stem(stem) for name in (WEIGHTS, DESCRIPTION, PROGRAM)
     )
@@ -75,19 +83,30 @@ def export_policy(
         n: p.detach().clone(memory_format=torch.contiguous_format)
         for n, p in policy.weights().items()
     }
-    save_file(own, weights)
-    description = {**policy.description(), **about}
-    replace_durably(text, (json.dumps(description, indent=2) + "\n").encode())
+    contents = {weights: save(own)}
+    description: Json = {**policy.description(), **about}
+    failure = None
     try:
-        exported = _exported(policy)
+        buffer = io.BytesIO()
+        torch.export.save(_exported(policy), buffer)
+        contents[program] = buffer.getvalue()
     except Exception as error:
         reason = next(line for line in str(error).splitlines() if line.strip())
-        raise UsageError(
+        failure = UsageError(
             f"{weights} and {text} are written, but torch.export cannot write {program}: "
             f"{type(error).__name__}: {reason.strip()} (a network must work for any number of "
             "rows: x.shape[0] instead of len(x))"
-        ) from error
-    torch.export.save(exported, program)
+        )
+        failure.__cause__ = error
+    description["sha256"] = {
+        path.name: hashlib.sha256(content).hexdigest() for path, content in contents.items()
+    }
+    # The description comes last: a policy that it describes is whole.
+    contents[text] = (json.dumps(description, indent=2) + "\n").encode()
+    for path, content in contents.items():
+        replace_durably(path, content)
+    if failure is not None:
+        raise failure
     return [weights, text, program]
 
 
@@ -117,7 +136,8 @@ def export_onnx(policy: DeployedPolicy, folder: Path) -> Path:
         warnings.simplefilter("ignore")
         model = torch.onnx.export(_exported(policy), dynamo=True, verbose=False)
     assert model is not None
-    model.save(str(folder / ONNX))
+    with expect_writable(folder / ONNX):
+        model.save(str(folder / ONNX))
     return folder / ONNX
 
 

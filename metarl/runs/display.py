@@ -58,11 +58,19 @@ class Display:
         self._show(self._done, "done")
 
     def say(self, text: str, style: str = "none") -> None:
-        """Prints a line, above the bar if there is one."""
-        if self._live is not None:
-            self._live.console.print(text, style=style, markup=False, highlight=False)
-        else:
-            print(text, flush=True)
+        """Prints a line, above the bar if there is one.
+
+        Where the output is a file on a full disk, the line is dropped: the run folder has it.
+        """
+        try:
+            if self._live is not None:
+                self._live.console.print(text, style=style, markup=False, highlight=False)
+            else:
+                print(text, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass
 
     def close(self) -> None:
         """Ends the bar."""

@@ -114,8 +114,8 @@ def read_evaluation(folder: Path) -> EvaluationFile | None:
         lengths = {len(task["returns"]) for task in split["tasks"]}
         if len(lengths) != 1 or lengths == {0}:
             raise UsageError(
-                f"{folder / EVALUATION} is damaged: the tasks of {name} do not have as many returns "
-                f"each; {remedy}"
+                f"{folder / EVALUATION} is damaged: the tasks of {name} differ in their "
+                f"number of returns; {remedy}"
             )
     return evaluation
 
@@ -143,8 +143,6 @@ class RunFolder:
         self._writer: SummaryWriter | None = None
         self._metrics: MetricsFile | None = None
         self._sinks = Sinks()
-        with expect_writable(path, "run folder"):
-            path.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(path)
 
     @property

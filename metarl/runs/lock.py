@@ -21,15 +21,17 @@ HELD = (errno.EAGAIN, errno.EACCES)
 class FolderLock:
     """The lock of a folder, held from its creation to `release`."""
 
-    def __init__(self, folder: Path):
-        """Takes the lock.
+    def __init__(self, folder: Path, name: str = LOCK):
+        """Makes the folder, and takes the lock of that name.
 
         Raises:
             InUseError: another process has it.
             UsageError: the folder cannot be written.
 
         """
-        self._folder = folder
+        self._folder, self._path = folder, folder / name
+        with expect_writable(folder, "run folder"):
+            folder.mkdir(parents=True, exist_ok=True)
         self._take()
 
     def keep(self) -> None:
@@ -54,7 +56,7 @@ class FolderLock:
 
     def _take(self) -> None:
         with expect_writable(self._folder, "run folder"):
-            self._file: IO[str] = open(self._folder / LOCK, "a+")  # noqa: SIM115 (until release)
+            self._file: IO[str] = open(self._path, "a+")  # noqa: SIM115 (until release)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -79,7 +81,7 @@ class FolderLock:
     def _is_ours(self) -> bool:
         """Whether the file in the folder is still the one that was locked."""
         try:
-            return os.path.samestat(os.stat(self._folder / LOCK), os.fstat(self._file.fileno()))
+            return os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
         except FileNotFoundError:
             return False
         except OSError:  # nothing is known of it

@@ -16,6 +16,7 @@ from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import ALGORITHMS, CONTROLS, RL2, find_algorithm, shipped_options
 from metarl.learners.registry import LEARNERS, make_learner
 from metarl.runs.folder import EVALUATION, read_evaluation, read_options
+from metarl.runs.lock import FolderLock
 from metarl.runs.report import write_report
 from metarl.runs.run import run
 from metarl.runs.tensorboard import Charts, event_files, open_events
@@ -181,10 +182,8 @@ def compare(comparison: Comparison) -> list[Line]:
     jobs: dict[Job, tuple[str, int]] = {}
     for name, seed in runs:
         folder = comparison.run_folder(name, seed)
-        try:
+        with expect_writable(folder, "run folder"):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"run folder {folder} cannot be written: {error.strerror}") from error
         arguments = (comparison, name, seed)
         jobs[Job(f"{name}, seed {seed}", outcome, arguments, folder / LOG)] = name, seed
     processes = comparison.processes
@@ -200,8 +199,22 @@ def compare(comparison: Comparison) -> list[Line]:
 
 
 def outcome(comparison: Comparison, name: str, seed: int) -> None:
-    """Trains one run from where it stopped, and evaluates it."""
+    """Trains one run from where it stopped, and evaluates it.
+
+    Raises:
+        InUseError: another process does that.
+
+    """
     config = comparison.config(name, seed)
+    # That of the run ends with the training.
+    lock = FolderLock(config.run_folder, "comparison.lock")
+    try:
+        _train_and_evaluate(comparison, name, config)
+    finally:
+        lock.release()
+
+
+def _train_and_evaluate(comparison: Comparison, name: str, config: FamilyRunConfig) -> None:
     learner = make_learner(config)
     assert isinstance(learner, MetaLearner)
     run(learner)

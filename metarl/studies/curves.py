@@ -17,6 +17,7 @@ from metarl.evaluation.statistics import STATISTICS, interval, stratified_indice
 from metarl.runs.folder import CONFIG, EVALUATION, read_evaluation, read_options
 from metarl.runs.metrics import METRICS, Metrics, read_metrics
 from metarl.support.errors import UsageError
+from metarl.support.files import expect_writable
 from metarl.support.schema import expect
 
 MEAN = re.compile(r"(?P<split>[^/]+)/step_(?P<step>\d+)/mean")
@@ -325,14 +326,13 @@ def write_figures(lines: Sequence[Line], out: Path, title: str = "") -> list[Pat
     """
     figure = draw(lines, title)
     paths = [out.with_name(f"{out.name}.{suffix}") for suffix in ("png", "pdf", "csv")]
-    try:
+    with expect_writable(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(paths[0], dpi=150)
-        figure.savefig(paths[1])
-        with open(paths[2], "w", newline="") as file:
-            csv.writer(file).writerows(rows(lines))
-    except OSError as error:
-        raise UsageError(f"{error.filename or out} cannot be written: {error.strerror}") from error
+    for path in paths[:2]:
+        with expect_writable(path):
+            figure.savefig(path, dpi=150)
+    with expect_writable(paths[2]), open(paths[2], "w", newline="") as file:
+        csv.writer(file).writerows(rows(lines))
     return paths
 
 

@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from metarl.support.errors import InUseError, UsageError
+from metarl.support.files import expect_writable
 from metarl.support.parallel import available_cores
 from metarl.support.signals import requests_to_end
 
@@ -106,8 +107,16 @@ def expect_success(codes: Mapping[Job, int]) -> None:
                 "ended"
             )
         if code:
-            last = (job.log.read_text().strip() or "no output").splitlines()[-1]
-            raise UsageError(f"{job.name} ended with status {code}: {last} (in {job.log})")
+            raise UsageError(f"{job.name} ended with status {code}: {_last_line(job.log)}")
+
+
+def _last_line(log: Path) -> str:
+    """The last line of a log, and where it is."""
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError:  # the process did not come so far: what it printed is on the terminal
+        return f"it has no log {log}; standard error may say why"
+    return f"{lines[-1] if lines else 'no output'} (in {log})"
 
 
 def _say(job: Job, what: str) -> None:
@@ -133,10 +142,11 @@ def _run(job: Job) -> None:
 
     os.setpgrp()  # Ctrl-C in a terminal reaches only the parent, which forwards it
     threading.Thread(target=end_with_parent, daemon=True).start()
-    log = open(job.log, "a")  # noqa: SIM115 (held by the process)
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
     try:
+        with expect_writable(job.log):
+            log = open(job.log, "a")  # noqa: SIM115 (held by the process)
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
         job.function(*job.arguments)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)

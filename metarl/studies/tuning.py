@@ -28,6 +28,7 @@ from metarl.runs.stopping import held_out_tag
 from metarl.studies.jobs import IN_USE, Job, expect_success, run_jobs
 from metarl.support.distribution import DISTRIBUTION
 from metarl.support.errors import NonFiniteError, UsageError, nearest
+from metarl.support.files import expect_writable
 from metarl.support.options import at_least
 
 if TYPE_CHECKING:

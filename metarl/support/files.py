@@ -22,7 +22,8 @@ def expect_writable(path: Path, what: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         named = f"{what} {path}".lstrip()
-        raise UsageError(f"{named} cannot be written: {error.strerror or error}") from error
+        reason = " ".join(str(error.strerror or error).split())
+        raise UsageError(f"{named} cannot be written: {reason}") from error
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from string import Template
 
 from metarl.support.errors import UsageError
+from metarl.support.files import replace_durably
 
 FAMILY = Template(
     '''import gymnasium
@@ -135,7 +136,8 @@ def write_family(name: str, folder: Path, mujoco: bool = False) -> list[Path]:
         The paths of the family, of its model if `mujoco`, and of the test.
 
     Raises:
-        UsageError: the name is not a class name, or a file already exists; nothing is written.
+        UsageError: the name is not a class name, a file already exists, or the folder cannot be
+            written; nothing is written.
 
     """
     if not re.fullmatch(r"[A-Z][A-Za-z0-9]*", name):
@@ -151,6 +153,13 @@ def write_family(name: str, folder: Path, mujoco: bool = False) -> list[Path]:
     for path in paths:
         if path.exists():
             raise UsageError(f"{path} already exists; nothing was written")
-    for path, template in zip(paths, templates.values(), strict=True):
-        path.write_text(template.substitute(name=name, module=module))
+    written: list[Path] = []
+    try:
+        for path, template in zip(paths, templates.values(), strict=True):
+            replace_durably(path, template.substitute(name=name, module=module).encode())
+            written.append(path)
+    except UsageError:
+        for path in written:
+            path.unlink()
+        raise
     return paths

@@ -16,15 +16,13 @@ def counts(request):
 
 
 def pytest_terminal_summary(terminalreporter):
-    reports = [r for kind in ("passed", "failed") for r in terminalreporter.getreports(kind)]
     rows = [
         value
+        for reports in terminalreporter.stats.values()
         for report in reports
-        if report.when == "teardown" or report.when == "call"
-        for name, value in report.user_properties
+        for name, value in getattr(report, "user_properties", ())
         if name == PROPERTY
     ]
-    unique = list({row[0]: row for row in rows}.values())
-    if unique:
+    if rows:
         terminalreporter.section("faults")
-        terminalreporter.write_line(table([["what", *COLUMNS], *unique]))
+        terminalreporter.write_line(table([["what", *COLUMNS], *rows]))
