@@ -108,6 +108,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 def prune_checkpoints(folder: Path, keep: int, best: int | None) -> None:
     """Removes all but the newest `keep` checkpoints and that of iteration `best`."""
+    clean_checkpoints(folder)
     for checkpoint in checkpoints_in(folder)[:-keep]:
         if int(checkpoint.name) != best:
             # Renamed first, so that a crash does not leave half a checkpoint under its name.

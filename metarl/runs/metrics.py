@@ -104,7 +104,7 @@ class MetricsFile:
                 logger.warning(
                     "%s cannot be written (%s); the run goes on to its next checkpoint",
                     self._path,
-                    error,
+                    getattr(error, "strerror", None) or error,
                 )
             self._failed = True
 

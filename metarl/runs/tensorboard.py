@@ -51,7 +51,8 @@ class _Records:
         except OSError as error:
             self._failed = True
             logger.warning(
-                "TensorBoard gets no more of this run; metrics.jsonl has all numbers: %s", error
+                "TensorBoard gets no more of this run (%s); metrics.jsonl has all numbers",
+                error.strerror or error,
             )
 
     def flush(self) -> None:
@@ -94,8 +95,8 @@ def open_events(folder: Path, suffix: str = "", after: int | None = None) -> Sum
     with _records_at_once():
         purge = None if after is None else after + 1
         writer = SummaryWriter(str(folder), filename_suffix=suffix, purge_step=purge)
-    newest = event_files(folder, suffix)[-1]
-    if earlier and newest in earlier:  # the clock was set back, or the second is the same
+    files = event_files(folder, suffix)
+    if files and files[-1] in earlier:  # the clock was set back, or the second is the same
         for number, path in enumerate(earlier):
             name = re.sub(r"\d+", f"{number:010d}", path.name, count=1)
             path.rename(path.with_name(name))
