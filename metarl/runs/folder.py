@@ -191,7 +191,7 @@ class RunFolder:
             if missing := missing_iterations(kept, iteration):
                 text = "%s has no metrics of %s before the checkpoint; the run goes on after it"
                 logger.warning(text, self.path / METRICS, counted(missing, "iteration"))
-            self._metrics = MetricsFile(self.path, kept)
+            self._metrics = MetricsFile(self.path, kept, self._lock.keep)
             if iteration:
                 cut_events(self.path, iteration)
             else:  # a run that died before its first checkpoint may have left events

@@ -38,12 +38,18 @@ class FolderLock:
         """Takes the lock again if its file was deleted.
 
         Raises:
-            InUseError: another process has it since.
+            InUseError: another process has used the folder since.
 
         """
-        if not self._is_ours():
-            self._file.close()
-            self._take()
+        if self._is_ours():
+            return
+        if self._path.exists():
+            raise InUseError(
+                f"run folder {self._folder} was taken by another process after its lock was "
+                "deleted: this run ends"
+            )
+        self._file.close()
+        self._take()
 
     def release(self) -> None:
         """Lets other processes have the folder."""

@@ -4,10 +4,10 @@ import errno
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from metarl.support.errors import UsageError
+from metarl.support.errors import InUseError, UsageError
 from metarl.support.files import expect_writable, read_bytes, replace_durably
 from metarl.support.schema import LARGEST_INTEGER
 
@@ -82,14 +82,23 @@ class MetricsFile:
     insists on. When the file is deleted or replaced, it is written again.
     """
 
-    def __init__(self, folder: Path, kept: Iterable[Mapping[str, float]]):
+    def __init__(
+        self,
+        folder: Path,
+        kept: Iterable[Mapping[str, float]],
+        expect_own: Callable[[], None] = lambda: None,
+    ):
         """Replaces the file by these lines.
+
+        `expect_own` is called when the file is not in its place, and raises if another process has
+        taken the folder.
 
         Raises:
             UsageError: it cannot be written.
 
         """
         self._path = folder / METRICS
+        self._expect_own = expect_own
         self._unwritten = b""
         self._failed = False
         self._open(b"".join(map(_line, kept)))
@@ -99,6 +108,8 @@ class MetricsFile:
         self._unwritten += _line(metrics)
         try:
             self._append()
+        except InUseError:
+            raise
         except (OSError, UsageError) as error:
             if not self._failed:
                 logger.warning(
@@ -132,6 +143,7 @@ class MetricsFile:
 
     def _append(self) -> None:
         if not self._is_in_place():
+            self._expect_own()
             logger.warning("%s was deleted or replaced: it is written again", self._path)
             deleted = self._file
             deleted.seek(0)

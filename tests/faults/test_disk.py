@@ -120,7 +120,7 @@ def fill(disk, free):
 def test_a_full_disk(undisturbed, number, small_disk, counts):  # noqa: F811
     """The disk has room for a part of a run; after there is more room, the run goes on."""
     expected = content(undisturbed[0])
-    for free in evenly(range(0, 120_000, 4096), number) if number > 1 else [60_000]:
+    for free in evenly(range(0, 65_536, 4096), number) if number > 1 else [40_000]:
         folder, output = small_disk / "run", small_disk.parent / f"{free}.txt"
         fill(small_disk, free)
         code = in_process(functools.partial(train, folder), output=output)

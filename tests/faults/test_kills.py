@@ -143,7 +143,7 @@ def expect_the_same_in_the_server(parent, reference, counts):
 
 
 NUMBERS = pytest.mark.parametrize(
-    "number", [FEW, pytest.param(200, marks=pytest.mark.faults)], ids=["sample", "all"]
+    "number", [FEW, pytest.param(130, marks=pytest.mark.faults)], ids=["sample", "all"]
 )
 
 
