@@ -86,6 +86,8 @@ class FolderLock:
 
     def _is_ours(self) -> bool:
         """Whether the file in the folder is still the one that was locked."""
+        if self._file.closed:
+            return False
         try:
             return os.path.samestat(os.stat(self._path), os.fstat(self._file.fileno()))
         except FileNotFoundError:
