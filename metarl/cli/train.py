@@ -18,7 +18,7 @@ from metarl.learners.learner import BaseLearner
 from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import find_algorithm, tuned_options
 from metarl.learners.registry import LEARNERS
-from metarl.runs.folder import holds_run
+from metarl.runs.folder import CONFIG, holds_run
 from metarl.runs.loading import read_config
 from metarl.runs.run import train
 from metarl.studies.jobs import LOG, Job, expect_success, run_jobs

@@ -194,7 +194,8 @@ def tune(tuning: Tuning, folder: Path, configure: Configure) -> list[Trial]:
 def _begun(folder: Path) -> Iterator[None]:
     """Makes the folder; removes it if the block finds a mistake before anything is in it."""
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    with expect_writable(folder, "study"):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except UsageError:
