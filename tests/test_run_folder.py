@@ -209,6 +209,14 @@ def test_an_option_of_another_type_is_named(run, name, value, said):
         load(run)
 
 
+def test_an_option_that_is_missing_is_named(run):
+    content = json.loads((run / "config.json").read_text())
+    del content["config"]["family"]
+    (run / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=r'config.json is damaged: it has no "family"'):
+        load(run)
+
+
 def test_a_checkpoint_of_another_shape_is_named(run):
     folder = run / "checkpoints"
     state = load_newest(folder)

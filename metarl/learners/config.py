@@ -144,14 +144,17 @@ class RunConfig:
 
         Raises:
             UsageError: this version does not have one of the options.
-            ValueError: an option is not of its type.
+            ValueError: an option is not of its type, or one that has no default is missing.
 
         """
         hints = get_type_hints(cls, include_extras=True)
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(data) - known)
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(data) - fields.keys())
         if unknown:
             raise UsageError(f"this version of metarl has no option {unknown[0]}")
+        needed = [n for n, x in fields.items() if x.default is _made(x) is MISSING]
+        if missing := [name for name in needed if name not in data]:
+            raise ValueError(f'it has no "{missing[0]}"')
         for name, value in data.items():
             expect(value, hints[name], f'"{name}"')
         tuples = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}

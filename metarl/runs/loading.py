@@ -16,6 +16,7 @@ from metarl.runs.stopping import best_iteration
 from metarl.support.errors import UsageError
 from metarl.support.modules import Source, named_modules, options_of_a_run
 from metarl.support.options import option
+from metarl.support.text import one_line
 from metarl.support.types import Json, State
 
 
@@ -114,19 +115,13 @@ def differences(
                 if old.get(key) != new.get(key)
             ]
         else:
-            differing.append(f"{option(name)} {_cut(old)}, not {_cut(new)}")
+            differing.append(f"{option(name)} {one_line(str(old))}, not {one_line(str(new))}")
     return differing
 
 
 def as_json(value: object) -> Any:
     """What JSON makes of the value: a list of a tuple, a text of a path."""
     return json.loads(json.dumps(value, default=str))
-
-
-def _cut(value: object) -> str:
-    """The value, of which a message shows at most the beginning."""
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _expect_trained_with(config: RunConfig, state: State, folder: Path) -> None:
@@ -162,8 +157,7 @@ def restore(learner: BaseLearner, state: State, folder: Path) -> None:
     try:
         learner.load_state(state)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{where}: {type(error).__name__}: {_cut(reason)}") from error
+        raise UsageError(f"{where}: {type(error).__name__}: {one_line(str(error))}") from error
 
 
 def initialise(learner: BaseLearner, folder: Path) -> None:

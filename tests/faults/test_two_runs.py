@@ -10,7 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from calls import Calls
 from runs import OPTIONS, content, differing, in_process, train
-from test_kills import KILLED, counted, expect_the_same_in_the_server, undisturbed  # noqa: F401
+from test_kills import (
+    KILLED,
+    expect_the_same_in_the_server,
+    trained_until,
+    undisturbed,  # noqa: F401 (a fixture)
+)
 
 NUMBERS = pytest.mark.parametrize(
     "number", [1, pytest.param(10, marks=pytest.mark.faults)], ids=["sample", "all"]
@@ -107,33 +112,26 @@ def test_what_happens_in_the_folder_of_a_running_run(undisturbed, act, tmp_path,
     counts.expect_survival(at_least=1)
 
 
-def jumping(folder, seed, **options):
+def jumping(train_it, folder, seed, *arguments, **options):
     """Trains; the clock jumps by up to a year, forth and back, at each look."""
     generator, now = random.Random(seed), time.time
-    time.time = lambda: max(1.0, now() + generator.uniform(-3e7, 3e7))
-    train(folder, **options)
-
-
-def jumping_and_killed(folder, seed, last):
-    generator, now = random.Random(seed), time.time
     time.time = lambda: now() + generator.uniform(-3e7, 3e7)
-    from test_kills import trained_until
-
-    trained_until(folder, last, False)
+    train_it(folder, *arguments, **options)
 
 
 @NUMBERS
 def test_the_clock_jumps(undisturbed, number, tmp_path, counts):  # noqa: F811
-    """Runs are killed three times each, and every part has another time."""
+    """Runs are killed and resumed, and every part has another time."""
     reference, calls = undisturbed
     expected = content(reference)
     for i in range(number):
         folder, output = tmp_path / "runs" / str(i), tmp_path / f"{i}.txt"
         for k in range(2 if number > 1 else 1):
             last = len(calls) // 2 + 31 * i + k
-            code = in_process(jumping_and_killed, folder, i + 100 * k, last, output=output)
+            seed = i + 100 * k
+            code = in_process(jumping, trained_until, folder, seed, last, False, output=output)
             assert code == KILLED or k, output.read_text()
-        code = in_process(functools.partial(jumping, folder, i, resume=True), output=output)
+        code = in_process(functools.partial(jumping, train, folder, i, resume=True), output=output)
         wrong = differing(folder, expected)
         about = f"{code}, {wrong}: {output.read_text()[-500:]}"
         counts.add("traceback" if code else "silent" if wrong else "survived", about)
