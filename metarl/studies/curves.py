@@ -254,7 +254,7 @@ def _draw_held_out(axes: Axes, lines: Sequence[Line], drawn: Sequence[Line]) -> 
         if line in drawn and all(held_out_step(run) is not None for run in line.runs):
             _draw_curves(axes, line, held_out_curves(line), i, alone=len(lines) == 1)
     _label(axes, lines)
-    axes.set_title("held-out tasks; dotted: before; thin: each seed")
+    axes.set_title("test tasks; dotted: before; thin: each seed")
 
 
 def _label(axes: Axes, lines: Sequence[Line]) -> None:
@@ -295,7 +295,7 @@ def _draw_adaptation(axes: Axes, lines: Sequence[Line]) -> None:
     axes.set_xlabel("inner steps (episodes, for rl2)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(lines[0].measure)
-    axes.set_title("held-out tasks, 95 % interval over tasks; thin: each seed")
+    axes.set_title("test tasks, 95 % interval over tasks; thin: each seed")
 
 
 def plot(*runs: str | Path, out: str | Path | None = None, title: str = "") -> Figure:
