@@ -67,6 +67,11 @@ class RunConfig:
     The best checkpoint is kept."""
     time_limit: NonNegative = 0.0
     """Minutes of training, in all its parts, after which the run ends; 0: any number."""
+    non_finite: Literal["stop", "skip", "drop-task"] = "stop"
+    """What follows where a number becomes infinite or NaN in training: stop ends the run; skip
+    leaves out the meta-update of the iteration; drop-task repeats the iteration without the tasks
+    that have such a number, and leaves out the update if it is of no single task. The metrics count
+    both."""
     checkpoint_every: Count = 10
     """Iterations between checkpoints; the last iteration always has one."""
     keep_checkpoints: Count = 3
@@ -81,7 +86,7 @@ class RunConfig:
     changeable: ClassVar[frozenset[str]] = frozenset(
         (
             *("iterations", "run_dir", "resume", "device", "threads", "eval_every", "eval_tasks"),
-            *("target", "patience", "time_limit", "callbacks"),
+            *("target", "patience", "time_limit", "callbacks", "non_finite"),
             *("rank_timeout", "checkpoint_every", "keep_checkpoints", "sinks"),
         )
     )

@@ -1,7 +1,6 @@
 """Export of a policy: weights, a description, and a program that runs without metarl."""
 
 import importlib.util
-import json
 import logging
 import warnings
 from abc import abstractmethod
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from metarl.support.errors import UsageError
 from metarl.support.files import replace_durably
+from metarl.support.text import json_text
 
 WEIGHTS, DESCRIPTION, PROGRAM = "policy.safetensors", "policy.json", "policy.pt2"
 ONNX = "policy.onnx"
@@ -77,7 +77,7 @@ def export_policy(
     }
     save_file(own, weights)
     description = {**policy.description(), **about}
-    replace_durably(text, (json.dumps(description, indent=2) + "\n").encode())
+    replace_durably(text, (json_text(description, 2) + "\n").encode())
     try:
         exported = _exported(policy)
     except Exception as error:

@@ -6,14 +6,13 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.files import sync_folder, write_durably
+from metarl.support.finite import expect_finite_state
 from metarl.support.types import State
 
 logger = logging.getLogger(__name__)
@@ -29,11 +28,12 @@ def save_checkpoint(folder: Path, iteration: int, state: State) -> Path:
         NonFiniteError: the state holds an infinite number or NaN; nothing is written.
 
     """
-    for name, value in _tensors(state):
-        if not torch.isfinite(value).all():
-            raise NonFiniteError(
-                f"{name} is not finite after iteration {iteration}: no checkpoint was written"
-            )
+    try:
+        expect_finite_state(state)
+    except NonFiniteError as error:
+        raise NonFiniteError(
+            f"{error} after iteration {iteration}: no checkpoint was written"
+        ) from None
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
@@ -70,22 +70,12 @@ def prune_checkpoints(folder: Path, keep: int, best: int | None) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def _tensors(state: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All floating-point tensors in nested dicts and lists, each with its path."""
-    if isinstance(state, Tensor):
-        if state.is_floating_point():
-            yield name, state
-    elif isinstance(state, (dict, list, tuple)):
-        items = state.items() if isinstance(state, dict) else enumerate(state)
-        for key, value in items:
-            yield from _tensors(value, f"{name}.{key}" if name else str(key))
-
-
 def load_checkpoint(checkpoint: Path) -> State:
     """Loads the state of a checkpoint and compares its hash with the manifest.
 
     Raises:
-        UsageError: a file is missing, or it has changed since it was written.
+        UsageError: a file is missing or has changed since it was written, or the state holds an
+            infinite number or NaN.
 
     """
     try:
@@ -105,6 +95,10 @@ def load_checkpoint(checkpoint: Path) -> State:
         raise UsageError(
             f"{STATE} of checkpoint {checkpoint} cannot be read: {type(error).__name__}"
         ) from error
+    try:
+        expect_finite_state(state)
+    except NonFiniteError as error:  # an earlier version wrote such checkpoints
+        raise UsageError(f"checkpoint {checkpoint} is of a run that diverged: {error}") from None
     return state
 
 

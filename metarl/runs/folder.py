@@ -3,6 +3,7 @@
 import fcntl
 import json
 import logging
+import math
 import os
 import socket
 from collections.abc import Collection, Mapping, Sequence
@@ -16,6 +17,7 @@ from metarl.runs.sinks import Sinks
 from metarl.runs.tensorboard import add_summary, hyperparameters, layout, leading
 from metarl.support.errors import InUseError, UsageError
 from metarl.support.files import replace_durably
+from metarl.support.text import json_text
 from metarl.support.types import Json, State
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,9 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """Reads a run's metrics so far, without a last line that a crash cut off."""
     file = path / METRICS
     lines = file.read_text().split("\n")[:-1] if file.exists() else []
-    return [json.loads(line) for line in lines]
+    # JSON has no NaN: null stands for a number that does not exist.
+    read = (json.loads(line) for line in lines)
+    return [{n: math.nan if x is None else x for n, x in metrics.items()} for metrics in read]
 
 
 def evaluated_splits(path: Path) -> list[str]:
@@ -116,9 +120,9 @@ class RunFolder:
         self._measure, self._inner_steps, self._splits = measure, inner_steps, splits
         # The sinks come first, because W&B copies only from writers that are created later.
         self._sinks.open(config["config"].get("sinks", ()), self.path, config["config"])
-        replace_durably(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        replace_durably(self.path / CONFIG, (json_text(config, 2) + "\n").encode())
         kept = [m for m in self.read_metrics() if m["iteration"] <= iteration]
-        text = "".join(json.dumps(metrics) + "\n" for metrics in kept)
+        text = "".join(json_text(metrics) + "\n" for metrics in kept)
         replace_durably(self.path / METRICS, text.encode())
         self._metrics = open(self.path / METRICS, "a")  # noqa: SIM115 (held until close)
         if not iteration:  # a run that died before its first checkpoint may have left events
@@ -132,7 +136,7 @@ class RunFolder:
         self._shown: set[str] | None = None
         self._lay_out({tag for metrics in kept for tag in metrics})
         if not iteration:
-            self._writer.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```")
+            self._writer.add_text("config", f"```json\n{json_text(config, 2)}\n```")
 
     def _lay_out(self, tags: Collection[str]) -> None:
         """Writes TensorBoard's page of custom scalars again, if there are new splits among them."""
@@ -153,12 +157,12 @@ class RunFolder:
     def write(self, metrics: Mapping[str, float]) -> None:
         """Appends one iteration to metrics.jsonl, to TensorBoard and to the sinks."""
         assert self._writer is not None, "open() comes first"
-        self._metrics.write(json.dumps(metrics) + "\n")
+        self._metrics.write(json_text(metrics) + "\n")
         self._metrics.flush()
         split = (*self._splits, "nothing")[0]
         held_out = f"{split}/step_{self._inner_steps}/mean"
         for name, value in (leading(metrics, self._measure, held_out) | dict(metrics)).items():
-            if name != "iteration":
+            if name != "iteration" and math.isfinite(value):
                 self._writer.add_scalar(name, value, int(metrics["iteration"]))
         self._lay_out(metrics)
         self._sinks.write(metrics)

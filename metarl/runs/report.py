@@ -1,7 +1,6 @@
 """The report of an evaluation: evaluation.json, TensorBoard and clips."""
 
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from metarl.runs.tensorboard import add_summary, layout
 from metarl.support.errors import UsageError
 from metarl.support.files import replace_durably
 from metarl.support.options import at_least
+from metarl.support.text import json_text
 from metarl.support.types import Json
 from metarl.tasks.task import select_tasks, task_name
 
@@ -178,7 +178,7 @@ def write_report(
 
     """
     data = {**(about or {}), **_as_data(learner, evaluations)}
-    replace_durably(folder / EVALUATION, (json.dumps(data, indent=2) + "\n").encode())
+    replace_durably(folder / EVALUATION, (json_text(data, 2) + "\n").encode())
     for old in folder.glob(f"events.out.tfevents.*{EVENTS}"):
         old.unlink()
     writer = SummaryWriter(str(folder), filename_suffix=EVENTS)

@@ -16,7 +16,20 @@ class InUseError(UsageError):
 
 
 class NonFiniteError(UsageError):
-    """Training has diverged: the message names a parameter that is infinite or NaN, and where."""
+    """A number is infinite or NaN: the message says which one, and where it arose."""
+
+    def __init__(self, message: str, tasks: Iterable[int] = (), remedy: str = ""):
+        """Names the number.
+
+        Args:
+            message: says what it is.
+            tasks: indices of the tasks that have such a number; none if it is of no single task.
+            remedy: what to try, if it is not what the learner suggests.
+
+        """
+        super().__init__(message)
+        self.tasks = tuple(tasks)
+        self.remedy = remedy
 
 
 class WorkerError(Exception):
