@@ -7,8 +7,9 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-from metarl.support.errors import RankError, UsageError, WorkerError
-from metarl.support.places import place_in_called_code, place_in_trace
+from metarl.support.errors import FamilyError, RankError, UsageError
+from metarl.support.places import described, place_in_called_code
+from metarl.support.signals import interruptible, is_request_to_end
 
 LAUNCHED = "TORCHELASTIC_RUN_ID"
 """Environment variable that torchrun sets in the processes that it starts."""
@@ -28,7 +29,8 @@ def one_line_errors() -> Iterator[None]:
     level = logging.ERROR if follows else logging.WARNING
     logging.basicConfig(format="%(levelname)s: %(message)s", level=level)
     try:
-        yield
+        with interruptible():
+            yield
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
@@ -39,8 +41,8 @@ def one_line_errors() -> Iterator[None]:
         if (where := _first_to_tell()) is not None:
             print(f"error: {where}{error}", file=sys.stderr, flush=True)
         raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
-    except Exception as error:
-        line = _one_line(error)
+    except BaseException as error:  # also the SystemExit of the user's code
+        line = None if is_request_to_end(error) else _one_line(error)
         if line is None or _wants_traceback():
             _first_to_tell()  # Python prints the traceback; other processes have nothing to add
             raise
@@ -53,19 +55,16 @@ def _wants_traceback() -> bool:
     return os.environ.get(DEBUG, "0") not in ("", "0")
 
 
-def _one_line(error: Exception) -> str | None:
+def _one_line(error: BaseException) -> str | None:
     """An error of the user's own code, or a missing package of an environment; None for others."""
     hint = f"{DEBUG}=1 shows the traceback"
-    if isinstance(error, WorkerError):
-        where, *trace = str(error).rstrip().split("\n")
-        if not trace:
-            return where
-        return f"{where} {trace[-1]} ({place_in_trace(trace)}; {hint})"
-    place = place_in_called_code(error)
-    if place is None and type(error).__name__ != "DependencyNotInstalled":
-        return None
-    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return f"{text} ({place}; {hint})" if place else text
+    if isinstance(error, FamilyError):
+        return f"{error}; {hint}"
+    if place_in_called_code(error) is not None:
+        return f"{described(error).removesuffix(')')}; {hint})"
+    if type(error).__name__ == "DependencyNotInstalled":
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
 
 
 def _first_to_tell() -> str | None:

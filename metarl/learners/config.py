@@ -184,7 +184,8 @@ class FamilyRunConfig(RunConfig):
     """Processes for environments that are stepped one by one; 0 steps them in this process. Their
     number changes no result."""
     worker_timeout: Positive = 60.0
-    """Seconds that a worker may take for one step of its environments before the run gives up."""
+    """Seconds that a worker may take for one step of its environments, or one environment for a
+    step in this process, before the run ends with a message; more where a step takes longer."""
     eval_splits: tuple[str, ...] = ("test",)
     """Splits that are evaluated, as in `train test beyond`."""
     info_metrics: tuple[str, ...] = ()

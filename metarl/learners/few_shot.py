@@ -343,6 +343,8 @@ class FewShotLearner(BaseLearner):
         sets = self.problem.sample(number, lambda task: key.generator(Use.TASK, task), split)
         if self.dropped and key.phase is Phase.TRAINING:
             kept = self._kept(number)
+            if not kept:
+                raise NonFiniteError("no task has finite numbers")
             support, query = (Samples(x.inputs[kept], x.targets[kept]) for x in sets)
             sets = support, query
         shard = self.workers.shard(sets[1].tasks, sets[1].rows, self.device)

@@ -36,10 +36,12 @@ from metarl.simulation.backends import (
     make_simulations,
 )
 from metarl.simulation.protocol import Simulation
-from metarl.support.errors import NonFiniteError, UsageError
+from metarl.support.errors import FamilyError, NonFiniteError, UsageError
 from metarl.support.parallel import Shard, pick_device
+from metarl.support.places import described, place_in_called_code
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.ranks import make_workers
+from metarl.support.signals import is_request_to_end
 from metarl.support.text import counted
 from metarl.support.types import Json, State
 from metarl.tasks.family import TaskFamily, make_family
@@ -246,20 +248,20 @@ class MetaLearner(BaseLearner):
 
         """
         actor = adaptive.actor()
-        rollout = collect(
-            self._simulations_of(count_tasks(tasks)),
-            MostLikely(actor) if mean_actions else actor,
-            self.units,
-            tasks,
-            self.episodes,
-            self.family.horizon,
-            key,
-            stage,
-            self.workers,
-            shard.tasks.start if shard else 0,
-            self.info_metrics,
-        )
         with self.located(tasks, key, stage, shard):
+            rollout = collect(
+                self._simulations_of(count_tasks(tasks)),
+                MostLikely(actor) if mean_actions else actor,
+                self.units,
+                tasks,
+                self.episodes,
+                self.family.horizon,
+                key,
+                stage,
+                self.workers,
+                shard.tasks.start if shard else 0,
+                self.info_metrics,
+            )
             if self.dropped and key.phase is Phase.TRAINING:
                 rollout = rollout.blank(self._own_dropped(shard))
             expect_finite_rollout(rollout)
@@ -283,6 +285,8 @@ class MetaLearner(BaseLearner):
     ) -> Iterator[None]:
         """Says of a `NonFiniteError` in the block where it arose, in all processes.
 
+        It says so too of an error of the user's own code that the block calls.
+
         Args:
             tasks: those of the block, [tasks, ...].
             key: of the iteration.
@@ -291,20 +295,27 @@ class MetaLearner(BaseLearner):
 
         Raises:
             NonFiniteError: the block of a process raised one; `tasks` count those of all processes.
+            FamilyError: the user's own code raised an error of another kind.
 
         """
         found, cause = None, None
+        where = [self.family.id, f"seed {key.seed}", f"{key.phase.name.lower()}"]
+        where += [f"iteration {key.iteration}", f"after {counted(stage, 'inner step')}"]
         try:
             yield
         except NonFiniteError as error:
             first = shard.tasks.start if shard else 0
-            where = [self.family.id, f"seed {key.seed}", f"{key.phase.name.lower()}"]
-            where += [f"iteration {key.iteration}", f"after {counted(stage, 'inner step')}"]
             if error.tasks:
                 task = task_name(select_tasks(tasks, error.tasks[0]))
                 where.append(f"task {first + error.tasks[0]}, {task}")
             text = f"{error} ({', '.join(where)}); try {error.remedy or self.remedy}"
             found, cause = (text, [first + i for i in error.tasks]), error
+        except (UsageError, FamilyError):
+            raise
+        except BaseException as error:
+            if is_request_to_end(error) or place_in_called_code(error) is None:
+                raise
+            raise FamilyError(f"{described(error)} ({', '.join(where)})") from error
         peers = [found] if shard is None else self.workers.ranks.exchange(found)
         told = sorted(filter(None, peers), key=lambda one: not one[1])
         if told:

@@ -34,7 +34,7 @@ from metarl.sampling.baseline import BASELINES
 from metarl.sampling.data import Batch, Outcomes, Rollout
 from metarl.sampling.task_choice import TaskSampler
 from metarl.support.clock import Clock
-from metarl.support.errors import UsageError
+from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.finite import expect_finite, expect_finite_state
 from metarl.support.parallel import Shard, Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
@@ -227,6 +227,8 @@ class MAMLLearner(MetaLearner):
         number = self.config.meta_batch_size
         start = self.outer.begin(self.parameters, number, key)
         different = number // start.repeats
+        if len(self.dropped) == number:
+            raise NonFiniteError("no task has finite numbers")
         drawn = self.task_sampler.draw(different, key)
         # What is left out of one set is left out of all, which an outer loop compares.
         self.dropped = frozenset(

@@ -32,7 +32,7 @@ from metarl.sampling.task_choice import TaskChoiceOptions, TaskSampler
 from metarl.sampling.trials import Memory, TrialActor, join_trials
 from metarl.support.clock import Clock
 from metarl.support.errors import NonFiniteError, UsageError
-from metarl.support.finite import expect_finite, expect_finite_state
+from metarl.support.finite import expect_finite, expect_finite_state, overflow_is_named
 from metarl.support.options import Count, NonNegative, Positive, Probability
 from metarl.support.parallel import Shard
 from metarl.support.randomness import Phase, RandomKey, Use
@@ -206,6 +206,8 @@ class RL2Learner(MetaLearner):
         """Fresh trials and an update on them; its metrics, by the names of metrics.jsonl."""
         config, clock = self.config, Clock()
         key = RandomKey(config.seed, Phase.TRAINING, self.iteration + 1)
+        if config.trials - len(self.dropped) < config.minibatches:
+            raise NonFiniteError(f"fewer than {config.minibatches} trials have finite numbers")
         tasks = self.task_sampler.draw(config.trials, key)
         with clock("sampling"):
             rollouts = self.sample_trials(tasks, key)
@@ -293,8 +295,6 @@ class RL2Learner(MetaLearner):
         """Several passes of Adam over the trials, and `outer/...` metrics."""
         config = self.config
         norms: list[float] = []
-        if len(batch.valid) < config.minibatches:
-            raise NonFiniteError(f"fewer than {config.minibatches} trials have finite numbers")
         for epoch in range(config.epochs):
             # Of the streams there are, the one that RL² has no other use for.
             generator = key.generator(Use.PERTURBATION, stage=epoch)
@@ -328,7 +328,8 @@ class RL2Learner(MetaLearner):
         for parameter, total in zip(parameters, gradients, strict=True):
             parameter.grad = total
         norm = nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
-        self._adam.step()
+        with overflow_is_named("a step of Adam"):
+            self._adam.step()
         return float(norm)
 
     def _replay(self, batch: Experience) -> list[tuple[Tensor, Tensor]]:

@@ -8,6 +8,7 @@ from metarl.support.errors import NonFiniteError
 from metarl.support.finite import not_finite
 
 REMEDIES = {
+    "the policy sees": "to find divisions by 0 and unstable physics in the environment",
     "the environment": "to find divisions by 0 and unstable physics in the environment",
     "rewards": "smaller rewards",
 }
@@ -24,13 +25,13 @@ def expect_finite_rollout(rollout: Rollout) -> None:
     """
     # Of one step in the order of cause and effect.
     per_step = {
-        "the environment gave an observation": rollout.observations,
+        "the policy sees an observation": rollout.observations,
         "the policy gave an action": rollout.actions,
         "an action has a log-probability": rollout.log_probs,
         "the environment gave a reward": rollout.rewards,
     }
     last = {
-        "the environment gave an observation": rollout.final_observations.unsqueeze(2),
+        "the policy sees an observation": rollout.final_observations.unsqueeze(2),
         "rewards have a sum": rollout.returns.unsqueeze(2),
     }
     every = (*per_step.values(), *last.values())

@@ -32,8 +32,19 @@ class NonFiniteError(UsageError):
         self.remedy = remedy
 
 
-class WorkerError(Exception):
-    """A worker process failed: the message has the worker, environment, task and traceback."""
+class FamilyError(Exception):
+    """The code of a task family failed, or returned what does not fit: the message says where.
+
+    The command line prints the message and exits with status 1.
+    """
+
+
+class WorkerError(FamilyError):
+    """A worker process ended or gave no answer: the message has the environment and its task."""
+
+
+class UnfitError(Exception):
+    """A value that foreign code returned is none that it may return."""
 
 
 class RankError(Exception):

@@ -4,6 +4,7 @@ A batch is looked at once, because a GPU stops at each look. Which number it was
 if there is one.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 
@@ -33,6 +34,17 @@ def expect_finite(what: str, values: Mapping[str, Tensor], by_task: bool = False
         f"{what} is not finite: {name} has {value[~value.isfinite()][0].item():g}",
         not_finite(*values.values()).nonzero().flatten().tolist() if by_task else (),
     )
+
+
+@contextlib.contextmanager
+def overflow_is_named(what: str) -> Iterator[None]:
+    """Turns the error with which torch refuses a number that its type does not have into ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "overflow" not in str(error):
+            raise
+        raise NonFiniteError(f"{what} is not finite: {error}") from error
 
 
 def not_finite(*values: Tensor) -> Tensor:

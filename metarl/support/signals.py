@@ -2,8 +2,12 @@
 
 import os
 import signal
+import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from metarl.support.places import METARL
 
 
 @contextmanager
@@ -32,3 +36,34 @@ def requests_to_end(receive: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """In the block, Ctrl-C raises KeyboardInterrupt in a way that `is_request_to_end` knows.
+
+    Only if Python's own handler does so otherwise.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def is_request_to_end(error: BaseException) -> bool:
+    """Whether a person pressed Ctrl-C, and no other code raised a KeyboardInterrupt."""
+    if not isinstance(error, KeyboardInterrupt):
+        return False
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        return True  # Python's own handler raises it in whatever code runs
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.startswith(METARL)

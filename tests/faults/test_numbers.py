@@ -58,8 +58,8 @@ WORDS = {
     "reward nan at 1": "the environment gave a reward that is not finite: nan at step 0",
     "reward inf at 4": "the environment gave a reward that is not finite: inf at step 3",
     "reward huge at 1": "rewards have a sum that is not finite",
-    "observation nan at 1": "gave an observation that is not finite: nan at step 1",
-    "observation -inf at 4": "gave an observation that is not finite: -inf at step 4",
+    "observation nan at 1": "the policy sees an observation that is not finite: nan at step 1",
+    "observation -inf at 4": "the policy sees an observation that is not finite: -inf at step 4",
     "values nan": "an advantage is not finite",
     "inner gradient": "the gradient of inner step 1 is not finite",
     "adapted": "an adapted parameter after inner step 1 is not finite",
@@ -175,7 +175,8 @@ def test_what_is_not_finite_is_found_and_named(algorithm, fault, choice, monkeyp
         assert choice == "stop"
         assert same(before, learner.state()), "the state has changed"
         # Faults of some tasks name the first of them.
-        if fault in WORDS:
+        # RL² sees the reward in single precision.
+        if fault in WORDS and (algorithm, fault) != ("rl2", "reward huge at 1"):
             assert WORDS[fault] in text
         assert "iteration 1" in text
         assert FAMILY in text
@@ -206,7 +207,8 @@ def test_what_is_not_finite_is_found_and_named(algorithm, fault, choice, monkeyp
         assert not skipped
         # Goals are uniform in [-1, 1]: some tasks have the fault, and some do not.
         assert 0 < dropped < getattr(learner.config, "meta_batch_size", 8)
-        assert not same(before, learner.state() | {"iteration": 0, "env_steps": 0})
+        learned = not same(before, learner.state() | {"iteration": 0, "env_steps": 0})
+        assert learned or not metrics["outer/accepted"]
     ended("survived" if not skipped else "clear")
 
 
