@@ -7,8 +7,8 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-from metarl.support.errors import FamilyError, RankError, UsageError
-from metarl.support.places import described, place_in_called_code
+from metarl.support.errors import FamilyError, RankError, UsageError, is_out_of_memory
+from metarl.support.places import described, place_in_called_code, text_of
 from metarl.support.signals import interruptible, is_request_to_end
 
 LAUNCHED = "TORCHELASTIC_RUN_ID"
@@ -60,6 +60,9 @@ def _one_line(error: BaseException) -> str | None:
     hint = f"{DEBUG}=1 shows the traceback"
     if isinstance(error, FamilyError):
         return f"{error}; {hint}"
+    if is_out_of_memory(error):
+        lower = "--task-chunk, --meta-batch-size, --episodes, --fisher-fraction or --hidden-sizes"
+        return f"there is not enough memory: try a lower {lower}; {text_of(error)} ({hint})"
     if place_in_called_code(error) is not None:
         return f"{described(error).removesuffix(')')}; {hint})"
     if type(error).__name__ == "DependencyNotInstalled":

@@ -53,6 +53,9 @@ class RunConfig:
     threads: WholeNumber = 0
     """Threads of the simulator and of the learner, which take turns; 0 uses one per core. Processes
     of torchrun on one host share the cores."""
+    task_chunk: WholeNumber = 0
+    """Tasks that adaptation and the meta-update compute at once, at most: the fewer, the less
+    memory they take. 0 takes as many as is fast."""
     rank_timeout: Positive = 600.0
     """Seconds that the processes of torchrun wait for one another before the run gives up."""
 
@@ -86,7 +89,7 @@ class RunConfig:
     changeable: ClassVar[frozenset[str]] = frozenset(
         (
             *("iterations", "run_dir", "resume", "device", "threads", "eval_every", "eval_tasks"),
-            *("target", "patience", "time_limit", "callbacks", "non_finite"),
+            *("target", "patience", "time_limit", "callbacks", "non_finite", "task_chunk"),
             *("rank_timeout", "checkpoint_every", "keep_checkpoints", "sinks"),
         )
     )

@@ -190,7 +190,7 @@ class FewShotLearner(BaseLearner):
         self.measure = problem.measure
         self.test_steps = config.test_steps
         self.higher_is_better = getattr(problem, "higher_is_better", True)
-        self.workers = make_workers(config.threads, config.rank_timeout)
+        self.workers = make_workers(config.threads, config.rank_timeout, config.task_chunk)
         self.inner = InnerLoop(
             module_objective(problem.module, problem.loss),
             config.inner_lr,
@@ -390,7 +390,7 @@ class FewShotLearner(BaseLearner):
             scores = torch.stack([self.problem.score(x, own[1].targets) for x in outputs])
             return scores, not_finite(*outputs, scores.T)
 
-        parts = self.workers.map(of_tasks, shard.slices)
+        parts = self.workers.map(of_tasks, shard.slices, shard=shard)
         own = [torch.cat(part, -1).cpu() for part in zip(*parts, strict=True)]
         peers = self.workers.ranks.exchange(own)
         scores, diverged = (torch.cat(every, -1) for every in zip(*peers, strict=True))

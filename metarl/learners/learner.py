@@ -36,7 +36,7 @@ from metarl.simulation.backends import (
     make_simulations,
 )
 from metarl.simulation.protocol import Simulation
-from metarl.support.errors import FamilyError, NonFiniteError, UsageError
+from metarl.support.errors import FamilyError, NonFiniteError, UsageError, is_out_of_memory
 from metarl.support.parallel import Shard, pick_device
 from metarl.support.places import described, place_in_called_code
 from metarl.support.randomness import Phase, RandomKey
@@ -175,7 +175,7 @@ class MetaLearner(BaseLearner):
         self.config = config
         self.family = family or make_family(config.family, config.horizon, **config.family_options)
         self.device = pick_device(config.device)
-        self.workers = make_workers(config.threads, config.rank_timeout)
+        self.workers = make_workers(config.threads, config.rank_timeout, config.task_chunk)
         self.observation_space = self.family.prototype.observation_space
         self.action_space = self.family.prototype.action_space
         scale = config.action_scale or self.family.action_scale
@@ -313,7 +313,8 @@ class MetaLearner(BaseLearner):
         except (UsageError, FamilyError):
             raise
         except BaseException as error:
-            if is_request_to_end(error) or place_in_called_code(error) is None:
+            foreign = place_in_called_code(error) is not None
+            if not foreign or is_request_to_end(error) or is_out_of_memory(error):
                 raise
             raise FamilyError(f"{described(error)} ({', '.join(where)})") from error
         peers = [found] if shard is None else self.workers.ranks.exchange(found)

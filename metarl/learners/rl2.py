@@ -322,7 +322,7 @@ class RL2Learner(MetaLearner):
             return torch.autograd.grad(loss, parameters)
 
         chunks = self._chunks(batch)
-        gradients = self.workers.sum(gradient, chunks, Shard(len(chunks), 1))
+        gradients = self.workers.sum(gradient, chunks, self._shard_of(batch))
         named = zip(self.network.named_parameters(), gradients, strict=True)
         expect_finite("the gradient of the update", {name: x for (name, _), x in named})
         for parameter, total in zip(parameters, gradients, strict=True):
@@ -342,11 +342,16 @@ class RL2Learner(MetaLearner):
             ratios = (distribution.log_prob(part.actions) - part.log_probs).exp()
             return ratios[part.valid], distribution.entropy()[part.valid]
 
-        return self.workers.map(of_chunk, self._chunks(batch))
+        return self.workers.map(of_chunk, self._chunks(batch), shard=self._shard_of(batch))
 
     def _chunks(self, batch: Experience) -> list[slice]:
         """Trials in nearly equal parts, the same for any number of threads; a GPU takes all."""
         number = len(batch.valid)
-        parts = math.ceil(number / TRIALS_PER_CHUNK) if self.device.type == "cpu" else 1
+        most = TRIALS_PER_CHUNK if self.device.type == "cpu" else number
+        parts = math.ceil(number / min(most, self.config.task_chunk or most))
         ends = [number * i // parts for i in range(parts + 1)]
         return [slice(*bounds) for bounds in pairwise(ends)]
+
+    def _shard_of(self, batch: Experience) -> Shard:
+        """Each chunk of trials as one task, for a sum over them."""
+        return Shard(len(self._chunks(batch)), 1)

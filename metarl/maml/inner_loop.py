@@ -233,7 +233,7 @@ def adapt(
     def of_slice(tasks: slice) -> tuple[Parameters, Experience]:
         return {name: p[tasks] for name, p in parameters.items()}, experience[tasks]
 
-    parts = workers.map(lambda s: inner.step(*of_slice(s), number), shard.slices)
+    parts = workers.map(lambda s: inner.step(*of_slice(s), number), shard.slices, shard=shard)
     adapted = {name: torch.cat([part[name] for part in parts]) for name in parameters}
     try:
         expect_finite(f"an adapted parameter after inner step {number + 1}", adapted, by_task=True)

@@ -20,6 +20,10 @@ from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.finite import expect_finite, not_finite
 from metarl.support.parallel import Shard, Workers
 
+BYTES_OF_GRAPH = 48.0
+"""Of each number that the policy keeps of a step, in the graph that Fisher products differentiate:
+for each of K inner steps and once more. Measured; tests/faults/test_memory.py checks it."""
+
 
 def policy_objective(policy: Policy, estimator: Surrogate) -> Objective:
     """What the inner loop maximises: the surrogate of a policy on a batch of rollouts."""
@@ -199,6 +203,10 @@ class MetaObjective:
         With a `stride` above 1 both the inner loop and the mean over steps see every `stride`-th
         time step only (`Batch.every`): neighbouring steps say nearly the same, and a product costs
         that much less.
+
+        A product differentiates the gradient by θ, whose graph is kept from product to product if
+        there is memory for that of all tasks (`Workers.keeps`), and otherwise made for each again.
+        That changes no bit.
         """
         chunks = self._chunks
         if stride > 1:
@@ -210,19 +218,52 @@ class MetaObjective:
             with torch.enable_grad():
                 return theta, _gradients(values.sum(), theta, create_graph=True)
 
-        graphs = self._workers.map(linearise, chunks)
+        steps = len(self._batches) * chunks[0].batch.rows
+        keeps = self._workers.keeps(
+            len(self._batches[0].weight), BYTES_OF_GRAPH * steps * self._numbers_kept, self._device
+        )
+        graphs = self._workers.map(linearise, chunks) if keeps else []
 
         def product(vector: Parameters) -> Parameters:
             v = tuple(vector[name] for name in parameters)
 
-            def of_chunk(graph: tuple[Parameters, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+            def of_graph(graph: tuple[Parameters, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
                 theta, gradient = graph
-                return _gradients(gradient, theta, along=v, retain_graph=True)
+                return _gradients(gradient, theta, along=v, retain_graph=keeps)
 
-            totals = self._sum(of_chunk, graphs)
+            def of_chunk(chunk: _Chunk) -> tuple[Tensor, ...]:
+                return of_graph(linearise(chunk))
+
+            totals = self._sum(of_graph, graphs) if keeps else self._sum(of_chunk, chunks)
             return dict(zip(parameters, totals, strict=True))
 
         return product
+
+    @property
+    def _device(self) -> torch.device:
+        return self._batches[0].device
+
+    @functools.cached_property
+    def _numbers_kept(self) -> int:
+        """Numbers that the policy keeps of each step to differentiate its log-probability."""
+
+        def kept(steps: int) -> int:
+            held: dict[int, int] = {}
+
+            def hold(tensor: Tensor) -> Tensor:
+                held[tensor.data_ptr()] = tensor.numel()
+                return tensor
+
+            first = self._batches[0]
+            seen = first.observations.new_zeros(1, 1, steps, *first.observations.shape[3:])
+            taken = first.actions.new_zeros(1, 1, steps, *first.actions.shape[3:])
+            leaves = {n: p.detach().requires_grad_() for n, p in self._parameters.items()}
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(hold, _same):
+                begin = self._inner.begin(leaves, 1)
+                self._policy.distribution(begin, seen).log_prob(taken)
+            return sum(held.values())
+
+        return (kept(16) - kept(8)) // 8
 
     @property
     def _chunks(self) -> list[_Chunk]:
@@ -270,7 +311,7 @@ class MetaObjective:
                 functools.cache(lambda: self._inner_policies(inner_batches)),
             )
 
-        return self._workers.map(of_slice, self._shard.slices)
+        return self._workers.map(of_slice, self._shard.slices, shard=self._shard)
 
     def _sum(
         self, function: Callable[[Any], tuple[Tensor, ...]], chunks: Sequence[object]
@@ -350,6 +391,10 @@ class MetaObjective:
         path = self._inner.path(begin, batches[:-1])
         with torch.no_grad():
             return self._policies(path, batches)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _gradients(

@@ -64,7 +64,7 @@ def make_scaled_batch(
         divisor = std if scale is None else scale
         return (*((x / divisor).float() for x in scaled), std.flatten())
 
-    parts = workers.map(of_tasks, shard.slices)
+    parts = workers.map(of_tasks, shard.slices, shard=shard)
     advantages, rewards, values, deviations = map(torch.cat, zip(*parts, strict=True))
     given = {"rewards": rewards, "the baseline": values, "their deviation": deviations}
     expect_finite("an advantage", {"its value": advantages, **given}, by_task=True)

@@ -51,6 +51,15 @@ class RankError(Exception):
     """Another process of torchrun has ended, or did not answer in time."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether metarl's own computation needs more memory than there is."""
+    if isinstance(error, FamilyError | UsageError):
+        return False
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # of a GPU
+        return True
+    return type(error) is RuntimeError and "DefaultCPUAllocator" in str(error)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint `; did you mean NAME?` with the most similar known name; empty if none is."""
     near = difflib.get_close_matches(name, known, 1)
