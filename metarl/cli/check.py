@@ -19,6 +19,7 @@ from rich.table import Table
 from metarl.simulation.checker import Finding, findings_of
 from metarl.support.errors import UsageError
 from metarl.support.places import place_of, text_of
+from metarl.support.signals import end_with_children
 from metarl.support.text import counted
 from metarl.tasks.family import make_family
 
@@ -81,12 +82,12 @@ def check_apart(name: str) -> Iterator[Finding]:
         end = f"its process ended with exit code {process.exitcode}"
         yield Finding(underway, False, end, "the environment's code must not end its process")
     finally:
-        process.kill()
-        process.join()
+        end_with_children(process)
 
 
 def _check(connection: Connection, name: str) -> None:
     """Sends the names of checks as they begin, their findings, and None at the end."""
+    os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
     process, lock = os.getpid(), threading.Lock()
 

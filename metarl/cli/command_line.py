@@ -1,6 +1,7 @@
 """What every command does with errors: each is printed on one line."""
 
 import contextlib
+import faulthandler
 import logging
 import os
 import sys
@@ -27,6 +28,8 @@ def one_line_errors() -> Iterator[None]:
     """
     follows = LAUNCHED in os.environ and os.environ["RANK"] != "0"
     level = logging.ERROR if follows else logging.WARNING
+    if not faulthandler.is_enabled():  # a segmentation fault shows the line of Python, too
+        faulthandler.enable()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=level)
     try:
         with interruptible():

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from metarl.evaluation.evaluation import Evaluation
 from metarl.learners.adapted import AdaptedModule
 from metarl.learners.config import FamilyOption, RunConfig
+from metarl.learners.iteration import located
 from metarl.learners.learner import BaseLearner
 from metarl.maml.inner_loop import (
     STEP_SIZE,
@@ -355,19 +356,16 @@ class FewShotLearner(BaseLearner):
         """The tasks among so many that the iteration does not leave out."""
         return [i for i in range(number) if i not in self.dropped]
 
-    @contextlib.contextmanager
-    def _located(self, key: RandomKey) -> Iterator[None]:
-        """Says of a `NonFiniteError` in the block where it arose."""
-        try:
-            yield
-        except NonFiniteError as error:
-            where = f"{self.problem.name}, seed {key.seed}, {key.phase.name.lower()}, iteration "
-            where += str(self.iteration + (key.phase is Phase.TRAINING))
-            kept = self._kept(max(error.tasks, default=0) + len(self.dropped) + 1)
-            tasks = [kept[i] for i in error.tasks] if key.phase is Phase.TRAINING else error.tasks
-            if tasks:
-                where += f", task {tasks[0]}"
-            raise NonFiniteError(f"{error} ({where}); try {self.remedy}", tasks) from error
+    def _located(self, key: RandomKey) -> contextlib.AbstractContextManager[None]:
+        """Says of an error in the block where it arose; the processes compute the same sums."""
+        training = key.phase is Phase.TRAINING
+        where = [self.problem.name, f"seed {key.seed}", key.phase.name.lower()]
+        where.append(f"iteration {self.iteration + training}")
+
+        def named(task: int) -> tuple[int, str]:
+            return self._kept(task + len(self.dropped) + 1)[task] if training else task, ""
+
+        return located(where, self.remedy, named)
 
     def _scores(
         self,

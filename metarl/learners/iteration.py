@@ -1,14 +1,17 @@
 """An iteration of training happens as a whole, or leaves the learner as it was."""
 
+import contextlib
 import copy
 import functools
 import logging
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 from metarl.learners.config import RunConfig
-from metarl.support.errors import NonFiniteError
+from metarl.support.errors import FamilyError, NonFiniteError, UsageError, is_out_of_memory
 from metarl.support.finite import expect_finite_state
+from metarl.support.places import described, place_in_called_code
+from metarl.support.signals import is_request_to_end
 from metarl.support.types import State
 
 logger = logging.getLogger(__name__)
@@ -88,3 +91,46 @@ def _expect_finite(learner: Iterates, metrics: dict[str, float]) -> None:
     except NonFiniteError as error:
         where = f"{learner.name}, after iteration {learner.iteration}"
         raise NonFiniteError(f"{error} ({where}); try {learner.remedy}") from None
+
+
+@contextlib.contextmanager
+def located(
+    where: Sequence[str],
+    remedy: str,
+    named: Callable[[int], tuple[int, str]],
+    exchange: Callable[[Any], list[Any]] | None = None,
+) -> Iterator[None]:
+    """Says of an error in the block where it arose.
+
+    Args:
+        where: the place, in parts.
+        remedy: what to try where a number is infinite or NaN.
+        named: a task of the block -> its number among all, and its name.
+        exchange: tells all processes, each of which must enter the block; None: this one alone.
+
+    Raises:
+        NonFiniteError: the block raised one, in any of the processes; its tasks are numbered among
+            all.
+        FamilyError: the user's own code raised an error of another kind.
+
+    """
+    found, cause = None, None
+    try:
+        yield
+    except NonFiniteError as error:
+        tasks = [named(task) for task in error.tasks]
+        first = [f"task {', '.join(filter(None, map(str, task)))}" for task in tasks[:1]]
+        text = f"{error} ({', '.join([*where, *first])}); try {error.remedy or remedy}"
+        found, cause = (text, [number for number, _ in tasks]), error
+    except (UsageError, FamilyError):
+        raise
+    except BaseException as error:
+        foreign = place_in_called_code(error) is not None
+        if not foreign or is_request_to_end(error) or is_out_of_memory(error):
+            raise
+        raise FamilyError(f"{described(error)} ({', '.join(where)})") from error
+    told = [one for one in (exchange(found) if exchange else [found]) if one is not None]
+    if told:
+        every = {task for _, own in told for task in own}
+        text = next((text for text, own in told if own), told[0][0])
+        raise NonFiniteError(text, sorted(every)) from cause

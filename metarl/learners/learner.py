@@ -17,9 +17,9 @@ from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.outcomes import measured
 from metarl.learners.adapted import Adapted
 from metarl.learners.config import FamilyRunConfig, RunConfig
-from metarl.learners.iteration import whole
+from metarl.learners.iteration import located, whole
 from metarl.policies.action_units import ActionUnits
-from metarl.policies.actions import Actions
+from metarl.policies.actions import Actions, make_actions
 from metarl.policies.deployed import Interface
 from metarl.policies.export import DeployedPolicy
 from metarl.policies.observations import Observations, same_form
@@ -36,12 +36,10 @@ from metarl.simulation.backends import (
     make_simulations,
 )
 from metarl.simulation.protocol import Simulation
-from metarl.support.errors import FamilyError, NonFiniteError, UsageError, is_out_of_memory
+from metarl.support.errors import UsageError
 from metarl.support.parallel import Shard, pick_device
-from metarl.support.places import described, place_in_called_code
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.ranks import make_workers
-from metarl.support.signals import is_request_to_end
 from metarl.support.text import counted
 from metarl.support.types import Json, State
 from metarl.tasks.family import TaskFamily, make_family
@@ -179,6 +177,11 @@ class MetaLearner(BaseLearner):
         self.observation_space = self.family.prototype.observation_space
         self.action_space = self.family.prototype.action_space
         scale = config.action_scale or self.family.action_scale
+        try:  # so that a message names the family
+            make_actions(self.action_space)
+            Observations.of(self.observation_space)
+        except UsageError as error:
+            raise UsageError(f"{self.family.id}: {error}") from None
         self.units = ActionUnits.of(self.action_space, scale)
         self.name = f"{self.family.id}, {config.learner} on {self.device}"
         self.splits = self.family.splits
@@ -279,10 +282,9 @@ class MetaLearner(BaseLearner):
         parts = self.workers.ranks.exchange([rollout.outcomes for rollout in rollouts])
         return [concatenated(stage) for stage in zip(*parts, strict=True)]
 
-    @contextlib.contextmanager
     def located(
         self, tasks: Tasks, key: RandomKey, stage: int, shard: Shard | None = None
-    ) -> Iterator[None]:
+    ) -> contextlib.AbstractContextManager[None]:
         """Says of a `NonFiniteError` in the block where it arose, in all processes.
 
         It says so too of an error of the user's own code that the block calls.
@@ -298,30 +300,15 @@ class MetaLearner(BaseLearner):
             FamilyError: the user's own code raised an error of another kind.
 
         """
-        found, cause = None, None
         where = [self.family.id, f"seed {key.seed}", f"{key.phase.name.lower()}"]
         where += [f"iteration {key.iteration}", f"after {counted(stage, 'inner step')}"]
-        try:
-            yield
-        except NonFiniteError as error:
-            first = shard.tasks.start if shard else 0
-            if error.tasks:
-                task = task_name(select_tasks(tasks, error.tasks[0]))
-                where.append(f"task {first + error.tasks[0]}, {task}")
-            text = f"{error} ({', '.join(where)}); try {error.remedy or self.remedy}"
-            found, cause = (text, [first + i for i in error.tasks]), error
-        except (UsageError, FamilyError):
-            raise
-        except BaseException as error:
-            foreign = place_in_called_code(error) is not None
-            if not foreign or is_request_to_end(error) or is_out_of_memory(error):
-                raise
-            raise FamilyError(f"{described(error)} ({', '.join(where)})") from error
-        peers = [found] if shard is None else self.workers.ranks.exchange(found)
-        told = sorted(filter(None, peers), key=lambda one: not one[1])
-        if told:
-            every = {task for _, own in told for task in own}
-            raise NonFiniteError(told[0][0], sorted(every)) from cause
+        first = shard.tasks.start if shard else 0
+
+        def named(task: int) -> tuple[int, str]:
+            return first + task, task_name(select_tasks(tasks, task))
+
+        exchange = None if shard is None else self.workers.ranks.exchange
+        return located(where, self.remedy, named, exchange)
 
     def nothing_learned(self) -> dict[str, float]:
         """The metrics of an iteration whose update was left out."""

@@ -282,12 +282,17 @@ def _no_leak(family: TaskFamily) -> str:
 def _spaces_hold(family: TaskFamily) -> str:
     """Exceeding a bound is a caution: many environments have bounds that they do not keep."""
     env, loose = made(family), ""
+    form = Observations.of(env.observation_space)
     spaces = str(env.observation_space), str(env.action_space)
     tasks = tasks_of(family, TASKS)
     for i in range(TASKS):
         for t, (observation, *_) in enumerate(episode_of(family, env, select_tasks(tasks, i), i)):
             if observation not in env.observation_space:
                 loose = loose or f"{outside(env.observation_space, observation)} at step {t}"
+            flat = form.flat(observation)
+            if not np.isfinite(flat).all():
+                wrong = flat[~np.isfinite(flat)][0]
+                raise FamilyFaultError(f"the observation at step {t} has {wrong}")
         if (str(env.observation_space), str(env.action_space)) != spaces:
             raise FamilyFaultError("the spaces of the environment change with the task")
     return Caution(loose) if loose else f"observations of {TASKS} tasks are in the space"
@@ -412,7 +417,8 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     ),
     "spaces hold": (
         _spaces_hold,
-        "observations must have the form, shape and type of observation_space, for every task",
+        "observations must have the form, shape and type of observation_space, and finite numbers, "
+        "for every task",
     ),
     "task takes effect": (
         _task_takes_effect,

@@ -68,7 +68,8 @@ def affordable(family: TaskFamily, wanted: int) -> int:
 
 def set_task(env: gymnasium.Env, task: Task) -> None:
     """Gives an environment a task."""
-    task_environment(env).task = task
+    with Calling(lambda: f"{env.spec.id if env.spec else env}: task"):
+        task_environment(env).task = task
 
 
 def actions_of(family: TaskFamily, seed: int, number: int) -> list[npt.ArrayLike]:

@@ -30,6 +30,7 @@ from metarl.simulation.serial import Place, Results, SerialEnvironments, empty_r
 from metarl.support.errors import FamilyError, WorkerError
 from metarl.support.foreign import LIMIT, START_LIMIT, Calling
 from metarl.support.places import described, place_in_dump
+from metarl.support.signals import end_with_children
 from metarl.tasks.family import task_environment
 from metarl.tasks.task import Tasks, select_tasks, validate_tasks
 
@@ -177,7 +178,7 @@ class ProcessEnvironments:
     def _epitaph(self, i: int) -> str:
         process = self._workers[i].process
         process.join(PATIENCE)
-        return f"died with exit code {process.exitcode}"
+        return f"died with exit code {process.exitcode}{_whereabouts(self._workers[i])}"
 
     def _fail(self, i: int, name: str, what: str) -> None:
         worker = self._workers[i]
@@ -220,10 +221,11 @@ def _started(number: int, part: slice, arguments: tuple[object, ...]) -> _Worker
 
 
 def _whereabouts(worker: _Worker) -> str:
-    """The line of the user's code in which a worker hangs, also one that runs in C code."""
+    """The line of the user's code in which a worker hangs or has died, also in C code."""
     assert worker.process.pid is not None
     with contextlib.suppress(OSError):
-        os.kill(worker.process.pid, signal.SIGUSR1)
+        if worker.process.is_alive():
+            os.kill(worker.process.pid, signal.SIGUSR1)
         text, deadline = b"", time.monotonic() + TOLD
         while worker.whereabouts.poll(max(0.0, deadline - time.monotonic())):
             part = os.read(worker.whereabouts.fileno(), 65536)
@@ -240,10 +242,7 @@ def _end(workers: list[_Worker]) -> None:
         worker.connection.close()  # an idle worker then ends by itself
     deadline = time.monotonic() + PATIENCE
     for worker in workers:
-        worker.process.join(max(0.0, deadline - time.monotonic()))
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join(PATIENCE)
+        end_with_children(worker.process, max(0.0, deadline - time.monotonic()))
 
 
 def _serve(
@@ -259,6 +258,8 @@ def _serve(
 ) -> None:
     """Executes commands in a worker until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
+    os.setpgrp()
+    faulthandler.enable(told.fileno())  # where a segmentation fault arises
     faulthandler.register(signal.SIGUSR1, told.fileno(), all_threads=False)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     shared = _arrays(memory, layout)

@@ -31,7 +31,7 @@ DEBUGGERS = ("bdb.py", "pdb.py", "pydevd.py")
 class Calling:
     """A block that calls foreign code.
 
-    A process that a call has forked, and that returns from it, ends at the end of the block.
+    A process that a call has forked, and that returns from it, ends there.
     """
 
     def __init__(self, where: Callable[[], str], limit: float = LIMIT):
@@ -58,6 +58,7 @@ class Calling:
     def again(self) -> None:
         """Begins another call in the same block."""
         self.waited = 0.0
+        self._expect_same_process()
 
     def __exit__(
         self,
@@ -71,14 +72,18 @@ class Calling:
             FamilyError: one raised an error of any kind.
 
         """
+        self._expect_same_process()
         _watched.pop(id(self), None)
-        if os.getpid() != self._process:
-            _end(f"{self.where()} called fork, and the new process came back: it ends here")
         if error is None or isinstance(error, UsageError | FamilyError) or is_request_to_end(error):
             return
         if isinstance(error, UnfitError):
             raise FamilyError(f"{self.where()} {error}") from error
         raise FamilyError(f"{self.where()} failed: {described(error)}") from error
+
+    def _expect_same_process(self) -> None:
+        """Ends a process that a call has forked."""
+        if os.getpid() != self._process:
+            _end(f"{self.where()} called fork, and the new process came back: it ends here")
 
 
 _watched: dict[int, Calling] = {}

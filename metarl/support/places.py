@@ -65,4 +65,6 @@ def text_of(error: BaseException) -> str:
     except BaseException as other:
         text = f"its text cannot be read ({type(other).__name__})"
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    # Neither control sequences nor what no terminal can encode.
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,11 +1,13 @@
 """Signals that ask a program to end: Ctrl-C, a scheduler's request, a closed terminal."""
 
+import multiprocessing.connection
 import os
 import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 
 from metarl.support.places import METARL
 
@@ -67,3 +69,20 @@ def is_request_to_end(error: BaseException) -> bool:
         return True  # Python's own handler raises it in whatever code runs
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and frames[-1].filename.startswith(METARL)
+
+
+def end_with_children(process: BaseProcess, patience: float = 0.0) -> None:
+    """Ends a process, which leads a group of its own, with all that it has started.
+
+    Args:
+        process: has called `os.setpgrp`.
+        patience: seconds that it has to end by itself.
+
+    """
+    multiprocessing.connection.wait([process.sentinel], patience)
+    assert process.pid is not None
+    # Before it is joined, so that its number is that of no other process.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()

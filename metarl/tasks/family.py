@@ -125,6 +125,9 @@ class TaskFamily:
         if not isinstance(space, spaces.Dict):
             raise UsageError(f"{self.id}: task_space is a {space}, not a spaces.Dict")
         expect_task_space(self.id, space)
+        for name in ("observation_space", "action_space"):
+            if not isinstance(getattr(env, name, None), spaces.Space):
+                raise UsageError(f"{self.id}: {name} is {getattr(env, name, None)!r}, not a space")
         return env
 
     @property

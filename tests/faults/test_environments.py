@@ -33,9 +33,10 @@ real = multiprocessing.get_context
 if FORKS:
     multiprocessing.get_context = lambda method=None: real("fork" if method == "spawn" else method)
 for module in list(sys.modules.values()):
-    if getattr(module, "START_LIMIT", None) == 300.0:
+    if FORKS and getattr(module, "START_LIMIT", None) == 300.0:
         module.START_LIMIT = {LIMIT}
 metarl.support.foreign.Calling.__init__.__defaults__ = ({LIMIT},)
+metarl.simulation.processes.ProcessEnvironments.__init__.__defaults__ = ({LIMIT}, (), "it")
 metarl.cli.check.SILENCE = 4 * {LIMIT}
 from metarl.cli.main import main
 main(sys.argv[1:])
@@ -102,6 +103,8 @@ def ending(kind, mode, result):
         return "hang", output
     if "Traceback (most recent call last)" in output or "BrokenProcessPool" in output:
         return "traceback", output
+    if "fork" in kind:  # what it forks may hang where threads run
+        return "clear" if "called fork, and" in output else "silent", output
     if result.returncode == 0:
         return "survived" if survives(kind, mode) else "silent", output
     if mode == "process" and re.match("end (exit-3|kill)", kind):
@@ -115,22 +118,17 @@ def ending(kind, mode, result):
     per_step = re.search(r"^(?!end).*(in|of) (step|reset)|reward|terminated|truncated", kind)
     if mode != "check" and per_step:
         enough &= "goal=" in flat and "seed" in flat
-    if "segmentation" in kind or "abort" in kind:
-        return ("clear" if "misbehaving.py" in flat or "exit" in flat else "silent"), output
-    if not enough or len(lines) > 5 or len(said) > 6000:
+    dumped = any(line.startswith("Fatal Python error") for line in lines)  # where C code failed
+    if not enough or (not dumped and (len(lines) > 5 or len(said) > 6000)):
         return "silent", output
     return "clear", output
 
 
 def survives(kind, mode):
-    """Whether nothing is wrong: a worker is ended, not closed, and a fork ends by itself."""
-    if kind == "million task numbers":
+    """Whether nothing is wrong: what a fork has made ends by itself, and a check closes nothing."""
+    if kind in ("million task numbers", "task_space unbounded"):
         return True
-    if kind == "end fork in step":
-        return True
-    if mode == "check" and re.search(r" (nan|inf) of|in close|reward (nan|inf)", kind):
-        return "close" in kind
-    return False
+    return "in close" in kind and mode == "check"
 
 
 @pytest.mark.parametrize(("kind", "mode", "started"), list(cases()))
