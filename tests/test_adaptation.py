@@ -1,5 +1,7 @@
 """The inner loop and the meta-gradient against finite differences and a plain loop over tasks."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from metarl.maml.inner_loop import InnerLoop, adapt
 from metarl.maml.meta_objective import MetaObjective, policy_objective
 from metarl.outer.objective import divergence
 from metarl.policies.parameters import expand, flatten, unflatten
+from metarl.support.errors import NonFiniteError
 from metarl.support.parallel import Shard, Workers
 
 LEARNING_RATE = 0.3
@@ -169,3 +172,42 @@ def central_differences(function, vector, step=1e-6):
         shift[k] = step
         rows.append((function(vector + shift) - function(vector - shift)) / (2 * step))
     return torch.tensor(rows, dtype=vector.dtype)
+
+
+@pytest.mark.parametrize("correction", [False, True])
+def test_a_dropped_task_has_no_part_in_the_objective(
+    theta, make_random_batch, objective_of, correction
+):
+    """Gradient, value, curvature and displacement are those of the other two tasks alone."""
+    batches = [make_random_batch(0), make_random_batch(1)]
+    blank = [batch.without([1]) for batch in batches]
+    kept = [torch.tensor([0, 2])] * 2
+    others = [
+        dataclasses.replace(
+            batch, **{f.name: getattr(batch, f.name)[i] for f in dataclasses.fields(batch)}
+        )
+        for batch, i in zip(batches, kept, strict=True)
+    ]
+    options = {"sampling_correction": correction}
+    ours = objective_of(blank, shard=Shard(3, 1), dropped={1}, **options)
+    theirs = objective_of(others, shard=Shard(2, 1), **options)
+    moved = {name: p + 0.01 for name, p in theta.items()}
+    assert ours.value(moved) == pytest.approx(theirs.value(moved), rel=1e-12)
+    direction = {name: torch.ones_like(p) for name, p in theta.items()}
+    for mine, other in (
+        (ours.gradient(moved)[1], theirs.gradient(moved)[1]),
+        (ours.displacement(), theirs.displacement()),
+        (
+            ours.curvature(theta, divergence)(direction),
+            theirs.curvature(theta, divergence)(direction),
+        ),
+    ):
+        torch.testing.assert_close(flatten(mine), flatten(other), rtol=1e-12, atol=1e-15)
+
+
+def test_the_task_whose_gradient_is_not_finite_is_named(theta, make_random_batch, objective_of):
+    batches = [make_random_batch(0), make_random_batch(1)]
+    batches[1].advantages[1, 0, 0] = torch.inf
+    with pytest.raises(NonFiniteError, match="the meta-gradient is not finite") as error:
+        objective_of(batches, shard=Shard(3, 3)).gradient(theta)
+    assert error.value.tasks == (1,)

@@ -112,7 +112,8 @@ def test_a_diverged_run_stops_and_says_where(tmp_path, capsys, algorithm):
     large = ["--outer-lr", "1e30", "--iterations", "5", "--checkpoint-every", "1"]
     arguments = ["--family", NAVIGATION, "--algorithm", algorithm, *ARGUMENTS, *large]
     line = failure(capsys, "train", *arguments, "--run-dir", str(run))
-    assert "is not finite after" in line
+    assert "is not finite" in line
+    assert "envs:Navigation2D-v0, seed 1, training, iteration 1, after 1 inner step" in line
     assert "a smaller --inner-lr" in line
     for checkpoint in (run / "checkpoints").glob("[0-9]*"):
         state = torch.load(checkpoint / "state.pt", weights_only=True)

@@ -15,11 +15,12 @@ from metarl.policies.mlp import MLP
 from metarl.policies.parameters import expand
 from metarl.policies.policy import Policy
 from metarl.sampling.actor import PolicyActor
+from metarl.sampling.finite import expect_finite_rollout
 from metarl.sampling.rollout import collect
 from metarl.simulation.backends import make_simulation, make_simulations
 from metarl.simulation.gymnasium import GymnasiumSimulation
 from metarl.simulation.serial import SerialEnvironments
-from metarl.support.errors import UsageError
+from metarl.support.errors import NonFiniteError
 from metarl.support.parallel import Workers
 from metarl.support.randomness import RandomKey, Use
 from metarl.tasks.family import make_family
@@ -206,9 +207,11 @@ def test_a_reward_that_is_not_a_number_is_an_error():
     policy = Policy(MLP(2, 1), ContinuousActions(1))
     parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 2)
     tasks = {"number": np.array([3, 7])}
-    message = r"rewards that are not finite: nan at step 0 of an episode of task {'number': 3}"
-    with pytest.raises(UsageError, match=message):
-        collect_under([simulation], policy, parameters, tasks, 1, 9, RandomKey(0), 0, WORKERS)
+    message = r"the environment gave a reward that is not finite: nan at step 0 of an episode"
+    rollout = collect_under([simulation], policy, parameters, tasks, 1, 9, RandomKey(0), 0, WORKERS)
+    with pytest.raises(NonFiniteError, match=message) as error:
+        expect_finite_rollout(rollout)
+    assert error.value.tasks == (0, 1)
 
 
 class Successful(Counter):

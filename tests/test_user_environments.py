@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from metarl import Config, Learner
 from metarl.simulation.backends import Processes, make_simulation
-from metarl.simulation.serial import success_of
+from metarl.simulation.results import success_of
 from metarl.support.errors import UsageError
 from metarl.support.randomness import RandomKey
 from metarl.tasks.declaration import load_declaration
@@ -135,9 +135,12 @@ def test_success_under_either_name(info, success):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        ("KeyError", r"cannot be made: KeyError: 'missing' \(raised at .*faulty_families.py:\d+\)"),
-        ("TypeError", r"cannot be made: TypeError: object of type 'int' has no len\(\) \(raised"),
-        ("numpy", r"cannot be made: TypeError: data type .* \(raised at .*faulty_families.py:\d+"),
+        (
+            "KeyError",
+            r"cannot be made: KeyError: 'missing' \(.*faulty_families.py:\d+, in __init__\)",
+        ),
+        ("TypeError", r"cannot be made: TypeError: object of type 'int' has no len\(\) \(/"),
+        ("numpy", r"cannot be made: TypeError: data type .* \(.*faulty_families.py:\d+"),
     ],
 )
 def test_an_error_in_an_environments_own_code_is_told_with_its_place(error, message):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import faulthandler
 import logging
 import os
 import signal
@@ -9,8 +10,9 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-from metarl.support.errors import RankError, UsageError, WorkerError
-from metarl.support.places import place_in_called_code, place_in_trace
+from metarl.support.errors import FamilyError, RankError, UsageError, is_out_of_memory
+from metarl.support.places import described, place_in_called_code, text_of
+from metarl.support.signals import interruptible, is_request_to_end
 from metarl.support.text import one_line
 
 LAUNCHED = "TORCHELASTIC_RUN_ID"
@@ -32,25 +34,26 @@ def one_line_errors() -> Iterator[None]:
     """
     follows = LAUNCHED in os.environ and os.environ["RANK"] != "0"
     level = logging.ERROR if follows else logging.WARNING
+    if not faulthandler.is_enabled():  # a segmentation fault shows the line of Python, too
+        faulthandler.enable()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=level)
     try:
-        yield
+        with interruptible():
+            yield
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         raise SystemExit(1) from None
-    except KeyboardInterrupt as error:
-        if _wants_traceback():
-            traceback.print_exc()
-        print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr, flush=True)
-        raise SystemExit(128 + signal.SIGINT) from None
     except (UsageError, RankError) as error:
         if _wants_traceback():
             traceback.print_exc()
         if (where := _first_to_tell()) is not None:
             print(f"error: {where}{one_line(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
-    except Exception as error:
+    except BaseException as error:  # also the SystemExit of the user's code
+        if is_request_to_end(error):
+            print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr, flush=True)
+            raise SystemExit(128 + signal.SIGINT) from None
         line = _one_line(error)
         if line is None or _wants_traceback():
             _first_to_tell()  # Python prints the traceback; other processes have nothing to add
@@ -68,21 +71,21 @@ def _wants_traceback() -> bool:
     return os.environ.get(DEBUG, "0") not in ("", "0")
 
 
-def _one_line(error: Exception) -> str | None:
+def _one_line(error: BaseException) -> str | None:
     """An error of the user's own code or of the disk, or a missing package; None for others."""
     hint = f"{DEBUG}=1 shows the traceback"
-    if isinstance(error, WorkerError):
-        where, *trace = str(error).rstrip().split("\n")
-        if not trace:
-            return where
-        return f"{where} {trace[-1]} ({place_in_trace(trace)}; {hint})"
-    place = place_in_called_code(error)
-    if place is None and isinstance(error, OSError) and error.errno in OF_THE_DISK:
+    if isinstance(error, FamilyError):
+        return f"{error}; {hint}"
+    if is_out_of_memory(error):
+        lower = "--task-chunk, --meta-batch-size, --episodes, --fisher-fraction or --hidden-sizes"
+        return f"there is not enough memory: try a lower {lower}; {text_of(error)} ({hint})"
+    if place_in_called_code(error) is not None:
+        return f"{described(error).removesuffix(')')}; {hint})"
+    if isinstance(error, OSError) and error.errno in OF_THE_DISK:
         return f"{error.filename or 'standard output'}: {error.strerror}"
-    if place is None and type(error).__name__ != "DependencyNotInstalled":
-        return None
-    text = f"{type(error).__name__}: {error}"
-    return f"{text} ({place}; {hint})" if place else text
+    if type(error).__name__ == "DependencyNotInstalled":
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def _first_to_tell() -> str | None:

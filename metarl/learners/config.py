@@ -54,6 +54,9 @@ class RunConfig:
     threads: WholeNumber = 0
     """Threads of the simulator and of the learner, which take turns; 0 uses one per core. Processes
     of torchrun on one host share the cores."""
+    task_chunk: WholeNumber = 0
+    """Tasks that adaptation and the meta-update compute at once, at most: the fewer, the less
+    memory they take. 0 takes as many as is fast."""
     rank_timeout: Positive = 600.0
     """Seconds that the processes of torchrun wait for one another before the run gives up."""
     stop_timeout: Positive = 300.0
@@ -71,6 +74,11 @@ class RunConfig:
     The best checkpoint is kept."""
     time_limit: NonNegative = 0.0
     """Minutes of training, in all its parts, after which the run ends; 0: any number."""
+    non_finite: Literal["stop", "skip", "drop-task"] = "stop"
+    """What follows where a number becomes infinite or NaN in training: stop ends the run; skip
+    leaves out the meta-update of the iteration; drop-task repeats the iteration without the tasks
+    that have such a number, and leaves out the update if it is of no single task. The metrics count
+    both."""
     checkpoint_every: Count = 10
     """Iterations between checkpoints; the last iteration always has one."""
     keep_checkpoints: Count = 3
@@ -85,7 +93,7 @@ class RunConfig:
     changeable: ClassVar[frozenset[str]] = frozenset(
         (
             *("iterations", "run_dir", "resume", "device", "threads", "eval_every", "eval_tasks"),
-            *("target", "patience", "time_limit", "callbacks"),
+            *("target", "patience", "time_limit", "callbacks", "non_finite", "task_chunk"),
             *("rank_timeout", "stop_timeout", "checkpoint_every", "keep_checkpoints", "sinks"),
         )
     )
@@ -190,7 +198,8 @@ class FamilyRunConfig(RunConfig):
     """Processes for environments that are stepped one by one; 0 steps them in this process. Their
     number changes no result."""
     worker_timeout: Positive = 60.0
-    """Seconds that a worker may take for one step of its environments before the run gives up."""
+    """Seconds that a worker may take for one step of its environments, or one environment for a
+    step in this process, before the run ends with a message; more where a step takes longer."""
     eval_splits: tuple[str, ...] = ("test",)
     """Splits that are evaluated, as in `train test beyond`."""
     info_metrics: tuple[str, ...] = ()

@@ -1,5 +1,6 @@
 """A meta-learner for supervised few-shot tasks; a run trains it like any other learner."""
 
+import contextlib
 import copy
 import dataclasses
 import time
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from metarl.evaluation.evaluation import Evaluation
 from metarl.learners.adapted import AdaptedModule
 from metarl.learners.config import FamilyOption, RunConfig
-from metarl.learners.learner import BaseLearner, expect_finite
+from metarl.learners.iteration import located
+from metarl.learners.learner import BaseLearner
 from metarl.maml.inner_loop import (
     STEP_SIZE,
     InnerLoop,
@@ -36,7 +38,8 @@ from metarl.outer.reptile import Reptile
 from metarl.policies.deployed import DeployedModule
 from metarl.policies.module_network import initial_parameters
 from metarl.policies.parameters import Parameters
-from metarl.support.errors import UsageError
+from metarl.support.errors import NonFiniteError, UsageError
+from metarl.support.finite import expect_finite, expect_finite_state, not_finite
 from metarl.support.modules import import_object
 from metarl.support.options import Count, Positive, WholeNumber
 from metarl.support.parallel import Shard, pick_device
@@ -168,6 +171,7 @@ class FewShotLearner(BaseLearner):
 
     Config: ClassVar[type[FewShotConfig]] = FewShotConfig
     config: FewShotConfig
+    remedy = "a smaller --inner-lr or --outer-lr"
 
     def __init__(self, config: FewShotConfig, problem: Problem | None = None):
         """`problem` is learned in place of the one that the configuration names.
@@ -187,7 +191,7 @@ class FewShotLearner(BaseLearner):
         self.measure = problem.measure
         self.test_steps = config.test_steps
         self.higher_is_better = getattr(problem, "higher_is_better", True)
-        self.workers = make_workers(config.threads, config.rank_timeout)
+        self.workers = make_workers(config.threads, config.rank_timeout, config.task_chunk)
         self.inner = InnerLoop(
             module_objective(problem.module, problem.loss),
             config.inner_lr,
@@ -209,13 +213,16 @@ class FewShotLearner(BaseLearner):
         config, start = self.config, time.perf_counter()
         key = RandomKey(config.seed, Phase.TRAINING, self.iteration + 1)
         support, query, shard = self._sample(config.meta_batch_size, key, "train")
-        scores = self._scores(support, query, shard, config.inner_steps)
+        with self._located(key):
+            scores = self._scores(support, query, shard, config.inner_steps)
         before, after = scores[[0, -1]].mean(1).tolist()
         objective = FewShotObjective(
             self.inner, support, query, config.inner_steps, self.parameters, self.workers, shard
         )
-        updated, update = self.outer.step(objective, self.parameters)
-        expect_finite(updated, "after the meta-update", "a smaller --inner-lr or --outer-lr")
+        with self._located(key):
+            updated, update = self.outer.step(objective, self.parameters)
+            expect_finite("θ after the meta-update", updated)
+            expect_finite_state(update)
         self.parameters = updated
         self.iteration += 1
         return {
@@ -238,11 +245,21 @@ class FewShotLearner(BaseLearner):
         """Scores after 0..`steps` inner steps on held-out tasks, the same at every call.
 
         One adaptation to a support set is like any other, so `adaptations` has no meaning here.
+
+        Raises:
+            NonFiniteError: what the adapted module gives for a task is infinite or NaN.
+
         """
+        return self._evaluation(tasks, steps, split, expects_finite=True)
+
+    def _evaluation(
+        self, tasks: int | None, steps: int | None, split: str, expects_finite: bool
+    ) -> Evaluation:
         key = RandomKey(self.config.seed, Phase.EVALUATION)
         support, query, shard = self._sample(tasks or self.config.eval_tasks, key, split)
         steps = self.config.test_steps if steps is None else steps
-        scores = self._scores(support, query, shard, steps).numpy()
+        with self._located(key):
+            scores = self._scores(support, query, shard, steps, expects_finite).numpy()
         later = dataclasses.replace(key, iteration=self.iteration)
         return Evaluation(
             split,
@@ -272,7 +289,8 @@ class FewShotLearner(BaseLearner):
             plain.parameters = {
                 name: p for name, p in self.parameters.items() if not name.startswith(STEP_SIZE)
             }
-            return plain.evaluate(split=split)
+            # A step size that lets some tasks diverge is not chosen.
+            return plain._evaluation(None, None, split, expects_finite=False)
 
         scores = {rate: at(rate, "train").returns[-1].mean() for rate in rates}
         finite = [rate for rate in rates if np.isfinite(scores[rate])]  # others diverged
@@ -324,17 +342,57 @@ class FewShotLearner(BaseLearner):
     def _sample(self, number: int, key: RandomKey, split: str) -> tuple[Samples, Samples, Shard]:
         """Support and query sets of the tasks of this process, and which of all these are."""
         sets = self.problem.sample(number, lambda task: key.generator(Use.TASK, task), split)
-        shard = self.workers.shard(number, sets[1].rows, self.device)
+        if self.dropped and key.phase is Phase.TRAINING:
+            kept = self._kept(number)
+            if not kept:
+                raise NonFiniteError("no task has finite numbers")
+            support, query = (Samples(x.inputs[kept], x.targets[kept]) for x in sets)
+            sets = support, query
+        shard = self.workers.shard(sets[1].tasks, sets[1].rows, self.device)
         support, query = (samples[shard.tasks].to(self.device) for samples in sets)
         return support, query, shard
 
-    def _scores(self, support: Samples, query: Samples, shard: Shard, steps: int) -> Tensor:
-        """Scores of all processes' tasks after 0..`steps` inner steps: [steps + 1, tasks]."""
+    def _kept(self, number: int) -> list[int]:
+        """The tasks among so many that the iteration does not leave out."""
+        return [i for i in range(number) if i not in self.dropped]
 
-        def of_tasks(tasks: slice) -> Tensor:
+    def _located(self, key: RandomKey) -> contextlib.AbstractContextManager[None]:
+        """Says of an error in the block where it arose; the processes compute the same sums."""
+        training = key.phase is Phase.TRAINING
+        where = [self.problem.name, f"seed {key.seed}", key.phase.name.lower()]
+        where.append(f"iteration {self.iteration + training}")
+
+        def named(task: int) -> tuple[int, str]:
+            return self._kept(task + len(self.dropped) + 1)[task] if training else task, ""
+
+        return located(where, self.remedy, named)
+
+    def _scores(
+        self,
+        support: Samples,
+        query: Samples,
+        shard: Shard,
+        steps: int,
+        expects_finite: bool = True,
+    ) -> Tensor:
+        """Scores of all processes' tasks after 0..`steps` inner steps: [steps + 1, tasks].
+
+        Raises:
+            NonFiniteError: an output is infinite or NaN, where none is expected to be.
+
+        """
+
+        def of_tasks(tasks: slice) -> tuple[Tensor, Tensor]:
             own = support[tasks], query[tasks]
             outputs = query_outputs(self.inner, self.problem.module, self.parameters, *own, steps)
-            return torch.stack([self.problem.score(x, own[1].targets) for x in outputs])
+            scores = torch.stack([self.problem.score(x, own[1].targets) for x in outputs])
+            return scores, not_finite(*outputs, scores.T)
 
-        scores = torch.cat(self.workers.map(of_tasks, shard.slices), 1)
-        return torch.cat(self.workers.ranks.exchange(scores.cpu()), 1)
+        parts = self.workers.map(of_tasks, shard.slices, shard=shard)
+        own = [torch.cat(part, -1).cpu() for part in zip(*parts, strict=True)]
+        peers = self.workers.ranks.exchange(own)
+        scores, diverged = (torch.cat(every, -1) for every in zip(*peers, strict=True))
+        if expects_finite and diverged.any():
+            bad = diverged.nonzero().flatten().tolist()
+            raise NonFiniteError("an output of the adapted module is not finite", bad)
+        return scores

@@ -1,10 +1,12 @@
 """What a learner is: for the loop of a run, and on a task family."""
 
+import contextlib
 import dataclasses
 import logging
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import ClassVar, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -15,14 +17,16 @@ from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.outcomes import measured
 from metarl.learners.adapted import Adapted
 from metarl.learners.config import FamilyRunConfig, RunConfig
+from metarl.learners.iteration import located, whole
 from metarl.policies.action_units import ActionUnits
-from metarl.policies.actions import Actions
+from metarl.policies.actions import Actions, make_actions
 from metarl.policies.deployed import Interface
 from metarl.policies.export import DeployedPolicy
 from metarl.policies.observations import Observations, same_form
 from metarl.policies.parameters import Parameters
 from metarl.sampling.actor import Adaptive, MostLikely
 from metarl.sampling.data import Outcomes, Rollout, concatenated
+from metarl.sampling.finite import expect_finite_rollout
 from metarl.sampling.info import InfoMetric, expect_reported
 from metarl.sampling.rollout import collect
 from metarl.simulation.backends import (
@@ -32,7 +36,7 @@ from metarl.simulation.backends import (
     make_simulations,
 )
 from metarl.simulation.protocol import Simulation
-from metarl.support.errors import NonFiniteError, UsageError
+from metarl.support.errors import UsageError
 from metarl.support.parallel import Shard, pick_device
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.ranks import make_workers
@@ -47,6 +51,7 @@ from metarl.tasks.task import (
     count_tasks,
     select_tasks,
     stack_tasks,
+    task_name,
     validate_tasks,
 )
 
@@ -78,6 +83,16 @@ class BaseLearner(ABC):
     """Splits that are evaluated during training."""
     on_rollout: Callable[[int], None] | None = None
     """Called with the stage after each rollout, by what shows progress."""
+    remedy: str = "a smaller step size"
+    """What to try where a number becomes infinite or NaN."""
+    dropped: frozenset[int] = frozenset()
+    """Tasks that the iteration leaves out, because they have such a number (--non-finite)."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Whatever a learner's `iterate` does, it happens as a whole or not at all."""
+        super().__init_subclass__(**kwargs)
+        if "iterate" in vars(cls):
+            cls.iterate = whole(cls.iterate)  # type: ignore[method-assign, assignment]
 
     @abstractmethod
     def __init__(self, config: RunConfig):
@@ -104,6 +119,11 @@ class BaseLearner(ABC):
     @abstractmethod
     def load_state(self, state: State) -> None:
         """Continues from `state()`."""
+
+    def nothing_learned(self) -> dict[str, float]:
+        """The metrics of an iteration whose update was left out."""
+        none = {f"{self.measure}/{when}": math.nan for when in ("before", "after")}
+        return {"iteration": self.iteration, **none}
 
     def initialise(self, other: Self) -> None:
         """Begins with what another learner of this class has learned, not with its iterations.
@@ -153,10 +173,15 @@ class MetaLearner(BaseLearner):
         self.config = config
         self.family = family or make_family(config.family, config.horizon, **config.family_options)
         self.device = pick_device(config.device)
-        self.workers = make_workers(config.threads, config.rank_timeout)
+        self.workers = make_workers(config.threads, config.rank_timeout, config.task_chunk)
         self.observation_space = self.family.prototype.observation_space
         self.action_space = self.family.prototype.action_space
         scale = config.action_scale or self.family.action_scale
+        try:  # so that a message names the family
+            make_actions(self.action_space)
+            Observations.of(self.observation_space)
+        except UsageError as error:
+            raise UsageError(f"{self.family.id}: {error}") from None
         self.units = ActionUnits.of(self.action_space, scale)
         self.name = f"{self.family.id}, {config.learner} on {self.device}"
         self.splits = self.family.splits
@@ -221,21 +246,28 @@ class MetaLearner(BaseLearner):
             shard: which of all processes' tasks these are; the rollout is then padded to the
                 longest of all processes. All of them if not given.
 
+        Raises:
+            NonFiniteError: the policy or an environment gave a number that is infinite or NaN.
+
         """
         actor = adaptive.actor()
-        rollout = collect(
-            self._simulations_of(count_tasks(tasks)),
-            MostLikely(actor) if mean_actions else actor,
-            self.units,
-            tasks,
-            self.episodes,
-            self.family.horizon,
-            key,
-            stage,
-            self.workers,
-            shard.tasks.start if shard else 0,
-            self.info_metrics,
-        )
+        with self.located(tasks, key, stage, shard):
+            rollout = collect(
+                self._simulations_of(count_tasks(tasks)),
+                MostLikely(actor) if mean_actions else actor,
+                self.units,
+                tasks,
+                self.episodes,
+                self.family.horizon,
+                key,
+                stage,
+                self.workers,
+                shard.tasks.start if shard else 0,
+                self.info_metrics,
+            )
+            if self.dropped and key.phase is Phase.TRAINING:
+                rollout = rollout.blank(self._own_dropped(shard))
+            expect_finite_rollout(rollout)
         if shard is not None:
             longest = max(self.workers.ranks.exchange(rollout.valid.shape[2]))
             rollout = dataclasses.replace(rollout.padded(longest), shard=shard)
@@ -249,6 +281,38 @@ class MetaLearner(BaseLearner):
         """How the episodes of each rollout went, of all processes' tasks."""
         parts = self.workers.ranks.exchange([rollout.outcomes for rollout in rollouts])
         return [concatenated(stage) for stage in zip(*parts, strict=True)]
+
+    def located(
+        self, tasks: Tasks, key: RandomKey, stage: int, shard: Shard | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """Says of a `NonFiniteError` in the block where it arose, in all processes.
+
+        It says so too of an error of the user's own code that the block calls.
+
+        Args:
+            tasks: those of the block, [tasks, ...].
+            key: of the iteration.
+            stage: inner steps taken before.
+            shard: which of all processes' tasks these are. Every process must enter the block.
+
+        Raises:
+            NonFiniteError: the block of a process raised one; `tasks` count those of all processes.
+            FamilyError: the user's own code raised an error of another kind.
+
+        """
+        where = [self.family.id, f"seed {key.seed}", f"{key.phase.name.lower()}"]
+        where += [f"iteration {key.iteration}", f"after {counted(stage, 'inner step')}"]
+        first = shard.tasks.start if shard else 0
+
+        def named(task: int) -> tuple[int, str]:
+            return first + task, task_name(select_tasks(tasks, task))
+
+        exchange = None if shard is None else self.workers.ranks.exchange
+        return located(where, self.remedy, named, exchange)
+
+    def nothing_learned(self) -> dict[str, float]:
+        """The metrics of an iteration whose update was left out."""
+        return super().nothing_learned() | {"env_steps": self.env_steps}
 
     def evaluate(
         self,
@@ -384,7 +448,8 @@ class MetaLearner(BaseLearner):
             experience = rollouts[-1]
             if mean_actions and self.learns_from_samples:
                 experience = self.sample(adaptive, tasks, key, stage - 1, shard)
-            adaptive = adaptive.learn(experience)
+            with self.located(tasks, key, stage - 1, shard):
+                adaptive = adaptive.learn(experience)
             rollouts.append(self.sample(adaptive, tasks, key, stage, shard, mean_actions))
         return adaptive, rollouts
 
@@ -396,6 +461,19 @@ class MetaLearner(BaseLearner):
         key = RandomKey(seed, Phase.ADAPTATION, self.iteration)
         number = self.test_steps if steps is None else steps
         return self._adaptation(stack_tasks([task]), number, key)
+
+    def _filled(self, kept: Tensor) -> Tensor:
+        """Numbers of the tasks that are not left out, with NaN for those that are: [tasks]."""
+        if not self.dropped:
+            return kept
+        filled = kept.new_full((len(kept) + len(self.dropped),), torch.nan)
+        filled[[i for i in range(len(filled)) if i not in self.dropped]] = kept
+        return filled
+
+    def _own_dropped(self, shard: Shard | None) -> list[int]:
+        """The tasks of this process that the iteration leaves out, by their number here."""
+        own = shard.tasks if shard else slice(0, None)
+        return [i - own.start for i in self.dropped if own.start <= i < (own.stop or i + 1)]
 
     def _paths(self, rollouts: list[Rollout], repeats: int) -> list[np.ndarray] | None:
         """The first episode of each task, where observations are places in the plane."""
@@ -456,15 +534,3 @@ def return_metrics(
         },
         "simulation/unstable": sum(rollout.unstable for rollout in rollouts),
     }
-
-
-def expect_finite(parameters: Mapping[str, Tensor], where: str, remedy: str) -> None:
-    """Checks that training has not diverged.
-
-    Raises:
-        NonFiniteError: names the first parameter that is not finite, and where that arose.
-
-    """
-    for name, value in parameters.items():
-        if not torch.isfinite(value).all():
-            raise NonFiniteError(f"{name} is not finite {where}: try {remedy}")

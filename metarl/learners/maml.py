@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.learners.learner import MetaLearner, expect_finite, return_metrics
+from metarl.learners.learner import MetaLearner, return_metrics
 from metarl.learners.maml_config import MAMLConfig
 from metarl.maml.estimators import ESTIMATORS, FIRST_ORDER
 from metarl.maml.inner_loop import (
@@ -34,14 +34,13 @@ from metarl.sampling.baseline import BASELINES
 from metarl.sampling.data import Batch, Outcomes, Rollout
 from metarl.sampling.task_choice import TaskSampler
 from metarl.support.clock import Clock
-from metarl.support.errors import UsageError
+from metarl.support.errors import NonFiniteError, UsageError
+from metarl.support.finite import expect_finite, expect_finite_state
 from metarl.support.parallel import Shard, Workers, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
 from metarl.support.types import State
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.task import Tasks, count_tasks, select_tasks
-
-REMEDY = "a smaller --inner-lr, --outer-lr or --max-kl"
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,6 @@ class GradientAdaptation:
     def learn_from(self, batch: Batch, shard: Shard | None) -> "GradientAdaptation":
         """After one inner step on the batch of this shard of the tasks."""
         parameters = adapt(self.inner, self.parameters, batch, self.step, self.workers, shard)
-        expect_finite(parameters, f"after inner step {self.step + 1}", REMEDY)
         return dataclasses.replace(self, parameters=parameters, step=self.step + 1)
 
 
@@ -79,6 +77,7 @@ class MAMLLearner(MetaLearner):
 
     Config: ClassVar[type[MAMLConfig]] = MAMLConfig
     config: MAMLConfig
+    remedy = "a smaller --inner-lr, --outer-lr or --max-kl"
 
     def __init__(self, config: MAMLConfig, family: TaskFamily | None = None):
         """`family` replaces the one that the configuration names."""
@@ -124,12 +123,14 @@ class MAMLLearner(MetaLearner):
         key = RandomKey(self.config.seed, Phase.TRAINING, self.iteration + 1)
         shard = self.shard(self.config.meta_batch_size)
         tasks, begin = self._begin(key, shard)
+        last = self.config.inner_steps
         with clock("adaptation"):
             adapted, rollouts, batches, spreads = self._adapt_in_training(
                 tasks, begin, key, shard, clock
             )
-            outcomes = self.outcomes(rollouts)
-            after = outcomes[-1].returns.mean(1)
+            every = self.outcomes(rollouts)
+            outcomes = [outcome.without(self.dropped) for outcome in every]
+            after = self._filled(outcomes[-1].returns.mean(1))
         with clock("meta_update"):
             objective = MetaObjective(
                 self.policy,
@@ -140,11 +141,14 @@ class MAMLLearner(MetaLearner):
                 self.workers,
                 self.config.sampling_correction,
                 self.config.correction_over_steps,
-                after,
+                after.nan_to_num(float(after.nanmean())),
                 shard,
+                self.dropped,
             )
-            updated, update = self.outer.step(objective, self.parameters)
-            expect_finite(updated, "after the meta-update", REMEDY)
+            with self.located(tasks, key, last, shard):
+                updated, update = self.outer.step(objective, self.parameters)
+                expect_finite("θ after the meta-update", updated)
+                expect_finite_state(update)
             if objective.agreement is not None:
                 update["outer/agreement"] = objective.agreement
         self.parameters = updated
@@ -153,7 +157,7 @@ class MAMLLearner(MetaLearner):
             self._add_advantages(rollout, deviations, shard)
 
         self.iteration += 1
-        steps = sum(outcome.env_steps for outcome in outcomes)
+        steps = sum(outcome.env_steps for outcome in every)
         self.env_steps += steps
         return {
             "iteration": self.iteration,
@@ -222,7 +226,14 @@ class MAMLLearner(MetaLearner):
         """The tasks of this process, and the parameters [tasks, ...] that each begins with."""
         number = self.config.meta_batch_size
         start = self.outer.begin(self.parameters, number, key)
-        drawn = self.task_sampler.draw(number // start.repeats, key)
+        different = number // start.repeats
+        if len(self.dropped) == number:
+            raise NonFiniteError("no task has finite numbers")
+        drawn = self.task_sampler.draw(different, key)
+        # What is left out of one set is left out of all, which an outer loop compares.
+        self.dropped = frozenset(
+            i for task in self.dropped for i in range(task % different, number, different)
+        )
         tasks = {name: np.concatenate([x] * start.repeats) for name, x in drawn.items()}
         begin = start.parameters | expand(self.inner.fresh, number)
         return select_tasks(tasks, shard.tasks), {n: p[shard.tasks] for n, p in begin.items()}
@@ -237,11 +248,13 @@ class MAMLLearner(MetaLearner):
         spreads: list[Tensor] = []
         for stage in range(self.config.inner_steps + 1):
             if stage:
-                adaptive = adaptive.learn_from(batches[-1], shard)
+                with self.located(tasks, key, stage - 1, shard):
+                    adaptive = adaptive.learn_from(batches[-1], shard)
             with clock("sampling"):
                 rollouts.append(self.sample(adaptive, tasks, key, stage, shard))
-            batch, deviations = self._make_scaled_batch(rollouts[-1])
-            batches.append(batch)
+            with self.located(tasks, key, stage, shard):
+                batch, deviations = self._make_scaled_batch(rollouts[-1])
+            batches.append(batch.without(self._own_dropped(shard)))
             spreads.append(deviations)
         return adaptive.parameters, rollouts, batches, spreads
 
@@ -275,9 +288,10 @@ class MAMLLearner(MetaLearner):
 
     def _add_observations(self, rollout: Rollout, shard: Shard) -> None:
         """Adds the observations of all processes to what they are normalised by."""
+        seen = self._learned_from(rollout, shard)
 
         def of_tasks(tasks: slice) -> tuple[Tensor, ...]:
-            return sums_of(rollout.observations[tasks][rollout.valid[tasks]])
+            return sums_of(rollout.observations[tasks][seen[tasks]])
 
         if self.policy.normaliser is not None:
             self.policy.normaliser.add_sums(*self.workers.sum(of_tasks, shard.slices, shard))
@@ -286,15 +300,21 @@ class MAMLLearner(MetaLearner):
         """Adds the advantages of all processes, whose mean is 0 for each task, to what rewards are
         divided by.
         """
-        deviations = deviations.cpu()
+        deviations, seen = deviations.cpu(), self._learned_from(rollout, shard)
 
         def of_tasks(tasks: slice) -> tuple[Tensor, ...]:
-            steps = rollout.valid[tasks].sum((1, 2)).double()
+            steps = seen[tasks].sum((1, 2)).double()
             squares = (steps * deviations[tasks].square()).sum()
             return steps.sum(), torch.stack([torch.zeros_like(squares), squares]).reshape(2, 1)
 
         if self.config.normalise_rewards:
             self.advantages.add_sums(*self.workers.sum(of_tasks, shard.slices, shard))
+
+    def _learned_from(self, rollout: Rollout, shard: Shard) -> Tensor:
+        """Which steps are of tasks that are not left out: [tasks, episodes, time] bool."""
+        seen = rollout.valid.clone()
+        seen[self._own_dropped(shard)] = False
+        return seen
 
     def _task_size(self) -> int:
         """Numbers of a task."""

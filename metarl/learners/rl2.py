@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.learners.config import Budget, PolicyRunConfig
-from metarl.learners.learner import MetaLearner, expect_finite, return_metrics
+from metarl.learners.learner import MetaLearner, return_metrics
 from metarl.policies.actions import make_actions
 from metarl.policies.deployed import RecurrentDeployedPolicy
 from metarl.policies.export import DeployedPolicy
@@ -31,7 +31,8 @@ from metarl.sampling.data import Rollout, Trials
 from metarl.sampling.task_choice import TaskChoiceOptions, TaskSampler
 from metarl.sampling.trials import Memory, TrialActor, join_trials
 from metarl.support.clock import Clock
-from metarl.support.errors import UsageError
+from metarl.support.errors import NonFiniteError, UsageError
+from metarl.support.finite import expect_finite, expect_finite_state, overflow_is_named
 from metarl.support.options import Count, NonNegative, Positive, Probability
 from metarl.support.parallel import Shard
 from metarl.support.randomness import Phase, RandomKey, Use
@@ -39,7 +40,6 @@ from metarl.support.types import State
 from metarl.tasks.family import TaskFamily
 from metarl.tasks.task import Tasks, count_tasks, select_tasks
 
-REMEDY = "a smaller --learning-rate"
 TRIALS_PER_CHUNK = 25
 """Trials that a thread takes at once in the update: fewer of them cost a GRU as much time."""
 
@@ -133,11 +133,16 @@ def make_experience(trials: Trials, scale: float, discount: float, gae_lambda: f
     Advantages are estimated over the whole trial, across the ends of its episodes, terminated or
     truncated: what is learned in an episode pays in the next. The trial ends with its last step,
     so that nothing is bootstrapped there.
+
+    Raises:
+        NonFiniteError: an advantage is infinite or NaN.
+
     """
     rewards, valid = (x.cpu().unsqueeze(1) for x in (trials.rewards / scale, trials.valid))
     values = trials.values.cpu().double().unsqueeze(1) * valid
     nothing = torch.zeros(len(values), 1, dtype=torch.float64)
     advantages = generalised_advantages(rewards, values, nothing, valid, discount, gae_lambda)
+    expect_finite("an advantage", {"its value": advantages, "the reward": rewards}, by_task=True)
     std, mean = torch.std_mean(advantages[valid], correction=0)
     normalised = (advantages - mean) / (std + SMALLEST_STD) * valid
     device = trials.inputs.device
@@ -172,6 +177,7 @@ class RL2Learner(MetaLearner):
 
     Config: ClassVar[type[RL2Config]] = RL2Config
     config: RL2Config
+    remedy = "a smaller --learning-rate"
     episodes = 1  # of a trial, in each stage
     normalises = True
     learns_from_samples = False
@@ -200,35 +206,38 @@ class RL2Learner(MetaLearner):
         """Fresh trials and an update on them; its metrics, by the names of metrics.jsonl."""
         config, clock = self.config, Clock()
         key = RandomKey(config.seed, Phase.TRAINING, self.iteration + 1)
+        if config.trials - len(self.dropped) < config.minibatches:
+            raise NonFiniteError(f"fewer than {config.minibatches} trials have finite numbers")
         tasks = self.task_sampler.draw(config.trials, key)
         with clock("sampling"):
             rollouts = self.sample_trials(tasks, key)
             # Every process makes the whole update: steps of Adam on few trials each.
             parts = self.workers.ranks.exchange(join_trials(rollouts))
-            trials = Trials.joined(parts).to(self.device)
-            outcomes = self.outcomes(rollouts)
-        with clock("meta_update"):
+            every = Trials.joined(parts)
+            trials = every.without(self.dropped).to(self.device)
+            outcomes = [outcome.without(self.dropped) for outcome in self.outcomes(rollouts)]
+        with clock("meta_update"), self.located(tasks, key, config.episodes - 1):
             self.network.returns.add(
                 discounted_sums(trials.rewards, config.discount)[trials.valid].unsqueeze(-1)
             )
             scale = float(self.network.returns.moments[1])
             batch = make_experience(trials, scale, config.discount, config.gae_lambda)
             update = self._update(batch, key)
-            expect_finite(self.network.state_dict(), "after the update", REMEDY)
+            expect_finite_state(update)
             # Only now, as the ratios are to the policy that acted.
             width = self.network.observation_size + 1
             self.network.seen.add(batch.inputs[batch.valid][:, :width])
 
         self.iteration += 1
-        self.env_steps += trials.env_steps
+        self.env_steps += every.env_steps
         return {
             "iteration": self.iteration,
             "env_steps": self.env_steps,
             **return_metrics(outcomes, self.info_metrics),
-            **self.task_sampler.learn(outcomes[-1].returns.mean(1)),
+            **self.task_sampler.learn(self._filled(outcomes[-1].returns.mean(1))),
             **update,
             **clock.metrics(),
-            "throughput/env_steps_per_second": trials.env_steps / clock.total,
+            "throughput/env_steps_per_second": every.env_steps / clock.total,
         }
 
     def sample_trials(self, tasks: Tasks, key: RandomKey) -> list[Rollout]:
@@ -313,11 +322,14 @@ class RL2Learner(MetaLearner):
             return torch.autograd.grad(loss, parameters)
 
         chunks = self._chunks(batch)
-        gradients = self.workers.sum(gradient, chunks, Shard(len(chunks), 1))
+        gradients = self.workers.sum(gradient, chunks, self._shard_of(batch))
+        named = zip(self.network.named_parameters(), gradients, strict=True)
+        expect_finite("the gradient of the update", {name: x for (name, _), x in named})
         for parameter, total in zip(parameters, gradients, strict=True):
             parameter.grad = total
         norm = nn.utils.clip_grad_norm_(parameters, self.config.max_gradient_norm)
-        self._adam.step()
+        with overflow_is_named("a step of Adam"):
+            self._adam.step()
         return float(norm)
 
     def _replay(self, batch: Experience) -> list[tuple[Tensor, Tensor]]:
@@ -330,11 +342,16 @@ class RL2Learner(MetaLearner):
             ratios = (distribution.log_prob(part.actions) - part.log_probs).exp()
             return ratios[part.valid], distribution.entropy()[part.valid]
 
-        return self.workers.map(of_chunk, self._chunks(batch))
+        return self.workers.map(of_chunk, self._chunks(batch), shard=self._shard_of(batch))
 
     def _chunks(self, batch: Experience) -> list[slice]:
         """Trials in nearly equal parts, the same for any number of threads; a GPU takes all."""
         number = len(batch.valid)
-        parts = math.ceil(number / TRIALS_PER_CHUNK) if self.device.type == "cpu" else 1
+        most = TRIALS_PER_CHUNK if self.device.type == "cpu" else number
+        parts = math.ceil(number / min(most, self.config.task_chunk or most))
         ends = [number * i // parts for i in range(parts + 1)]
         return [slice(*bounds) for bounds in pairwise(ends)]
+
+    def _shard_of(self, batch: Experience) -> Shard:
+        """Each chunk of trials as one task, for a sum over them."""
+        return Shard(len(self._chunks(batch)), 1)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from metarl.policies.parameters import Parameters, expand
-from metarl.support.errors import UsageError
+from metarl.support.errors import NonFiniteError, UsageError
+from metarl.support.finite import expect_finite
 from metarl.support.parallel import Shard, Workers
 from metarl.support.parts import Parts, takes
 
@@ -117,6 +118,21 @@ class InnerLoop:
         """
         if not create_graph:
             parameters = {name: p.detach() for name, p in parameters.items()}
+        own, gradients = self.gradients(parameters, experience, create_graph)
+        with torch.set_grad_enabled(create_graph):
+            changed = self.update(
+                own, gradients, lambda name: self._step_size(parameters, name, number)
+            )
+        _expect_same_shapes(own, changed)
+        return {**parameters, **{n: p if create_graph else p.detach() for n, p in changed.items()}}
+
+    def gradients(
+        self,
+        parameters: Mapping[str, Tensor],
+        experience: Experience,
+        create_graph: bool = False,
+    ) -> tuple[Parameters, Parameters]:
+        """The parameters [tasks, ...] that the inner loop changes, and their gradients."""
         own = {
             name: p if p.requires_grad else p.detach().requires_grad_()
             for name, p in parameters.items()
@@ -128,14 +144,7 @@ class InnerLoop:
             gradients = torch.autograd.grad(
                 value.sum(), tuple(own.values()), create_graph=create_graph and not self.first_order
             )
-        with torch.set_grad_enabled(create_graph):
-            changed = self.update(
-                own,
-                dict(zip(own, gradients, strict=True)),
-                lambda name: self._step_size(parameters, name, number),
-            )
-        _expect_same_shapes(own, changed)
-        return {**parameters, **{n: p if create_graph else p.detach() for n, p in changed.items()}}
+        return own, dict(zip(own, gradients, strict=True))
 
     def path(
         self,
@@ -215,10 +224,22 @@ def adapt(
     Args:
         shard: which of all tasks the experience is of; all of them if not given.
 
+    Raises:
+        NonFiniteError: a gradient or an adapted parameter is infinite or NaN.
+
     """
     shard = shard or Shard.whole(experience.tasks, experience.rows, experience.device)
-    parts = workers.map(
-        lambda s: inner.step({n: p[s] for n, p in parameters.items()}, experience[s], number),
-        shard.slices,
-    )
-    return {name: torch.cat([part[name] for part in parts]) for name in parameters}
+
+    def of_slice(tasks: slice) -> tuple[Parameters, Experience]:
+        return {name: p[tasks] for name, p in parameters.items()}, experience[tasks]
+
+    parts = workers.map(lambda s: inner.step(*of_slice(s), number), shard.slices, shard=shard)
+    adapted = {name: torch.cat([part[name] for part in parts]) for name in parameters}
+    try:
+        expect_finite(f"an adapted parameter after inner step {number + 1}", adapted, by_task=True)
+    except NonFiniteError:  # where it comes from
+        gradients = [inner.gradients(*of_slice(s))[1] for s in shard.slices]
+        whole = {name: torch.cat([part[name] for part in gradients]) for name in gradients[0]}
+        expect_finite(f"the gradient of inner step {number + 1}", whole, by_task=True)
+        raise
+    return adapted

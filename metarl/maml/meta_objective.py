@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,8 +16,13 @@ from metarl.policies.action_distributions import Distribution
 from metarl.policies.parameters import Parameters
 from metarl.policies.policy import Policy
 from metarl.sampling.data import Batch
-from metarl.support.errors import UsageError
+from metarl.support.errors import NonFiniteError, UsageError
+from metarl.support.finite import expect_finite, not_finite
 from metarl.support.parallel import Shard, Workers
+
+BYTES_OF_GRAPH = 48.0
+"""Of each number that the policy keeps of a step, in the graph that Fisher products differentiate:
+for each of K inner steps and once more. Measured; tests/faults/test_memory.py checks it."""
 
 
 def policy_objective(policy: Policy, estimator: Surrogate) -> Objective:
@@ -86,6 +91,7 @@ class MetaObjective:
         correction_over_steps: Literal["sum", "mean"] = "sum",
         returns: Tensor | None = None,
         shard: Shard | None = None,
+        dropped: Collection[int] = (),
     ):
         """An objective of one iteration.
 
@@ -95,6 +101,7 @@ class MetaObjective:
             adapted: θ'(θ_0), [tasks, ...] each.
             returns: [tasks], after adaptation; for outer loops that ask for them.
             shard: which of all tasks the batches hold; all of them if not given.
+            dropped: tasks among all that have no part in the means; their steps weigh nothing.
 
         """
         self._policy = policy
@@ -109,7 +116,8 @@ class MetaObjective:
         self._made: list[_Chunk] | None = None
         first = batches[0]
         self._shard = shard or Shard.whole(first.tasks, first.rows, first.device)
-        self.tasks = self._shard.total
+        self._dropped = frozenset(dropped)
+        self.tasks = self._shard.total - len(self._dropped)
         self.agreement: float | None = None
         """Cosine between the gradients of the two halves of the tasks, at the first θ whose
         gradient was asked for; None before. Noise brings it towards 0."""
@@ -133,7 +141,12 @@ class MetaObjective:
     def gradient(
         self, parameters: Mapping[str, Tensor], term: Term = surrogate
     ) -> tuple[float, Parameters]:
-        """(mean of the term, its gradient by θ) at θ, through the inner loop."""
+        """(mean of the term, its gradient by θ) at θ, through the inner loop.
+
+        Raises:
+            NonFiniteError: one of them is infinite or NaN.
+
+        """
 
         def of_chunk(chunk: _Chunk) -> tuple[Tensor, ...]:
             theta, values = self._differentiable(parameters, chunk, term)
@@ -146,13 +159,22 @@ class MetaObjective:
         if self.agreement is None:
             self.agreement = _cosine(first, second)
         total = (a + b for a, b in zip(first, second, strict=True))
-        return mean.item(), dict(zip(parameters, total, strict=True))
+        whole = dict(zip(parameters, total, strict=True))
+        try:
+            expect_finite("the meta-gradient", {"the objective": mean, **whole})
+        except NonFiniteError as error:
+            raise NonFiniteError(str(error), self._without_gradient(parameters, term)) from None
+        return mean.item(), whole
 
     def displacement(self) -> Parameters:
         """mean_i θ'_i(θ_0) − θ_0."""
 
         def of_slice(tasks: slice) -> tuple[Tensor, ...]:
-            return tuple(self._adapted[name][tasks].sum(0) for name in self._parameters)
+            own: Any = tasks
+            if self._dropped:
+                first = self._shard.tasks.start
+                own = [i for i in range(tasks.start, tasks.stop) if first + i not in self._dropped]
+            return tuple(self._adapted[name][own].sum(0) for name in self._parameters)
 
         totals = self._sum(of_slice, self._shard.slices)
         return {
@@ -181,6 +203,10 @@ class MetaObjective:
         With a `stride` above 1 both the inner loop and the mean over steps see every `stride`-th
         time step only (`Batch.every`): neighbouring steps say nearly the same, and a product costs
         that much less.
+
+        A product differentiates the gradient by θ, whose graph is kept from product to product if
+        there is memory for that of all tasks (`Workers.keeps`), and otherwise made for each again.
+        That changes no bit.
         """
         chunks = self._chunks
         if stride > 1:
@@ -192,19 +218,52 @@ class MetaObjective:
             with torch.enable_grad():
                 return theta, _gradients(values.sum(), theta, create_graph=True)
 
-        graphs = self._workers.map(linearise, chunks)
+        steps = len(self._batches) * chunks[0].batch.rows
+        keeps = self._workers.keeps(
+            len(self._batches[0].weight), BYTES_OF_GRAPH * steps * self._numbers_kept, self._device
+        )
+        graphs = self._workers.map(linearise, chunks) if keeps else []
 
         def product(vector: Parameters) -> Parameters:
             v = tuple(vector[name] for name in parameters)
 
-            def of_chunk(graph: tuple[Parameters, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+            def of_graph(graph: tuple[Parameters, tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
                 theta, gradient = graph
-                return _gradients(gradient, theta, along=v, retain_graph=True)
+                return _gradients(gradient, theta, along=v, retain_graph=keeps)
 
-            totals = self._sum(of_chunk, graphs)
+            def of_chunk(chunk: _Chunk) -> tuple[Tensor, ...]:
+                return of_graph(linearise(chunk))
+
+            totals = self._sum(of_graph, graphs) if keeps else self._sum(of_chunk, chunks)
             return dict(zip(parameters, totals, strict=True))
 
         return product
+
+    @property
+    def _device(self) -> torch.device:
+        return self._batches[0].device
+
+    @functools.cached_property
+    def _numbers_kept(self) -> int:
+        """Numbers that the policy keeps of each step to differentiate its log-probability."""
+
+        def kept(steps: int) -> int:
+            held: dict[int, int] = {}
+
+            def hold(tensor: Tensor) -> Tensor:
+                held[tensor.data_ptr()] = tensor.numel()
+                return tensor
+
+            first = self._batches[0]
+            seen = first.observations.new_zeros(1, 1, steps, *first.observations.shape[3:])
+            taken = first.actions.new_zeros(1, 1, steps, *first.actions.shape[3:])
+            leaves = {n: p.detach().requires_grad_() for n, p in self._parameters.items()}
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(hold, _same):
+                begin = self._inner.begin(leaves, 1)
+                self._policy.distribution(begin, seen).log_prob(taken)
+            return sum(held.values())
+
+        return (kept(16) - kept(8)) // 8
 
     @property
     def _chunks(self) -> list[_Chunk]:
@@ -228,7 +287,7 @@ class MetaObjective:
 
         # Whole chunks, so that a chunk is differentiated once; a single one is divided.
         chunks = self._shard.all_chunks
-        half = self._shard.chunk * (chunks // 2) if chunks > 1 else self.tasks // 2
+        half = self._shard.chunk * (chunks // 2) if chunks > 1 else self._shard.total // 2
 
         def of_slice(tasks: slice) -> _Chunk:
             *inner_batches, batch = [b[tasks] for b in batches]
@@ -252,7 +311,7 @@ class MetaObjective:
                 functools.cache(lambda: self._inner_policies(inner_batches)),
             )
 
-        return self._workers.map(of_slice, self._shard.slices)
+        return self._workers.map(of_slice, self._shard.slices, shard=self._shard)
 
     def _sum(
         self, function: Callable[[Any], tuple[Tensor, ...]], chunks: Sequence[object]
@@ -270,6 +329,19 @@ class MetaObjective:
         with torch.enable_grad():
             path = self._inner.path(self._begin(theta, chunk), chunk.inner_batches, True)
             return theta, term(self._replay(path, chunk)) / self.tasks
+
+    def _without_gradient(self, parameters: Mapping[str, Tensor], term: Term) -> list[int]:
+        """The tasks of this process whose own part of the gradient is infinite or NaN."""
+        found: list[int] = []
+        for tasks, chunk in zip(self._shard.slices, self._chunks, strict=True):
+            begin = self._begin(parameters, chunk)
+            leaves = {n: begin[n].detach().clone().requires_grad_() for n in parameters}
+            with torch.enable_grad():
+                path = self._inner.path({**begin, **leaves}, chunk.inner_batches, True)
+                values = term(self._replay(path, chunk))
+                bad = not_finite(values, *_gradients(values.sum(), leaves))
+            found += (tasks.start + bad.nonzero().flatten()).tolist()
+        return found
 
     def _gradients_of(self, values: Tensor, theta: Parameters) -> tuple[Tensor, ...]:
         """The gradients of the sum of some tasks' values; the graph is kept for other tasks."""
@@ -319,6 +391,10 @@ class MetaObjective:
         path = self._inner.path(begin, batches[:-1])
         with torch.no_grad():
             return self._policies(path, batches)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _gradients(

@@ -14,6 +14,7 @@ from metarl.maml.inner_loop import InnerLoop, Objective
 from metarl.policies.module_network import module_outputs
 from metarl.policies.parameters import Parameters
 from metarl.support.errors import UsageError
+from metarl.support.finite import expect_finite
 from metarl.support.parallel import Shard, Workers
 from metarl.tasks.samples import Samples
 
@@ -78,7 +79,12 @@ class FewShotObjective:
         return value.item(), 0.0
 
     def gradient(self, parameters: Mapping[str, Tensor]) -> tuple[float, Parameters]:
-        """(−loss, its gradient) at θ, through the inner loop."""
+        """(−loss, its gradient) at θ, through the inner loop.
+
+        Raises:
+            NonFiniteError: one of them is infinite or NaN.
+
+        """
 
         def of_chunk(chunk: tuple[Samples, Samples]) -> tuple[Tensor, ...]:
             theta = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
@@ -90,7 +96,9 @@ class FewShotObjective:
             return (term.detach(), *gradients)
 
         value, *gradients = self._workers.sum(of_chunk, self._chunks, self._shard)
-        return value.item(), dict(zip(parameters, gradients, strict=True))
+        whole = dict(zip(parameters, gradients, strict=True))
+        expect_finite("the meta-gradient", {"the objective": value, **whole})
+        return value.item(), whole
 
     def displacement(self) -> Parameters:
         """mean_i θ'_i − θ."""

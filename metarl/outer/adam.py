@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from metarl.policies.parameters import Parameters
+from metarl.support.finite import overflow_is_named
 
 
 class Adam:
@@ -19,7 +20,12 @@ class Adam:
     def ascend(
         self, parameters: Mapping[str, Tensor], gradient: Mapping[str, Tensor]
     ) -> Parameters:
-        """The parameters after one step along the gradient."""
+        """The parameters after one step along the gradient.
+
+        Raises:
+            NonFiniteError: the step is larger than a number can be.
+
+        """
         leaves = {name: p.detach().clone() for name, p in parameters.items()}
         for name, leaf in leaves.items():
             leaf.grad = gradient[name]
@@ -28,7 +34,8 @@ class Adam:
         )
         if self._state is not None:
             optimiser.load_state_dict(self._state)
-        optimiser.step()
+        with overflow_is_named("a step of Adam"):
+            optimiser.step()
         self._state = optimiser.state_dict()
         return {name: leaf.detach() for name, leaf in leaves.items()}
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metarl.outer.objective import PolicyObjective, divergence
 from metarl.policies.parameters import Parameters, flatten, unflatten
+from metarl.support.finite import expect_finite
 from metarl.support.options import Count, NonNegative, Positive, Share
 
 
@@ -37,6 +38,9 @@ def natural_step(
     Returns:
         The surrogate, its gradient, the direction and the length.
 
+    Raises:
+        NonFiniteError: a product with the Fisher matrix, and so the direction, is infinite or NaN.
+
     """
     surrogate, gradients = objective.gradient(parameters)
     gradient = flatten(gradients)
@@ -47,6 +51,7 @@ def natural_step(
         return product + options.cg_damping * vector
 
     direction, residual = conjugate_gradient(damped_product, gradient, options.cg_iterations)
+    expect_finite("the natural gradient", {"its direction": direction})
     # (F + damping I) x = ∇ − residual, so the quadratic form needs no further product.
     form = direction @ (gradient - residual)
     length = torch.sqrt(2 * options.max_kl / form) if form > 0 else torch.zeros_like(form)

@@ -3,7 +3,6 @@
 import hashlib
 import importlib.util
 import io
-import json
 import logging
 import warnings
 from abc import abstractmethod
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from metarl.support.errors import UsageError
 from metarl.support.files import expect_writable, replace_durably
+from metarl.support.text import json_text
 from metarl.support.types import Json
 
 WEIGHTS, DESCRIPTION, PROGRAM = "policy.safetensors", "policy.json", "policy.pt2"
@@ -102,7 +102,7 @@ def export_policy(
         path.name: hashlib.sha256(content).hexdigest() for path, content in contents.items()
     }
     # The description comes last: a policy that it describes is whole.
-    contents[text] = (json.dumps(description, indent=2) + "\n").encode()
+    contents[text] = (json_text(description, 2) + "\n").encode()
     for path, content in contents.items():
         replace_durably(path, content)
     if failure is not None:

@@ -6,12 +6,10 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import torch
-from torch import Tensor
 
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.files import (
@@ -21,6 +19,7 @@ from metarl.support.files import (
     sync_folder,
     write_durably,
 )
+from metarl.support.finite import expect_finite_state
 from metarl.support.schema import expect
 from metarl.support.types import State
 
@@ -62,11 +61,12 @@ def save_checkpoint(folder: Path, iteration: int, state: State) -> Path:
         UsageError: the disk cannot be written; older checkpoints are as before.
 
     """
-    for name, value in tensors_of(state):
-        if not torch.isfinite(value).all():
-            raise NonFiniteError(
-                f"{name} is not finite after iteration {iteration}: no checkpoint was written"
-            )
+    try:
+        expect_finite_state(state)
+    except NonFiniteError as error:
+        raise NonFiniteError(
+            f"{error} after iteration {iteration}: no checkpoint was written"
+        ) from None
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
@@ -117,22 +117,12 @@ def prune_checkpoints(folder: Path, keep: int, best: int | None) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def tensors_of(state: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All floating-point tensors in nested dicts and lists, each with its path."""
-    if isinstance(state, Tensor):
-        if state.is_floating_point():
-            yield name, state
-    elif isinstance(state, (dict, list, tuple)):
-        items = state.items() if isinstance(state, dict) else enumerate(state)
-        for key, value in items:
-            yield from tensors_of(value, f"{name}.{key}" if name else str(key))
-
-
 def load_checkpoint(checkpoint: Path) -> State:
     """Loads the state of a checkpoint and compares its hash with the manifest.
 
     Raises:
-        UsageError: a file is missing, or it has changed since it was written.
+        UsageError: a file is missing or has changed since it was written, or the state holds an
+            infinite number or NaN.
 
     """
     manifest: Manifest = read_json(checkpoint / MANIFEST, Manifest, REMEDY)
@@ -148,9 +138,6 @@ def load_checkpoint(checkpoint: Path) -> State:
     try:
         state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         expect(state, StateFile)
-        for name, value in tensors_of(state):
-            if not torch.isfinite(value).all():
-                raise ValueError(f"{name} is not finite")
         if state["iteration"] != int(checkpoint.name):
             raise ValueError(f"it is that of iteration {state['iteration']}")
     except Exception as error:  # whatever the bytes make of the unpickler
@@ -159,6 +146,12 @@ def load_checkpoint(checkpoint: Path) -> State:
         raise UsageError(
             f"{STATE} of checkpoint {checkpoint} cannot be read: {reason}; {REMEDY}"
         ) from error
+    try:
+        expect_finite_state(state)
+    except NonFiniteError as error:  # an earlier version wrote such checkpoints
+        raise UsageError(
+            f"checkpoint {checkpoint} is of a run that diverged: {error}; {REMEDY}"
+        ) from None
     return state
 
 

@@ -1,7 +1,7 @@
 """One run's folder: configuration, metrics, TensorBoard events, checkpoints and a lock."""
 
-import json
 import logging
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -36,7 +36,7 @@ from metarl.runs.tensorboard import (
 )
 from metarl.support.errors import UsageError
 from metarl.support.files import expect_writable, read_json, replace_durably
-from metarl.support.text import counted
+from metarl.support.text import counted, json_text
 from metarl.support.types import Json, State
 
 logger = logging.getLogger(__name__)
@@ -186,7 +186,7 @@ class RunFolder:
         self._sinks.open(config["config"].get("sinks", ()), self.path, config["config"])
         with expect_writable(self.path, "run folder"):
             self._clean()
-            replace_durably(self.path / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+            replace_durably(self.path / CONFIG, (json_text(config, 2) + "\n").encode())
             kept = [m for m in read_intact_metrics(self.path) if m["iteration"] <= iteration]
             if missing := missing_iterations(kept, iteration):
                 text = "%s has no metrics of %s before the checkpoint; the run goes on after it"
@@ -203,7 +203,7 @@ class RunFolder:
         self._shown: set[str] | None = None
         self._lay_out({tag for metrics in kept for tag in metrics})
         if not iteration:
-            self._writer.add_text("config", f"```json\n{json.dumps(config, indent=2)}\n```")
+            self._writer.add_text("config", f"```json\n{json_text(config, 2)}\n```")
 
     def _clean(self) -> None:
         """Removes files that a crash left unfinished."""
@@ -242,7 +242,7 @@ class RunFolder:
         split = (*self._splits, "nothing")[0]
         held_out = f"{split}/step_{self._inner_steps}/mean"
         for name, value in (leading(metrics, self._measure, held_out) | dict(metrics)).items():
-            if name != "iteration":
+            if name != "iteration" and math.isfinite(value):
                 self._writer.add_scalar(name, value, int(metrics["iteration"]))
         self._lay_out(metrics)
         self._sinks.write(metrics)

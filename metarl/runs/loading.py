@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from metarl.learners.config import RunConfig
 from metarl.learners.learner import BaseLearner
 from metarl.learners.registry import LEARNERS, make_learner
-from metarl.runs.checkpoint import checkpoints_in, load_checkpoint, load_newest, tensors_of
+from metarl.runs.checkpoint import checkpoints_in, load_checkpoint, load_newest
 from metarl.runs.folder import CONFIG, read_options
 from metarl.runs.metrics import read_metrics
 from metarl.runs.stopping import best_iteration
 from metarl.support.errors import UsageError
+from metarl.support.finite import numbers_in
 from metarl.support.modules import Source, named_modules, options_of_a_run
 from metarl.support.options import option
 from metarl.support.text import one_line
@@ -143,8 +146,8 @@ def restore(learner: BaseLearner, state: State, folder: Path) -> None:
 
     """
     # A memory that grows is empty at first.
-    own = {n: tuple(value.shape) for n, value in tensors_of(learner.state()) if value.numel()}
-    held = {name: tuple(value.shape) for name, value in tensors_of(state)}
+    own = {name: shape for name, shape in _shapes(learner.state()).items() if 0 not in shape}
+    held = _shapes(state)
     differing = [
         f"{name} is {list(held[name])}, not {list(shape)}" if name in held else f"it lacks {name}"
         for name, shape in own.items()
@@ -158,6 +161,11 @@ def restore(learner: BaseLearner, state: State, folder: Path) -> None:
         learner.load_state(state)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
         raise UsageError(f"{where}: {type(error).__name__}: {one_line(str(error))}") from error
+
+
+def _shapes(state: State) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a state, by their keys."""
+    return {n: tuple(x.shape) for n, x in numbers_in(state) if isinstance(x, Tensor)}
 
 
 def initialise(learner: BaseLearner, folder: Path) -> None:

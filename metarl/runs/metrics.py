@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from metarl.support.errors import InUseError, UsageError
 from metarl.support.files import expect_writable, read_bytes, replace_durably
 from metarl.support.schema import LARGEST_INTEGER
+from metarl.support.text import json_text
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,11 @@ def _read(folder: Path) -> tuple[list[Metrics], list[str]]:
 def _parsed(line: bytes) -> Metrics:
     """The metrics of a line."""
     metrics = json.loads(line)
-    if not isinstance(metrics, dict) or not all(map(_is_number, metrics.values())):
+    if not isinstance(metrics, dict):
+        raise ValueError("it is not a JSON object")
+    # JSON has no NaN: null stands for a number that does not exist.
+    metrics = {name: math.nan if x is None else x for name, x in metrics.items()}
+    if not all(map(_is_number, metrics.values())):
         raise ValueError("it is not a JSON object of numbers")
     if type(iteration := metrics.get("iteration")) is not int or iteration < 1:
         raise ValueError('it has no "iteration"')
@@ -168,7 +174,7 @@ class MetricsFile:
 
 
 def _line(metrics: Mapping[str, float]) -> bytes:
-    return json.dumps(metrics).encode() + b"\n"
+    return json_text(metrics).encode() + b"\n"
 
 
 def missing_iterations(metrics: Sequence[Metrics], iteration: int) -> int:

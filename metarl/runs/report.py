@@ -1,7 +1,6 @@
 """The report of an evaluation: evaluation.json, TensorBoard and clips."""
 
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from metarl.runs.tensorboard import (
 from metarl.support.errors import UsageError
 from metarl.support.files import expect_writable, replace_durably
 from metarl.support.options import at_least
+from metarl.support.text import json_text
 from metarl.support.types import Json
 from metarl.tasks.task import select_tasks, task_name
 
@@ -182,7 +182,7 @@ def write_report(
 
     """
     data = {**(about or {}), **_as_data(learner, evaluations)}
-    replace_durably(folder / EVALUATION, (json.dumps(data, indent=2) + "\n").encode())
+    replace_durably(folder / EVALUATION, (json_text(data, 2) + "\n").encode())
     with expect_writable(folder, "run folder"):
         for old in event_files(folder, EVALUATION_EVENTS):
             old.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.figures import evaluation_figures
 from metarl.learners.config import RunConfig
 from metarl.learners.learner import BaseLearner
@@ -22,7 +23,7 @@ from metarl.runs.loading import as_json, differences, initialise, restore
 from metarl.runs.sinks import check_sinks
 from metarl.runs.stopping import best_iteration, reason_to_stop
 from metarl.support.distribution import installed_version
-from metarl.support.errors import UsageError
+from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.modules import import_object
 from metarl.support.parallel import Ranks
 from metarl.support.ranks import has_begun_before, is_leader, note_begin, ranks
@@ -132,7 +133,7 @@ def _follow(learner: BaseLearner, processes: Ranks, stopped: Callable[[], int]) 
         learner.iterate()
         if _evaluates(learner):
             for split in learner.eval_splits:
-                learner.evaluate(split=split)
+                _evaluation(learner, split)
         last = stopped()
     return last
 
@@ -242,14 +243,29 @@ def _loop(
 def _evaluated(learner: BaseLearner, folder: RunFolder, display: Display) -> dict[str, float]:
     """Evaluates every split of the run and adds figures to TensorBoard; returns the metrics."""
     start = time.perf_counter()
-    evaluations = [learner.evaluate(split=split) for split in learner.eval_splits]
-    folder.show(evaluation_figures(evaluations, learner.measure), learner.iteration)
+    every = [_evaluation(learner, split) for split in learner.eval_splits]
+    evaluations = [evaluation for evaluation in every if evaluation is not None]
+    if evaluations:
+        folder.show(evaluation_figures(evaluations, learner.measure), learner.iteration)
     metrics: dict[str, float] = {}
     for evaluation in evaluations:
         metrics |= evaluation.metrics()
         means = ", ".join(f"{returns.mean():.4g}" for returns in evaluation.returns)
         display.say(f"{evaluation.split} tasks after 0, 1, ... inner steps: {means}")
+    if learner.config.non_finite != "stop":
+        metrics["non_finite/evaluations"] = float(len(every) - len(evaluations))
     return metrics | {"time/evaluation": time.perf_counter() - start}
+
+
+def _evaluation(learner: BaseLearner, split: str) -> Evaluation | None:
+    """None if a number was infinite or NaN, and --non-finite is not to stop the run."""
+    try:
+        return learner.evaluate(split=split)
+    except NonFiniteError as error:
+        if learner.config.non_finite == "stop":
+            raise
+        logger.warning("%s", error)
+        return None
 
 
 def describe(learner: BaseLearner) -> Json:

@@ -6,6 +6,7 @@ from torch import Tensor
 from metarl.sampling.baseline import Baseline, fit_values
 from metarl.sampling.data import Batch, Rollout
 from metarl.support.errors import UsageError
+from metarl.support.finite import expect_finite
 from metarl.support.parallel import Shard, Workers
 
 SMALLEST_STD = 1e-8
@@ -40,6 +41,9 @@ def make_scaled_batch(
         scale: what the advantages, rewards and values of all tasks are divided by; if it is not
             given, those of each task are divided by the deviation of its advantages.
 
+    Raises:
+        NonFiniteError: an advantage, or what it is computed from, is infinite or NaN.
+
     """
     tasks, episodes, time = rollout.valid.shape
     shard = rollout.shard or Shard.whole(tasks, episodes * time, rollout.valid.device)
@@ -60,8 +64,10 @@ def make_scaled_batch(
         divisor = std if scale is None else scale
         return (*((x / divisor).float() for x in scaled), std.flatten())
 
-    parts = workers.map(of_tasks, shard.slices)
+    parts = workers.map(of_tasks, shard.slices, shard=shard)
     advantages, rewards, values, deviations = map(torch.cat, zip(*parts, strict=True))
+    given = {"rewards": rewards, "the baseline": values, "their deviation": deviations}
+    expect_finite("an advantage", {"its value": advantages, **given}, by_task=True)
     batch = Batch(
         rollout.observations,
         rollout.actions,

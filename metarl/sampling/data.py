@@ -1,7 +1,7 @@
 """The batch types of sampling: rollouts, trials, and what a learner sees of them."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -45,6 +45,13 @@ class Trials:
 
         return concatenated([padded(part) for part in parts])
 
+    def without(self, trials: Collection[int]) -> "Trials":
+        """The other trials; `unstable` is that of all."""
+        if not trials:
+            return self
+        kept = [i for i in range(len(self.valid)) if i not in trials]
+        return _rows(self, kept)
+
     def to(self, device: torch.device) -> "Trials":
         """The trials with what the network reads on a device."""
         read = ("inputs", "actions", "log_probs", "values")
@@ -61,12 +68,23 @@ class Outcomes:
 
     returns: Tensor  # [tasks, episodes] float64, undiscounted
     log_probs: Tensor  # [tasks, episodes] float32, sums over the steps
-    env_steps: int
-    """Environment steps taken."""
+    steps: Tensor  # [tasks, episodes] int64, that were taken
     unstable: int
     """Episodes cut short because the simulation failed."""
     success: Tensor | None  # [tasks, episodes] bool, at any step; None if not reported
     info: Tensor | None = None  # [tasks, episodes, n] float64, of --info-metrics; NaN if unreported
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps taken."""
+        return int(self.steps.sum())
+
+    def without(self, tasks: Collection[int]) -> "Outcomes":
+        """The outcomes of the other tasks; `unstable` is that of all."""
+        if not tasks:
+            return self
+        kept = [i for i in range(len(self.returns)) if i not in tasks]
+        return _rows(self, kept)
 
 
 @dataclass(frozen=True, repr=False)
@@ -134,7 +152,17 @@ class Rollout:
     def outcomes(self) -> Outcomes:
         """How the episodes went."""
         sums = self.log_probs.sum(-1)
-        return Outcomes(self.returns, sums, self.env_steps, self.unstable, self.success, self.info)
+        steps = self.valid.sum(-1)
+        return Outcomes(self.returns, sums, steps, self.unstable, self.success, self.info)
+
+    def blank(self, tasks: Collection[int]) -> "Rollout":
+        """The rollout with zeros where these tasks were: their steps count, and teach nothing."""
+        dropped = torch.isin(torch.arange(len(self.valid)), torch.tensor(list(tasks)))
+
+        def zeros(values: Tensor) -> Tensor:
+            return values.masked_fill(dropped.reshape(-1, *(1,) * (values.dim() - 1)), 0)
+
+        return replace(self._map(zeros), valid=self.valid) if tasks else self
 
     def padded(self, steps: int) -> "Rollout":
         """The rollout with padding up to so many steps."""
@@ -168,6 +196,13 @@ def concatenated(parts: Sequence[T]) -> T:
     kind = type(parts[0])
     names = [field.name for field in fields(kind)]
     return kind(**{name: joined([getattr(part, name) for part in parts]) for name in names})
+
+
+def _rows(batch: T, rows: list[int]) -> T:
+    """Rows of all tensors of a batch."""
+    held = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    chosen: dict[str, Any] = {n: x[rows] for n, x in held.items() if isinstance(x, Tensor)}
+    return replace(batch, **chosen)
 
 
 def lengthened(values: Tensor, dim: int, size: int) -> Tensor:
@@ -248,6 +283,14 @@ class Batch:
     def device(self) -> torch.device:
         """Where the batch lies."""
         return self.weight.device
+
+    def without(self, tasks: Collection[int]) -> "Batch":
+        """The batch in which the steps of these tasks weigh nothing."""
+        if not tasks:
+            return self
+        weight = self.weight.clone()
+        weight[list(tasks)] = 0
+        return replace(self, weight=weight)
 
     def every(self, stride: int, first_task: int = 0) -> "Batch":
         """Every `stride`-th time step, from a first one that differs between episodes and tasks.

@@ -8,8 +8,9 @@ import gymnasium
 import torch
 from torch import Tensor
 
-from metarl.simulation.serial import number_of
+from metarl.simulation.results import number_of, reset_result, step_result
 from metarl.support.errors import UsageError, nearest
+from metarl.support.foreign import Calling
 from metarl.tasks.family import TaskFamily
 
 
@@ -76,14 +77,16 @@ def expect_reported(metrics: Sequence[InfoMetric], family: TaskFamily) -> None:
 
 def _reported(family: TaskFamily) -> list[str]:
     """The keys of all numbers in the infos of one episode with random actions."""
-    env: gymnasium.Env = family.make()
-    env.action_space.seed(0)
-    env.reset(seed=0)
     found: dict[str, None] = {}
-    for _ in range(family.horizon):
-        *_, terminated, truncated, info = env.step(env.action_space.sample())
-        found |= {name: None for name, value in info.items() if number_of(value) is not None}
-        if terminated or truncated:
-            break
-    env.close()
+    with Calling(lambda: f"{family.id}: an episode of random actions") as calling:
+        env: gymnasium.Env = family.make()
+        env.action_space.seed(0)
+        reset_result(env.reset(seed=0))
+        for _ in range(family.horizon):
+            calling.again()
+            *_, terminated, truncated, info = step_result(env.step(env.action_space.sample()))
+            found |= {name: None for name, value in info.items() if number_of(value) is not None}
+            if terminated or truncated:
+                break
+        env.close()
     return list(found)

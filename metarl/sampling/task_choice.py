@@ -87,7 +87,8 @@ class TaskSampler:
         """Learns from the returns of the tasks that were drawn last.
 
         Args:
-            returns: [number], after adaptation, or several sets of them one after the other.
+            returns: [number], after adaptation, or several sets of them one after the other; NaN
+                for a task from which nothing is learned.
 
         Returns:
             `tasks/predicted`, the correlation of these returns with what was predicted, if it was.
@@ -96,12 +97,13 @@ class TaskSampler:
         if not self._chooses:
             return {}
         own = returns.cpu().double().reshape(-1, len(self._drawn)).mean(0)
-        parts = self._tasks.reshape(-1, self._drawn.shape[1]), self._drawn
+        known = ~own.isnan()
+        parts = self._tasks.reshape(-1, self._drawn.shape[1]), self._drawn[known]
         self._tasks = torch.cat(parts)[-MEMORY:]
-        self._returns = torch.cat([self._returns, own])[-MEMORY:]
+        self._returns = torch.cat([self._returns, own[known]])[-MEMORY:]
         if self._predicted is None:
             return {}
-        correlation = torch.corrcoef(torch.stack([self._predicted, own]))[0, 1]
+        correlation = torch.corrcoef(torch.stack([self._predicted, own])[:, known])[0, 1]
         return {"tasks/predicted": float(correlation.nan_to_num())}  # 0 where none is defined
 
     def state(self) -> State:

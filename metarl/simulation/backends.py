@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import gymnasium
 
 from metarl.support.errors import UsageError
+from metarl.support.foreign import START_LIMIT, Calling
 from metarl.support.parts import Parts
 from metarl.tasks.declaration import DynamicsFamily, MujocoFamily
 from metarl.tasks.family import TaskFamily
@@ -28,12 +29,12 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class Processes:
-    """Worker processes for environments that are stepped one by one."""
+    """Worker processes for environments that are stepped one by one, and the limit of a call."""
 
     number: int = 0
     """0 steps them in this process."""
     timeout: float = 60.0
-    """Seconds that one step of a worker may take."""
+    """Seconds that one step of a worker, or a call of an environment in this process, may take."""
 
 
 NONE = Processes()
@@ -104,7 +105,7 @@ class BatchBackend:
         processes: Processes,
         info: Sequence[str] = (),
     ) -> "Simulation":
-        """Makes a simulation on the CPU; `processes` is not used."""
+        """Makes a simulation on the CPU, without worker processes."""
         from metarl.simulation.declared import DeclaredSimulation
         from metarl.simulation.dynamics import DynamicsPhysics
         from metarl.simulation.mujoco import make_physics
@@ -112,10 +113,14 @@ class BatchBackend:
         declaration = family.declaration
         if isinstance(declaration, MujocoFamily):
             physics = make_physics(declaration, num_envs, threads)
-            return DeclaredSimulation(declaration, physics, num_envs, family.horizon, info=info)
+            return DeclaredSimulation(
+                declaration, physics, num_envs, family.horizon, None, info, processes.timeout
+            )
         assert isinstance(declaration, DynamicsFamily)  # `refusal` ensures it
         points = DynamicsPhysics(declaration, num_envs)
-        return DeclaredSimulation(declaration, points, num_envs, family.horizon, info=info)
+        return DeclaredSimulation(
+            declaration, points, num_envs, family.horizon, None, info, processes.timeout
+        )
 
 
 class GymnasiumBackend:
@@ -148,7 +153,7 @@ class GymnasiumBackend:
 
         Raises:
             UsageError: the family's own vector environment has no task, or resets ended episodes.
-            WorkerError: a worker process cannot make its environments.
+            FamilyError: an environment cannot be made.
 
         """
         from metarl.simulation.gymnasium import GymnasiumSimulation
@@ -157,22 +162,26 @@ class GymnasiumBackend:
 
         environments: Environments
         if has_own_vector(family):
-            vector = gymnasium.make_vec(
-                family.spec, num_envs, max_episode_steps=family.horizon, **family.options
-            )
-            environments = VectorEnvironments(vector, family.id, info)
+            with Calling(lambda: f"{family.id}: __init__ of its vector", START_LIMIT):
+                vector = gymnasium.make_vec(
+                    family.spec, num_envs, max_episode_steps=family.horizon, **family.options
+                )
+            environments = VectorEnvironments(vector, family.id, info, processes.timeout)
         elif processes.number:
             # Without what this process has cached.
-            make = functools.partial(_make_flat, dataclasses.replace(family))
+            make = functools.partial(flat_from, dataclasses.replace(family))
             number, timeout = processes.number, processes.timeout
-            environments = ProcessEnvironments(make, num_envs, number, timeout, info)
+            environments = ProcessEnvironments(make, num_envs, number, timeout, info, family.id)
         else:
-            make = functools.partial(_make_flat, family)
-            environments = SerialEnvironments(make, num_envs, info=info)
+            make = functools.partial(flat_from, family)
+            environments = SerialEnvironments(
+                make, num_envs, info=info, name=family.id, timeout=processes.timeout
+            )
         return GymnasiumSimulation(environments)
 
 
-def _make_flat(family: TaskFamily) -> gymnasium.Env:
+def flat_from(family: TaskFamily) -> gymnasium.Env:
+    """An environment of the family with flat observations."""
     from metarl.policies.observations import flat_environment
 
     return flat_environment(family.make())

@@ -5,36 +5,52 @@ what is wrong. `CHECKS` pairs each check with a hint for mending such a fault.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
-import multiprocessing
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from metarl.policies.observations import Observations, flat_environment
+from metarl.policies.observations import Observations
 from metarl.policies.policy import make_policy
-from metarl.simulation.backends import backend_name, make_simulation
+from metarl.simulation.backends import backend_name, flat_from, make_simulation
 from metarl.simulation.bounds import FamilyFaultError, outside
+from metarl.simulation.episodes import (
+    LONGEST,
+    TASKS,
+    actions_of,
+    affordable,
+    episode_of,
+    equal,
+    made,
+    made_flat,
+    set_task,
+    tasks_of,
+)
+from metarl.simulation.processes import ProcessEnvironments
 from metarl.support.errors import UsageError
-from metarl.support.places import place_of
-from metarl.support.randomness import RandomKey
+from metarl.support.places import place_of, text_of
+from metarl.support.signals import is_request_to_end
 from metarl.tasks.family import TaskFamily, task_environment
 from metarl.tasks.leak import explained_variance
 from metarl.tasks.parameterised import ParameterisedEnv
 from metarl.tasks.running import running_statistics
 from metarl.tasks.scales import action_warnings, observation_scale, observation_warnings
-from metarl.tasks.task import Task, Tasks, select_tasks, validate_tasks
+from metarl.tasks.task import (
+    count_tasks,
+    distinct_tasks,
+    select_tasks,
+    validate_tasks,
+)
 
-TASKS, EPISODES, LONGEST = 8, 30, 200
-"""The number of tasks compared, and the largest numbers of their episodes and of steps."""
+EPISODES = 30
+"""The largest number of episodes of tasks that are compared."""
 SAMPLED = 200
 """Number of tasks drawn from each split."""
 LARGEST_LEAK = 0.3
@@ -44,10 +60,6 @@ FEW = 5
 """Number of steps after which the check looks for entries that no step changed."""
 LARGEST_LATE_LEAK = 0.9
 """Share of the variance that entries of the observation may explain if no step changes them."""
-
-
-Moment = tuple[np.ndarray, float, bool, bool]
-"""Observation, reward, terminated and truncated."""
 
 
 class Caution(str):
@@ -68,32 +80,38 @@ class Finding:
 
 def check_family(family: TaskFamily) -> list[Finding]:
     """All findings, in the order of `CHECKS`."""
-    findings: list[Finding] = []
+    return list(findings_of(family))
+
+
+def findings_of(family: TaskFamily, begins: Callable[[str], object] = str) -> Iterator[Finding]:
+    """The findings one by one; `begins` is called with the name of each check before it."""
     for name, (check, hint) in CHECKS.items():
+        begins(name)
         try:
             found = check(family)
-            findings.append(Finding(name, True, found, "", isinstance(found, Caution)))
+            finding = Finding(name, True, found, "", isinstance(found, Caution))
         except FamilyFaultError as fault:
-            findings.append(Finding(name, False, str(fault), hint))
-        except Exception as error:  # any error of the family's own code is a finding
-            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            finding = Finding(name, False, str(fault), hint)
+        except BaseException as error:  # any error of the family's own code is a finding
+            if is_request_to_end(error):
+                raise
             # The cause of a UsageError may be a line of the family's own code.
             raised = f"raised at {place_of(error.__cause__ or error)}"
-            findings.append(Finding(name, False, text, raised))
-        if check in NEEDED and not findings[-1].passed:
+            finding = Finding(name, False, text_of(error), raised)
+        yield finding
+        if check in NEEDED and not finding.passed:
             break  # the other checks would fail for the same reason
-    return findings
 
 
 def _runs(family: TaskFamily) -> str:
-    env = family.make()
+    env = made(family)
     validate_tasks(family.task_space, task_environment(env).task, None)
-    steps = len(list(_episode(family, env, task_environment(env).task, seed=0))) - 1
+    steps = len(list(episode_of(family, env, task_environment(env).task, seed=0))) - 1
     return f"an episode of {steps} steps; the backend is {backend_name(family)}"
 
 
 def _no_statistics(family: TaskFamily) -> str:
-    if found := running_statistics(family.make()):
+    if found := running_statistics(made(family)):
         raise FamilyFaultError("; ".join(found))
     return "no wrapper keeps statistics from episode to episode"
 
@@ -110,12 +128,12 @@ def _policy_fits(family: TaskFamily) -> str:
 
 
 def _attributes_follow(family: TaskFamily) -> str:
-    env = family.make()
+    env = made(family)
     holder = task_environment(env)
     if not isinstance(holder, ParameterisedEnv):
         return "the family is not a ParameterisedEnv"
     for i in range(FEW):
-        _set_task(env, select_tasks(_tasks(family, FEW), i))
+        set_task(env, select_tasks(tasks_of(family, FEW), i))
         if stale := holder.stale_attributes():
             raise FamilyFaultError(
                 f"the environment computes {', '.join(stale)} from the task's attributes in its "
@@ -125,11 +143,11 @@ def _attributes_follow(family: TaskFamily) -> str:
 
 
 def _scales(family: TaskFamily) -> str:
-    env, tasks = _make(family), _tasks(family, TASKS)
+    env, tasks = made_flat(family), tasks_of(family, TASKS)
     rows = [
         np.ravel(observation).astype(np.float64)
         for i in range(TASKS)
-        for observation, *_ in _episode(family, env, select_tasks(tasks, i), seed=i)
+        for observation, *_ in episode_of(family, env, select_tasks(tasks, i), seed=i)
     ]
     form = Observations.of(family.prototype.observation_space)
     observations = form.scaled(torch.from_numpy(np.stack(rows))).numpy()
@@ -142,17 +160,17 @@ def _scales(family: TaskFamily) -> str:
 
 def _task_takes_effect(family: TaskFamily) -> str:
     """Varies one parameter at a time; repeats one action, to go far enough for sparse rewards."""
-    tasks, env = _tasks(family, TASKS), _make(family)
+    tasks, env = tasks_of(family, TASKS), made_flat(family)
     base = select_tasks(tasks, 0)
 
     def differ(seed: int, name: str) -> bool:
-        held = _actions(family, seed, 1) * LONGEST
+        held = actions_of(family, seed, 1) * LONGEST
         first, *others = (
-            list(_episode(family, env, base | {name: tasks[name][i]}, seed, held))[1:]
+            list(episode_of(family, env, base | {name: tasks[name][i]}, seed, held))[1:]
             for i in range(TASKS)
         )
         return any(
-            len(first) != len(other) or not all(map(_equal, first, other)) for other in others
+            len(first) != len(other) or not all(map(equal, first, other)) for other in others
         )
 
     varied = [name for name, values in tasks.items() if (values != values[0]).any()]
@@ -165,9 +183,9 @@ def _task_takes_effect(family: TaskFamily) -> str:
 
 
 def _task_survives_reset(family: TaskFamily) -> str:
-    env = family.make()
-    task = select_tasks(_tasks(family, 1), 0)
-    _set_task(env, task)
+    env = made(family)
+    task = select_tasks(tasks_of(family, 1), 0)
+    set_task(env, task)
     for episode in range(3):
         env.reset(seed=episode)
         now = task_environment(env).task
@@ -180,13 +198,13 @@ def _task_survives_reset(family: TaskFamily) -> str:
 
 
 def _same_seed_same_episode(family: TaskFamily) -> str:
-    task = select_tasks(_tasks(family, 1), 0)
-    env = _make(family)
-    first, again = (list(_episode(family, env, task, seed=3)) for _ in range(2))
-    other = list(_episode(family, _make(family), task, seed=3))
+    task = select_tasks(tasks_of(family, 1), 0)
+    env = made_flat(family)
+    first, again = (list(episode_of(family, env, task, seed=3)) for _ in range(2))
+    other = list(episode_of(family, made_flat(family), task, seed=3))
     for name, episode in (("a second reset", again), ("another environment", other)):
         for t, (one, two) in enumerate(zip(first, episode, strict=False)):
-            if not _equal(one, two):
+            if not equal(one, two):
                 raise FamilyFaultError(
                     f"with the same seed and actions, {name} differs at step {t}"
                 )
@@ -197,18 +215,19 @@ def _same_seed_same_episode(family: TaskFamily) -> str:
 
 def _tasks_in_space(family: TaskFamily) -> str:
     for split in family.splits:
-        drawn = _tasks(family, SAMPLED, split)
-        for i in range(SAMPLED):
+        drawn = tasks_of(family, affordable(family, SAMPLED), split)
+        for i in range(count_tasks(drawn)):
             task = select_tasks(drawn, i)
             if not family.task_space.contains(task):
                 raise FamilyFaultError(
                     f"split {split} drew {task}, which is not in {family.task_space}"
                 )
-    return f"{SAMPLED} of each of {', '.join(family.splits)}"
+    return f"{count_tasks(drawn)} of each of {', '.join(family.splits)}"
 
 
 def _splits_are_disjoint(family: TaskFamily) -> str:
-    drawn = {split: _distinct(_tasks(family, SAMPLED, split)) for split in family.splits}
+    number = affordable(family, SAMPLED)
+    drawn = {split: distinct_tasks(tasks_of(family, number, split)) for split in family.splits}
     if len(set().union(*drawn.values())) <= 2:
         return "no more than two tasks, all of which are in every split"
     names = list(drawn)
@@ -229,13 +248,16 @@ def _no_leak(family: TaskFamily) -> str:
     not result from acting: if it explains a parameter almost exactly, it is a copy of it.
     """
     size = 2 * Observations.of(family.prototype.observation_space).size
-    number = min(MOST_LEAK_TASKS, max(SAMPLED, 4 * size))
-    tasks = _tasks(family, number)
+    wanted = min(MOST_LEAK_TASKS, max(SAMPLED, 4 * size))
+    number = affordable(family, wanted)
+    if number < SAMPLED:
+        return Caution("a task has too many numbers to look for them in observations")
+    tasks = tasks_of(family, number)
     visible = family.visible
-    env = _make(family)
+    env = made_flat(family)
     first, later, long = [], [], []
     for i in range(number):
-        episode = _episode(family, env, select_tasks(tasks, i), i, _actions(family, i, FEW))
+        episode = episode_of(family, env, select_tasks(tasks, i), i, actions_of(family, i, FEW))
         steps = itertools.islice(episode, 1 + FEW if i < SAMPLED else 1)
         observations = [np.ravel(observation).astype(np.float64) for observation, *_ in steps]
         first.append(observations[0])
@@ -259,13 +281,18 @@ def _no_leak(family: TaskFamily) -> str:
 
 def _spaces_hold(family: TaskFamily) -> str:
     """Exceeding a bound is a caution: many environments have bounds that they do not keep."""
-    env, loose = family.make(), ""
+    env, loose = made(family), ""
+    form = Observations.of(env.observation_space)
     spaces = str(env.observation_space), str(env.action_space)
-    tasks = _tasks(family, TASKS)
+    tasks = tasks_of(family, TASKS)
     for i in range(TASKS):
-        for t, (observation, *_) in enumerate(_episode(family, env, select_tasks(tasks, i), i)):
+        for t, (observation, *_) in enumerate(episode_of(family, env, select_tasks(tasks, i), i)):
             if observation not in env.observation_space:
                 loose = loose or f"{outside(env.observation_space, observation)} at step {t}"
+            flat = form.flat(observation)
+            if not np.isfinite(flat).all():
+                wrong = flat[~np.isfinite(flat)][0]
+                raise FamilyFaultError(f"the observation at step {t} has {wrong}")
         if (str(env.observation_space), str(env.action_space)) != spaces:
             raise FamilyFaultError("the spaces of the environment change with the task")
     return Caution(loose) if loose else f"observations of {TASKS} tasks are in the space"
@@ -273,13 +300,14 @@ def _spaces_hold(family: TaskFamily) -> str:
 
 def _vector_agrees(family: TaskFamily) -> str:
     number, seeds = 3, [5, 6, 7]
-    tasks = _tasks(family, number)
+    tasks = tasks_of(family, number)
     longest = min(family.horizon, LONGEST)
-    actions = np.array([_actions(family, seed, longest) for seed in seeds])
+    actions = np.array([actions_of(family, seed, longest) for seed in seeds])
     simulation = make_simulation(family, number)
     observations = simulation.begin(tasks, np.array(seeds)).numpy()
     episodes = [
-        _episode(family, _make(family), select_tasks(tasks, i), seeds[i]) for i in range(number)
+        episode_of(family, made_flat(family), select_tasks(tasks, i), seeds[i])
+        for i in range(number)
     ]
     ended = np.zeros(number, bool)
     rewards, terminated, truncated = np.zeros(number), ended, ended
@@ -288,7 +316,7 @@ def _vector_agrees(family: TaskFamily) -> str:
         for i in np.flatnonzero(~ended):
             single = next(episodes[i])
             same = (observations[i], rewards[i], terminated[i], truncated[i])
-            if not _equal(single, same):
+            if not equal(single, same):
                 raise FamilyFaultError(f"environment {i} of the batch differs at step {steps}")
         ended = terminated | truncated
         if ended.all() or steps == longest:
@@ -303,29 +331,25 @@ def _vector_agrees(family: TaskFamily) -> str:
 def _pickles(family: TaskFamily) -> str:
     fresh = dataclasses.replace(family)  # without what it has cached
     pickle.dumps(fresh)
-    task = select_tasks(_tasks(family, 1), 0)
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        there = pool.submit(_first_observation, fresh, task).result()
-    if not np.array_equal(there, _first_observation(family, task)):
-        raise FamilyFaultError(
-            "a spawned process returns another first observation under the same seed"
-        )
+    tasks = tasks_of(family, 1)
+    there = ProcessEnvironments(functools.partial(flat_from, fresh), 1, 1, name=family.id)
+    try:
+        observation = there.begin(tasks, [0])[0]
+        here, *_ = next(episode_of(family, made_flat(family), select_tasks(tasks, 0), 0))
+        if not np.array_equal(observation, here):
+            raise FamilyFaultError(
+                "a spawned process returns another first observation under the same seed"
+            )
+    finally:
+        there.close()
     return "the same in a spawned process"
 
 
-def _first_observation(family: TaskFamily, task: Task) -> np.ndarray:
-    env = _make(family)
-    _set_task(env, task)
-    observation: np.ndarray = env.reset(seed=0)[0]
-    return observation
-
-
 def _rewards_are_finite(family: TaskFamily) -> str:
-    tasks, number = _tasks(family, TASKS), 0
+    tasks, number = tasks_of(family, TASKS), 0
     for i in range(TASKS):
         task = select_tasks(tasks, i)
-        for t, (_, reward, *_) in enumerate(_episode(family, family.make(), task, seed=i)):
+        for t, (_, reward, *_) in enumerate(episode_of(family, made(family), task, seed=i)):
             number += 1
             if not math.isfinite(reward):
                 raise FamilyFaultError(f"reward {reward} at step {t} of task {task}")
@@ -334,11 +358,11 @@ def _rewards_are_finite(family: TaskFamily) -> str:
 
 def _horizon_is_kept(family: TaskFamily) -> str:
     horizon = family.horizon
-    single = family.make()
+    single = made(family)
     simulation = make_simulation(family, 1)
-    _set_task(single, select_tasks(_tasks(family, 1), 0))
+    set_task(single, select_tasks(tasks_of(family, 1), 0))
     single.reset(seed=0)
-    simulation.begin(_tasks(family, 1), np.zeros(1, np.int64))
+    simulation.begin(tasks_of(family, 1), np.zeros(1, np.int64))
 
     def step_single(action: npt.ArrayLike) -> tuple[bool, bool]:
         _, _, terminated, truncated, _ = single.step(action)
@@ -352,7 +376,7 @@ def _horizon_is_kept(family: TaskFamily) -> str:
         ("environment", step_single),
         (f"simulation ({backend_name(family)})", step_of_one),
     ):
-        for t, action in enumerate(_actions(family, 0, horizon), 1):
+        for t, action in enumerate(actions_of(family, 0, horizon), 1):
             terminated, truncated = step(action)
             if truncated and t < horizon:
                 raise FamilyFaultError(
@@ -367,12 +391,12 @@ def _horizon_is_kept(family: TaskFamily) -> str:
 
 
 def _time_per_step(family: TaskFamily) -> str:
-    env, number = family.make(), 0
-    task = select_tasks(_tasks(family, 1), 0)
-    actions = _actions(family, 0, min(family.horizon, LONGEST))
+    env, number = made(family), 0
+    task = select_tasks(tasks_of(family, 1), 0)
+    actions = actions_of(family, 0, min(family.horizon, LONGEST))
     start = time.perf_counter()
     for seed in range(EPISODES):
-        number += sum(1 for _ in _episode(family, env, task, seed, actions)) - 1
+        number += sum(1 for _ in episode_of(family, env, task, seed, actions)) - 1
     return f"{(time.perf_counter() - start) / max(1, number) * 1e6:.0f} µs, one environment"
 
 
@@ -393,7 +417,8 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     ),
     "spaces hold": (
         _spaces_hold,
-        "observations must have the form, shape and type of observation_space, for every task",
+        "observations must have the form, shape and type of observation_space, and finite numbers, "
+        "for every task",
     ),
     "task takes effect": (
         _task_takes_effect,
@@ -439,61 +464,5 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
 }
 
 
-def _make(family: TaskFamily) -> gymnasium.Env:
-    """An environment with flat observations."""
-    return flat_environment(family.make())
-
-
 NEEDED = (_runs, _no_statistics, _policy_fits, _tasks_in_space, _spaces_hold)
 """Checks after whose failure the others would fail for the same reason."""
-
-
-def _tasks(family: TaskFamily, number: int, split: str = "train") -> Tasks:
-    return family.sample_tasks(number, RandomKey(0), split)
-
-
-def _set_task(env: gymnasium.Env, task: Task) -> None:
-    task_environment(env).task = task
-
-
-def _actions(family: TaskFamily, seed: int, number: int) -> list[npt.ArrayLike]:
-    space = family.prototype.action_space
-    space.seed(seed)
-    return [space.sample() for _ in range(number)]
-
-
-def _episode(
-    family: TaskFamily,
-    env: gymnasium.Env,
-    task: Task,
-    seed: int,
-    actions: list[npt.ArrayLike] | None = None,
-) -> Iterator[Moment]:
-    """Yields (observation, reward, terminated, truncated) after reset and after each action.
-
-    Actions are random if they are not given.
-    """
-    number = min(family.horizon, LONGEST)
-    _set_task(env, task)
-    observation, _ = env.reset(seed=seed)
-    yield observation, 0.0, False, False
-    for action in (actions or _actions(family, seed, number))[:number]:
-        observation, reward, terminated, truncated, _ = env.step(action)
-        yield observation, float(reward), terminated, truncated
-        if terminated or truncated:
-            return
-
-
-def _equal(one: Moment, other: Moment) -> bool:
-    """Whether observations are equal bit for bit, and rewards up to the order of a sum."""
-    return (
-        np.array_equal(one[0], other[0], equal_nan=True)
-        and bool(np.isclose(one[1], other[1], rtol=1e-12, atol=0, equal_nan=True))
-        and bool(one[2]) == bool(other[2])
-        and bool(one[3]) == bool(other[3])
-    )
-
-
-def _distinct(tasks: Tasks) -> set[bytes]:
-    number = len(next(iter(tasks.values())))
-    return {b"".join(values[i].tobytes() for values in tasks.values()) for i in range(number)}

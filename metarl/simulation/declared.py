@@ -10,6 +10,7 @@ from torch import Tensor
 from metarl.simulation.physics import Physics, call, expect_shape
 from metarl.simulation.protocol import Step
 from metarl.support.errors import UsageError
+from metarl.support.foreign import LIMIT, Calling
 from metarl.tasks.declaration import Array, DeclaredFamily
 from metarl.tasks.task import validate_tasks
 
@@ -29,6 +30,7 @@ class DeclaredSimulation:
         horizon: int | None = None,
         device: torch.device | None = None,
         info: Sequence[str] | None = (),
+        timeout: float = LIMIT,
     ):
         """Environments at rest, until `begin`.
 
@@ -41,8 +43,10 @@ class DeclaredSimulation:
                 NumPy arrays, which share memory with the tensors that callers see.
             info: names of the numbers of the family's `info` in `Step.info`; None computes them for
                 `numbers` alone.
+            timeout: seconds that a step may take.
 
         """
+        self._timeout = timeout
         self.family, self.num_envs = family, num_envs
         self.observation_space, self.action_space = family.observation_space, physics.action_space
         self.device = torch.device("cpu") if device is None else device
@@ -76,6 +80,19 @@ class DeclaredSimulation:
 
     def begin(self, tasks: Mapping[str, np.ndarray], streams: np.ndarray) -> Tensor:
         """Starts an episode in every environment and returns the observations: [num_envs, ...]."""
+        with self._calling("reset"):
+            return self._begin(tasks, streams)
+
+    def step(self, actions: Tensor) -> Step:
+        """Steps the environments whose episodes have not ended."""
+        with self._calling("step"):
+            return self._step(actions)
+
+    def _calling(self, call: str) -> Calling:
+        """A block that calls the functions of the declaration; a step is that of all episodes."""
+        return Calling(lambda: f"{type(self.family).__name__}: {call}", self._timeout)
+
+    def _begin(self, tasks: Mapping[str, np.ndarray], streams: np.ndarray) -> Tensor:
         physics = self.physics
         checked = validate_tasks(self._task_space, tasks, self.num_envs)
         self._tasks = {name: self._placed(values) for name, values in checked.items()}
@@ -87,8 +104,7 @@ class DeclaredSimulation:
         physics.begin(self._tasks, self._placed(signed))
         return self.tensor(call(self.family, "observe", physics.state()))
 
-    def step(self, actions: Tensor) -> Step:
-        """Steps the environments whose episodes have not ended."""
+    def _step(self, actions: Tensor) -> Step:
         physics, xp = self.physics, self._xp
         active = ~(self._terminated | self._truncated)
         before = physics.state()

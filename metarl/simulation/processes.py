@@ -6,10 +6,14 @@ for a worker that died. Here every call ends with all results or with a `WorkerE
 
 import contextlib
 import ctypes
+import faulthandler
 import itertools
 import math
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import threading
 import time
 import traceback
 import weakref
@@ -22,8 +26,11 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from metarl.simulation.serial import Results, SerialEnvironments, empty_results
-from metarl.support.errors import WorkerError
+from metarl.simulation.serial import Place, Results, SerialEnvironments, empty_results
+from metarl.support.errors import FamilyError, WorkerError
+from metarl.support.foreign import LIMIT, START_LIMIT, Calling
+from metarl.support.places import described, place_in_dump
+from metarl.support.signals import end_with_children
 from metarl.tasks.family import task_environment
 from metarl.tasks.task import Tasks, select_tasks, validate_tasks
 
@@ -35,14 +42,15 @@ Memory = dict[str, "ctypes.Array[ctypes.c_byte]"]
 
 PATIENCE = 2.0
 """Seconds that a worker has to end before it is killed."""
-START_TIMEOUT = 300.0
-"""Seconds that a worker has to import modules and to make its environments."""
+TOLD = 1.0
+"""Seconds within which a worker that gives no answer says where it is."""
 
 
 @dataclass
 class _Worker:
     process: BaseProcess
     connection: Connection
+    whereabouts: Connection
     environments: slice
 
 
@@ -58,8 +66,9 @@ class ProcessEnvironments:
         make: Callable[[], gymnasium.Env],
         num_envs: int,
         processes: int,
-        timeout: float = 60.0,
+        timeout: float = LIMIT,
         info: Sequence[str] = (),
+        name: str = "the environment",
     ):
         """Starts the workers.
 
@@ -69,29 +78,31 @@ class ProcessEnvironments:
             processes: number of workers.
             timeout: seconds that a worker has for its part of a call.
             info: names of the numbers in the environments' info that `Results.info` holds.
+            name: of the family, for messages.
 
         Raises:
-            WorkerError: a worker cannot make its environments.
+            FamilyError: an environment cannot be made, here or in a worker.
 
         """
-        prototype = make()
-        base = task_environment(prototype)
+        self._name = name
+        with Calling(lambda: f"{name}: an environment in the main process", timeout) as calling:
+            calling.limit = max(timeout, START_LIMIT)
+            prototype = make()
+            self._task_space = task_environment(prototype).task_space
+            self.observation_space = prototype.observation_space
+            self.action_space = prototype.action_space
+            calling.again()
+            calling.limit = timeout
+            prototype.close()
         self.num_envs = num_envs
-        self._task_space = base.task_space
-        self.observation_space = prototype.observation_space
-        self.action_space = prototype.action_space
         self._timeout = timeout
         self._info = tuple(info)
-        self._tasks: Tasks = {
-            name: np.repeat(np.asarray(base.task[name])[None], num_envs, 0)
-            for name in self._task_space
-        }
-        prototype.close()
+        self._place = Place(name)
         self._workers: list[_Worker] = []
         # Ends the workers even if nobody calls `close`.
         self._finalizer = weakref.finalize(self, _end, self._workers)
         self._start(make, min(processes, num_envs))
-        self._gather("start", START_TIMEOUT)
+        self._gather("__init__", max(timeout, START_LIMIT))
 
     def _start(self, make: Callable[[], gymnasium.Env], processes: int) -> None:
         """Starts the workers, each with its part of the environments and the shared memory."""
@@ -99,25 +110,29 @@ class ProcessEnvironments:
         memory = _allocated(layout)
         self._shared = _arrays(memory, layout)
         self._results = Results(*(self._shared[name] for name in Results._fields))
+        self._shared["current"][:] = 0
         bounds = np.linspace(0, self.num_envs, processes + 1).astype(int)
         for i, (low, high) in enumerate(itertools.pairwise(bounds)):
             part = slice(int(low), int(high))
+            arguments = (make, part, i, memory, layout, self._info, self._name)
             try:
-                self._workers.append(_started(i, make, part, memory, layout, self._info))
+                self._workers.append(_started(i, part, arguments))
             except Exception:  # for example, `make` cannot be pickled
                 self._finalizer()
                 raise
 
     def begin(self, tasks: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
         """Starts an episode of each task and returns the first observations: [n, ...]."""
-        self._tasks = validate_tasks(self._task_space, tasks, self.num_envs)
-        self._call("reset", lambda part: (select_tasks(self._tasks, part), list(seeds[part])))
+        checked = validate_tasks(self._task_space, tasks, self.num_envs)
+        self._place.begin(checked, seeds)
+        self._call("reset", lambda part: (select_tasks(checked, part), list(seeds[part])))
         return self._results.observations
 
     def step(self, actions: np.ndarray) -> Results:
         """Steps the environments whose episodes have not ended."""
         self._shared["actions"][:] = actions
         self._call("step", lambda part: None)
+        self._place.step += 1
         return self._results
 
     def close(self) -> None:
@@ -135,7 +150,7 @@ class ProcessEnvironments:
 
     def _call(self, name: str, argument: Callable[[slice], object]) -> None:
         if not self._finalizer.alive:
-            raise WorkerError(f"{name}: the workers are closed")
+            raise WorkerError(f"{self._name}: {name}: the workers are closed")
         for i, worker in enumerate(self._workers):
             try:
                 worker.connection.send((name, argument(worker.environments)))
@@ -147,26 +162,30 @@ class ProcessEnvironments:
         deadline = time.monotonic() + timeout
         for i, worker in enumerate(self._workers):
             if not worker.connection.poll(max(0.0, deadline - time.monotonic())):
-                self._fail(i, name, f"gave no answer in {timeout:g} s")
+                told = f"gave no answer in {timeout:g} s{_whereabouts(worker)}"
+                self._fail(i, name, f"{told}; --worker-timeout is the limit")
             try:
                 failure = worker.connection.recv()
             except (EOFError, OSError):
                 self._fail(i, name, self._epitaph(i))
             if failure is not None:
-                self._fail(i, name, f"failed:\n{failure}")
+                self._finalizer()
+                message, trace = failure
+                error = FamilyError(f"{message} [worker {i} of {len(self._workers)}]")
+                error.add_note(trace)  # Python prints it below its own traceback
+                raise error
 
     def _epitaph(self, i: int) -> str:
         process = self._workers[i].process
         process.join(PATIENCE)
-        return f"died with exit code {process.exitcode}"
+        return f"died with exit code {process.exitcode}{_whereabouts(self._workers[i])}"
 
     def _fail(self, i: int, name: str, what: str) -> None:
         worker = self._workers[i]
         index = worker.environments.start + int(self._shared["current"][i])
-        task = {key: value.tolist() for key, value in select_tasks(self._tasks, index).items()}
-        where = f"in {name}, at environment {index} with task {task},"
         self._finalizer()
-        raise WorkerError(f"worker {i} of {len(self._workers)} {where} {what}")
+        where = self._place.of(name, index)
+        raise WorkerError(f"{where}: worker {i} of {len(self._workers)} {what}")
 
 
 def _allocated(layout: Layout) -> Memory:
@@ -184,26 +203,38 @@ def _arrays(memory: Memory, layout: Layout) -> dict[str, np.ndarray]:
     }
 
 
-def _started(
-    number: int,
-    make: Callable[[], gymnasium.Env],
-    part: slice,
-    memory: Memory,
-    layout: Layout,
-    info: tuple[str, ...],
-) -> _Worker:
+def _started(number: int, part: slice, arguments: tuple[object, ...]) -> _Worker:
     """A worker process that makes the environments `part` of all."""
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
+    whereabouts, told = spawn.Pipe(duplex=False)
     process = spawn.Process(
         target=_serve,
-        args=(theirs, make, part, number, memory, layout, info),
+        args=(theirs, told, *arguments),
         name=f"metarl worker {number}",
         daemon=True,
     )
     process.start()
     theirs.close()  # otherwise the end of the worker would not close the pipe
-    return _Worker(process, ours, part)
+    told.close()
+    return _Worker(process, ours, whereabouts, part)
+
+
+def _whereabouts(worker: _Worker) -> str:
+    """The line of the user's code in which a worker hangs or has died, also in C code."""
+    assert worker.process.pid is not None
+    with contextlib.suppress(OSError):
+        if worker.process.is_alive():
+            os.kill(worker.process.pid, signal.SIGUSR1)
+        text, deadline = b"", time.monotonic() + TOLD
+        while worker.whereabouts.poll(max(0.0, deadline - time.monotonic())):
+            part = os.read(worker.whereabouts.fileno(), 65536)
+            text += part
+            if not part:
+                break
+        place = place_in_dump(text.decode(errors="replace"))
+        return f" ({place})" if place else ""
+    return ""
 
 
 def _end(workers: list[_Worker]) -> None:
@@ -211,42 +242,62 @@ def _end(workers: list[_Worker]) -> None:
         worker.connection.close()  # an idle worker then ends by itself
     deadline = time.monotonic() + PATIENCE
     for worker in workers:
-        worker.process.join(max(0.0, deadline - time.monotonic()))
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join(PATIENCE)
+        end_with_children(worker.process, max(0.0, deadline - time.monotonic()))
 
 
 def _serve(
     connection: Connection,
+    told: Connection,
     make: Callable[[], gymnasium.Env],
     part: slice,
     number: int,
     memory: Memory,
     layout: Layout,
     info: tuple[str, ...],
+    name: str,
 ) -> None:
     """Executes commands in a worker until the connection closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process handles Ctrl-C
+    os.setpgrp()
+    faulthandler.enable(told.fileno())  # where a segmentation fault arises
+    faulthandler.register(signal.SIGUSR1, told.fileno(), all_threads=False)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     shared = _arrays(memory, layout)
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        failure = None
-        try:
+    env: SerialEnvironments | None = None
+
+    def execute(command: str, argument: tuple[Tasks, list[int]] | None) -> None:
+        nonlocal env
+        if env is None:
+            current = shared["current"][number : number + 1]
+            unlimited = math.inf  # the main process waits no longer than it has to
             env = SerialEnvironments(
-                make, part.stop - part.start, shared["current"][number : number + 1], info
+                make, part.stop - part.start, current, info, name, unlimited, part.start
             )
-        except Exception:
-            failure = traceback.format_exc()
-        connection.send(failure)
-        while failure is None:
-            name, argument = connection.recv()
+        elif argument is not None:
+            shared["observations"][part] = env.begin(*argument)
+        else:
+            for key, values in env.step(shared["actions"][part])._asdict().items():
+                shared[key][part] = values
+
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        command: tuple[str, tuple[Tasks, list[int]] | None] = "__init__", None
+        while True:
+            failure = None
             try:
-                if name == "reset":
-                    shared["observations"][part] = env.begin(*argument)
-                else:
-                    results = env.step(shared["actions"][part])
-                    for key, values in results._asdict().items():
-                        shared[key][part] = values
-            except Exception:
-                failure = traceback.format_exc()
+                execute(*command)
+            except BaseException as error:
+                own = isinstance(error, FamilyError)
+                message = str(error) if own else f"{name}: {command[0]}: {described(error)}"
+                failure = message, traceback.format_exc()
             connection.send(failure)
+            if failure is not None:
+                return
+            command = connection.recv()
+
+
+def _end_with_parent() -> None:
+    """Ends a worker whose call does not return when the process that started it has ended."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)

@@ -16,15 +16,48 @@ class InUseError(UsageError):
 
 
 class NonFiniteError(UsageError):
-    """Training has diverged: the message names a parameter that is infinite or NaN, and where."""
+    """A number is infinite or NaN: the message says which one, and where it arose."""
+
+    def __init__(self, message: str, tasks: Iterable[int] = (), remedy: str = ""):
+        """Names the number.
+
+        Args:
+            message: says what it is.
+            tasks: indices of the tasks that have such a number; none if it is of no single task.
+            remedy: what to try, if it is not what the learner suggests.
+
+        """
+        super().__init__(message)
+        self.tasks = tuple(tasks)
+        self.remedy = remedy
 
 
-class WorkerError(Exception):
-    """A worker process failed: the message has the worker, environment, task and traceback."""
+class FamilyError(Exception):
+    """The code of a task family failed, or returned what does not fit: the message says where.
+
+    The command line prints the message and exits with status 1.
+    """
+
+
+class WorkerError(FamilyError):
+    """A worker process ended or gave no answer: the message has the environment and its task."""
+
+
+class UnfitError(Exception):
+    """A value that foreign code returned is none that it may return."""
 
 
 class RankError(Exception):
     """Another process of torchrun has ended, or did not answer in time."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether metarl's own computation needs more memory than there is."""
+    if isinstance(error, FamilyError | UsageError):
+        return False
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # of a GPU
+        return True
+    return type(error) is RuntimeError and "DefaultCPUAllocator" in str(error)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -14,10 +14,13 @@ Each chunk's tensor operations run on one core. Torch's own thread pool is kept 
 operation: beside a simulator's pool on the same cores it slows an update many times.
 """
 
+import contextlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 import torch
@@ -34,6 +37,9 @@ where Fisher products see a tenth of the samples."""
 LEAST_CHUNKS = 4
 """Chunks that tasks are divided into, however few samples they have, so that several threads and
 processes can share them."""
+
+CGROUP = Path("/sys/fs/cgroup")
+"""Where the limits of a container stand."""
 
 Node: TypeAlias = tuple[int, int]
 """The chunks from the first index to before the second, among the chunks of all processes."""
@@ -145,19 +151,37 @@ def pick_device(name: str) -> torch.device:
     return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
 
 
+def free_memory(device: torch.device) -> float:
+    """Bytes that this process may still take; infinite where nothing says how many."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    free = math.inf
+    with contextlib.suppress(OSError, ValueError):
+        (line,) = (x for x in Path("/proc/meminfo").read_text().splitlines() if "Available" in x)
+        free = 1024.0 * int(line.split()[1])
+    with contextlib.suppress(OSError, ValueError):  # of a container; "max" without a limit
+        most, taken = (
+            int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current")
+        )
+        free = min(free, float(most - taken))
+    return free
+
+
 class Workers:
     """A pool of threads that maps a function over chunks, in order."""
 
-    def __init__(self, threads: int = 0, ranks: Ranks | None = None):
+    def __init__(self, threads: int = 0, ranks: Ranks | None = None, task_chunk: int = 0):
         """Workers of one process.
 
         Args:
             threads: 0 takes every core of this process.
             ranks: the processes that share the tasks; this one alone if not given.
+            task_chunk: tasks that are computed at once, at most; 0: as many as is fast.
 
         """
         self.threads = threads or available_cores()
         self.ranks = ranks or Alone()
+        self.task_chunk = task_chunk
         torch.set_num_threads(1)
         # The number is one of each thread: where a product in a thread of the pool came first, it
         # would be divided over all cores, and its last bits would differ from run to run.
@@ -183,6 +207,8 @@ class Workers:
         chunk = Shard.whole(tasks, rows, device).chunk
         if device.type != "cpu":
             chunk = -(-tasks // number)  # a GPU takes all of its tasks at once
+        if self.task_chunk:
+            chunk = min(chunk, self.task_chunk)
         shard = Shard(tasks, chunk, self.ranks.rank, number)
         if shard.ranks > shard.all_chunks:
             raise UsageError(
@@ -191,12 +217,33 @@ class Workers:
             )
         return shard
 
-    def map(self, function: Callable[..., R], *items: Iterable[Any]) -> list[R]:
-        """`list(map(function, *items))`, on the pool's threads; one call alone on this thread."""
+    def map(
+        self, function: Callable[..., R], *items: Iterable[Any], shard: Shard | None = None
+    ) -> list[R]:
+        """`list(map(function, *items))`, on the pool's threads; one call alone on this thread.
+
+        Args:
+            shard: whose chunks the items are, no more of which are computed at once than
+                `task_chunk` allows.
+
+        """
         calls = list(zip(*items, strict=True))
-        if self._pool is None or len(calls) == 1:
+        together = len(calls)
+        if shard is not None and self.task_chunk:
+            together = max(1, self.task_chunk // shard.chunk)
+        if self._pool is None or min(together, len(calls)) <= 1:
             return [function(*call) for call in calls]
-        return list(self._pool.map(lambda call: function(*call), calls))
+        parts = (calls[i : i + together] for i in range(0, len(calls), together))
+        return [x for part in parts for x in self._pool.map(lambda call: function(*call), part)]
+
+    def keeps(self, tasks: int, bytes_each: float, device: torch.device) -> bool:
+        """Whether what is computed of so many tasks may be kept, or has to be computed again.
+
+        Without `task_chunk`, it may take half of the memory that is free.
+        """
+        if self.task_chunk:
+            return tasks <= self.task_chunk
+        return tasks * bytes_each <= free_memory(device) / 2
 
     def sum(
         self, function: Callable[[Any], tuple[Tensor, ...]], items: Iterable[Any], shard: Shard
@@ -210,7 +257,7 @@ class Workers:
             ValueError: the items are not as many as the shard has chunks.
 
         """
-        leaves = self.map(function, items)
+        leaves = self.map(function, items, shard=shard)
         if len(leaves) != len(shard.chunks):
             raise ValueError(f"{len(leaves)} results are not those of chunks {shard.chunks}")
         known = {(i, i + 1): leaf for i, leaf in zip(shard.chunks, leaves, strict=True)}

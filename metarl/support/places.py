@@ -3,15 +3,17 @@
 import re
 import sysconfig
 import traceback
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 METARL = str(Path(__file__).parents[1])
 """Folder of metarl."""
 INSTALLED = (METARL, *sysconfig.get_paths().values())
 """Folders of metarl, Python and installed packages."""
-FRAME = re.compile(r'File "(.+)", line (\d+), in (.+)')
-"""A line of a traceback."""
+DUMPED = re.compile(r'File "(.+)", line (\d+) in (.+)')
+"""A line of what `faulthandler` writes."""
+LONGEST = 500
+"""Characters of an error's text that a message shows."""
 
 
 def place_of(error: BaseException) -> str:
@@ -38,9 +40,31 @@ def place_in_called_code(error: BaseException) -> str | None:
     return f"{own[-1].filename}:{own[-1].lineno}, in {own[-1].name}" if own else None
 
 
-def place_in_trace(lines: Iterable[str]) -> str:
-    """FILE:LINE, in FUNCTION, of the user's code in the lines of a traceback of another process."""
-    places = [found.groups() for line in lines if (found := FRAME.search(line))]
-    own = [place for place in places if not place[0].startswith(INSTALLED)]
-    file, line, function = (own or places)[-1]
-    return f"{file}:{line}, in {function}"
+def place_in_stack(frames: Sequence[traceback.FrameSummary]) -> str:
+    """FILE:LINE, in FUNCTION, of the innermost line of the user's code in a stack."""
+    own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
+    place = (own or list(frames))[-1]
+    return f"{place.filename}:{place.lineno}, in {place.name}"
+
+
+def place_in_dump(text: str) -> str | None:
+    """The same for what `faulthandler` wrote, the innermost call first; None if it is nothing."""
+    found = [traceback.FrameSummary(f, int(n), name) for f, n, name in DUMPED.findall(text)]
+    return place_in_stack(found[::-1]) if found else None
+
+
+def described(error: BaseException) -> str:
+    """The error on one line, with its place; it may be of any kind, also one without a text."""
+    return f"{text_of(error)} ({place_in_called_code(error) or place_of(error)})"
+
+
+def text_of(error: BaseException) -> str:
+    """The kind of an error and its text, on one line."""
+    try:
+        text = " ".join(str(error).split())
+    except BaseException as other:
+        text = f"its text cannot be read ({type(other).__name__})"
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    # Neither control sequences nor what no terminal can encode.
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

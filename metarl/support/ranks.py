@@ -102,11 +102,11 @@ def ranks(timeout: float) -> Ranks:
     return Torchrun(timeout) if is_launched() and _variable("WORLD_SIZE") > 1 else Alone()
 
 
-def make_workers(threads: int, timeout: float) -> Workers:
+def make_workers(threads: int, timeout: float, task_chunk: int = 0) -> Workers:
     """Workers of this process; 0 threads take its share of the cores of the host."""
     if not threads and is_launched():
         threads = max(1, available_cores() // _variable("LOCAL_WORLD_SIZE"))
-    return Workers(threads, ranks(timeout))
+    return Workers(threads, ranks(timeout), task_chunk)
 
 
 def first_to_tell() -> bool:

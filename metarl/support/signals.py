@@ -1,13 +1,18 @@
 """Signals that ask a program to end: Ctrl-C, a scheduler's request, a closed terminal."""
 
 import math
+import multiprocessing.connection
 import os
 import select
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
+
+from metarl.support.places import METARL
 
 SAME_REQUEST_SECONDS = 1.0
 """Signals within this time after the first count as the same request to end."""
@@ -82,3 +87,51 @@ def _leave_late(
             elif now - first > SAME_REQUEST_SECONDS:
                 last = min(last, now + AT_ONCE_SECONDS)
     leave(number)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """In the block, Ctrl-C raises KeyboardInterrupt in a way that `is_request_to_end` knows.
+
+    Only if Python's own handler does so otherwise.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def is_request_to_end(error: BaseException) -> bool:
+    """Whether a person pressed Ctrl-C, and no other code raised a KeyboardInterrupt."""
+    if not isinstance(error, KeyboardInterrupt):
+        return False
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        return True  # Python's own handler raises it in whatever code runs
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.startswith(METARL)
+
+
+def end_with_children(process: BaseProcess, patience: float = 0.0) -> None:
+    """Ends a process, which leads a group of its own, with all that it has started.
+
+    Args:
+        process: has called `os.setpgrp`.
+        patience: seconds that it has to end by itself.
+
+    """
+    multiprocessing.connection.wait([process.sentinel], patience)
+    assert process.pid is not None
+    # Before it is joined, so that its number is that of no other process.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()

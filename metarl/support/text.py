@@ -1,5 +1,7 @@
-"""Words in messages."""
+"""Words in messages, and the text of JSON files."""
 
+import json
+import math
 from collections.abc import Mapping
 
 WORD, MESSAGE = 160, 600
@@ -26,3 +28,16 @@ def counted(number: int, noun: str) -> str:
 def described_units(units: Mapping[str, str]) -> str:
     """Names and their units: `velocity in m/s, mass in kg`."""
     return ", ".join(f"{name} in {unit}" for name, unit in units.items())
+
+
+def json_text(data: object, indent: int | None = None) -> str:
+    """The data as JSON, which has null in the place of a number that does not exist."""
+    return json.dumps(_with_null(data), indent=indent, allow_nan=False)
+
+
+def _with_null(data: object) -> object:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: _with_null(value) for key, value in data.items()}
+    return [_with_null(value) for value in data] if isinstance(data, list | tuple) else data

@@ -31,10 +31,12 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
-from metarl.support.errors import UsageError
+from metarl.support.errors import FamilyError, UnfitError, UsageError
+from metarl.support.foreign import START_LIMIT, Calling
 from metarl.support.modules import import_module_here
-from metarl.support.places import place_of
+from metarl.support.places import described
 from metarl.support.randomness import RandomKey, Use
+from metarl.support.signals import is_request_to_end
 from metarl.support.types import Json
 from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, load_declaration, parse_value
 from metarl.tasks.distributions import TaskDistribution
@@ -42,6 +44,8 @@ from metarl.tasks.suggestions import SHIPPED, suggestion
 from metarl.tasks.task import (
     Task,
     Tasks,
+    distinct_tasks,
+    expect_task_space,
     stack_tasks,
     uniform_task,
     validate_tasks,
@@ -119,11 +123,15 @@ class TaskFamily:
                 it has no task.
 
         """
-        with self._explained():
+        with self._explained(), Calling(lambda: f"{self.id}: __init__", START_LIMIT):
             env = self.make()
-        space = task_environment(env).task_space
+            space = task_environment(env).task_space
         if not isinstance(space, spaces.Dict):
             raise UsageError(f"{self.id}: task_space is a {space}, not a spaces.Dict")
+        expect_task_space(self.id, space)
+        for name in ("observation_space", "action_space"):
+            if not isinstance(getattr(env, name, None), spaces.Space):
+                raise UsageError(f"{self.id}: {name} is {getattr(env, name, None)!r}, not a space")
         return env
 
     @property
@@ -270,10 +278,8 @@ class TaskFamily:
     def holds_out(self) -> bool:
         """Whether there are test tasks that are none of training: not in a family of two tasks."""
 
-        def seen(split: str) -> set[tuple[float, ...]]:
-            drawn = self.sample_tasks(DRAWS, RandomKey(0), split)
-            rows = (np.concatenate([np.ravel(x[i]) for x in drawn.values()]) for i in range(DRAWS))
-            return {tuple(row.tolist()) for row in rows}
+        def seen(split: str) -> set[bytes]:
+            return distinct_tasks(self.sample_tasks(DRAWS, RandomKey(0), split))
 
         return not seen("test") <= seen("train")
 
@@ -285,9 +291,20 @@ class TaskFamily:
         self.check_split(split)
         key = RandomKey(key) if isinstance(key, int) else key
         # Each split has its own stream, so that no two splits draw the same tasks.
-        stream, sample = self.splits.index(split), self._sampler()
-        tasks = [sample(key.generator(Use.TASK, i, stream), split) for i in range(number)]
-        return validate_tasks(self.task_space, stack_tasks(tasks), number)
+        stream = self.splits.index(split)
+        tasks: list[Task] = []
+        with Calling(lambda: f"{self.id}: task {len(tasks)} of split {split}") as calling:
+            sample = self._sampler()
+            for i in range(number):
+                calling.again()
+                drawn = sample(key.generator(Use.TASK, i, stream), split)
+                if not isinstance(drawn, Mapping):
+                    raise UnfitError(f"is a {type(drawn).__name__}, not a dict of parameters")
+                try:
+                    tasks.append(validate_tasks(self.task_space, drawn, None))
+                except UsageError as error:
+                    raise UsageError(f"{self.id}: sample_task of split {split}: {error}") from None
+        return stack_tasks(tasks)
 
     def _sampler(self) -> Callable[[np.random.Generator, str], Task]:
         own = getattr(self.task_env, "sample_task", None)
@@ -305,19 +322,20 @@ class TaskFamily:
             yield
         except UsageError:
             raise
-        except Exception as error:
-            raise UsageError(self._why_not_made(error)) from error
+        except BaseException as error:  # also a SystemExit
+            if is_request_to_end(error):
+                raise
+            cause = (error.__cause__ if isinstance(error, FamilyError) else None) or error
+            raise UsageError(self._why_not_made(cause)) from cause
 
-    def _why_not_made(self, error: Exception) -> str:
+    def _why_not_made(self, error: BaseException) -> str:
         """One line on an error of the environment's own code, or of the call with its options."""
         # Gymnasium re-raises a TypeError where it calls the class.
         while _raised_by_gymnasium(error) and isinstance(error.__cause__, TypeError):
             error = error.__cause__
         if _raised_by_gymnasium(error) and isinstance(error, TypeError):  # the call itself fails
             return f"{self.id} cannot be made with {self.options}: {error}"
-        text = " ".join(str(error).split())
-        raised = f"{type(error).__name__}: {text} (raised at {place_of(error)})"
-        return f"{self.id} cannot be made: {raised}"
+        return f"{self.id} cannot be made: {described(error)}"
 
 
 def make_family(id: str, horizon: int | None = None, **options: object) -> TaskFamily:

@@ -1,5 +1,6 @@
 """Tasks, as values of named parameters that are checked against a task space."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,6 +35,15 @@ def select_tasks(tasks: Tasks, index: int | slice | Sequence[int] | np.ndarray) 
     return {name: np.asarray(values[index]) for name, values in tasks.items()}
 
 
+def distinct_tasks(tasks: Tasks) -> set[bytes]:
+    """A hash of each different task."""
+    parts = [x + 0 if x.dtype.kind == "f" else x for x in tasks.values()]  # −0 and 0 are equal
+    return {
+        hashlib.blake2b(b"".join(x[i].tobytes() for x in parts)).digest()
+        for i in range(count_tasks(tasks))
+    }
+
+
 def validate_tasks(
     task_space: spaces.Dict, tasks: Mapping[str, npt.ArrayLike], number: int | None
 ) -> Tasks:
@@ -45,13 +55,12 @@ def validate_tasks(
 
     """
     if set(tasks) != set(task_space):
-        raise UsageError(
-            f"task has parameters {sorted(tasks)}, but its space has {sorted(task_space)}"
-        )
+        named = sorted(map(str, tasks))
+        raise UsageError(f"task has parameters {named}, but its space has {sorted(task_space)}")
     batch = () if number is None else (number,)
     checked = {}
     for name, space in task_space.items():
-        values = np.asarray(tasks[name], space.dtype)
+        values = _converted(name, tasks[name], space)
         shape = space.shape or ()
         if values.shape != (*batch, *shape):
             expected = (*batch, *shape)
@@ -75,6 +84,43 @@ def validate_tasks(
         # Later writes to the caller's array must not change the task.
         checked[name] = values.copy()
     return checked
+
+
+def _converted(name: str, value: npt.ArrayLike, space: Space) -> np.ndarray:
+    """The value of a parameter in the type of its space, where no number is lost."""
+    try:
+        given = np.asarray(value)
+        if given.dtype.kind not in "biuf":
+            raise TypeError("it is not of real numbers")
+        with np.errstate(invalid="ignore"):  # NaN is outside every range
+            values: np.ndarray = np.asarray(given, space.dtype)
+    except Exception as error:
+        text = f"{type(value).__name__} {' '.join(repr(value).split())[:60]}"
+        raise UsageError(f"task parameter {name} is the {text}, not numbers: {error}") from None
+    if values.dtype.kind in "iu" and given.dtype.kind == "f" and not (values == given).all():
+        wrong = np.ravel(given)[np.ravel(values != given)][0]
+        raise UsageError(f"task parameter {name} = {wrong:g} must be a whole number")
+    return values
+
+
+def expect_task_space(family: str, space: spaces.Dict) -> None:
+    """Checks that a space is one of tasks.
+
+    Raises:
+        UsageError: it is empty, or a parameter is of a space that has no numbers of its own.
+
+    """
+    if not space.spaces:
+        raise UsageError(f"{family}: task_space is empty; a task needs at least one parameter")
+    kinds = spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary
+    for name, part in space.items():
+        if not isinstance(name, str) or not isinstance(part, kinds):
+            raise UsageError(
+                f"{family}: task parameter {name!r} is a {type(part).__name__}; it must be a Box, "
+                "Discrete, MultiDiscrete or MultiBinary with a name"
+            )
+        if not math.prod(part.shape or ()):
+            raise UsageError(f"{family}: task parameter {name} has shape {part.shape}: no numbers")
 
 
 def parse_task(task_space: spaces.Dict, assignments: Sequence[str], rest: Task) -> Task:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-COLUMNS = ("tried", "survived", "traceback", "lost", "silent")
+COLUMNS = ("tried", "survived", "traceback", "hang", "lost", "silent")
 """Survived: as if nothing had happened, or one line that says what is wrong. Silent: wrong, and no
 word about it."""
 
