@@ -28,9 +28,11 @@ from metarl.sampling.rollout import collect
 from metarl.simulation.backends import (
     Processes,
     choose_backend,
+    device_of,
     expect_info,
     make_simulations,
 )
+from metarl.simulation.physics import WarpOptions
 from metarl.simulation.protocol import Simulation
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.parallel import Shard, pick_device
@@ -165,9 +167,12 @@ class MetaLearner(BaseLearner):
         for split in config.eval_splits:
             self.family.check_split(split)
         # So that a wrong choice fails here.
-        name, backend = choose_backend(self.family, 1, config.simulation)
+        self.simulation, backend = choose_backend(
+            self.family, config.environments, config.simulation
+        )
+        self.simulation_device = device_of(backend)
         if self.info_metrics:
-            expect_info(name, backend)
+            expect_info(self.simulation, backend)
             expect_reported(self.info_metrics, self.family)
         for warning in running_statistics(self.family.prototype):
             logger.warning("%s: %s", self.family.id, warning)
@@ -312,7 +317,8 @@ class MetaLearner(BaseLearner):
 
         """
         checked = validate_tasks(self.family.task_space, task, None)
-        return self._adaptation_to(checked, steps, seed)[1]
+        _, rollouts = self._adaptation_to(checked, steps, seed)
+        return [rollout.to(torch.device("cpu")) for rollout in rollouts]
 
     def render(
         self,
@@ -401,7 +407,8 @@ class MetaLearner(BaseLearner):
         """The first episode of each task, where observations are places in the plane."""
         if not self.family.planar:
             return None
-        parts = self.workers.ranks.exchange([rollout.path().numpy() for rollout in rollouts])
+        paths = [rollout.path().cpu().numpy() for rollout in rollouts]
+        parts = self.workers.ranks.exchange(paths)
         return [np.concatenate(stage)[::repeats] for stage in zip(*parts, strict=True)]
 
     def _warn_of_scales(self, rollout: Rollout) -> None:
@@ -425,8 +432,13 @@ class MetaLearner(BaseLearner):
                 self.episodes,
                 self.workers.threads,
                 Processes(self.config.workers, self.config.worker_timeout),
-                self.config.simulation,
+                self.simulation,
                 [metric.name for metric in self.info_metrics],
+                WarpOptions(
+                    self.config.warp_contacts,
+                    self.config.warp_constraints,
+                    self.config.warp_deterministic,
+                ),
             )
         return self._simulations[tasks, self.episodes]
 
@@ -465,6 +477,9 @@ def expect_finite(parameters: Mapping[str, Tensor], where: str, remedy: str) -> 
         NonFiniteError: names the first parameter that is not finite, and where that arose.
 
     """
-    for name, value in parameters.items():
-        if not torch.isfinite(value).all():
+    finite = {name: value.isfinite().all() for name, value in parameters.items()}
+    if torch.stack([*finite.values()]).all():  # one look at all, as a GPU waits for each
+        return
+    for name, known in finite.items():
+        if not known:
             raise NonFiniteError(f"{name} is not finite {where}: try {remedy}")

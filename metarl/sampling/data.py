@@ -132,9 +132,10 @@ class Rollout:
 
     @property
     def outcomes(self) -> Outcomes:
-        """How the episodes went."""
-        sums = self.log_probs.sum(-1)
-        return Outcomes(self.returns, sums, self.env_steps, self.unstable, self.success, self.info)
+        """How the episodes went, on the CPU."""
+        returns, sums = self.returns.cpu(), self.log_probs.sum(-1).cpu()
+        success, info = (x if x is None else x.cpu() for x in (self.success, self.info))
+        return Outcomes(returns, sums, self.env_steps, self.unstable, success, info)
 
     def padded(self, steps: int) -> "Rollout":
         """The rollout with padding up to so many steps."""
