@@ -62,7 +62,10 @@ def collect(
         indices = range(first_task + share.start, first_task + share.stop)
         own = select_tasks(tasks, share)
         part = actor.part(share)
-        return _collect(simulation, part, units, own, indices, episodes, horizon, key, stage, info)
+        with own_stream(simulation.device):
+            return _collect(
+                simulation, part, units, own, indices, episodes, horizon, key, stage, info
+            )
 
     return _joined(workers.map(of_share, simulations, shares))
 
@@ -124,30 +127,6 @@ def _collect(
     info: Sequence[InfoMetric],
 ) -> Rollout:
     """The rollout of one simulation; `indices` number its tasks among all."""
-    with own_stream(simulation.device):
-        recording, kind, last, final, steps = _recorded(
-            simulation, actor, units, tasks, indices, episodes, horizon, key, stage
-        )
-        rollout = _assembled(recording, kind, steps, last, final, info)
-    finish = getattr(simulation, "finish", None)
-    if finish is not None:
-        finish()
-    _expect_finite(rollout, tasks)
-    return rollout
-
-
-def _recorded(
-    simulation: Simulation,
-    actor: Actor,
-    units: ActionUnits,
-    tasks: Tasks,
-    indices: range,
-    episodes: int,
-    horizon: int,
-    key: RandomKey,
-    stage: int,
-) -> tuple[_Recording, type[Distribution], Step, Tensor, int]:
-    """Takes the steps: what they gave, the last one, the observations after it, their number."""
     shape, device = (len(indices), episodes), simulation.device
     # Where all happens on a GPU, a step is captured once and replayed: the GPU waits for no Python.
     captures = device.type == actor.device.type != "cpu"
@@ -190,13 +169,17 @@ def _recorded(
         return type(distribution), step
 
     advanced = Replayed(advance, captures)
-    for steps in range(1, horizon + 1):  # noqa: B007 (returned)
+    for steps in range(1, horizon + 1):  # noqa: B007 (of which the rollout is)
         kind, last = advanced()
         # On a GPU, asking would wait for the step.
         if device.type == "cpu" and ended.all():
             break
     advanced.wait()
-    return recording, kind, last, x, steps
+    rollout = _assembled(recording, kind, steps, last, x, info)
+    if (finish := getattr(simulation, "finish", None)) is not None:
+        finish()
+    _expect_finite(rollout, tasks)
+    return rollout
 
 
 def _noise(

@@ -12,6 +12,7 @@ from typing import Any
 
 import mujoco
 import mujoco_warp
+import numpy as np
 import torch
 import warp
 from torch import Tensor
@@ -89,6 +90,7 @@ class WarpPhysics(MujocoModel):
         self._graph: Any = None
         self._integrated = {n: self._live(n) for n in INTEGRATED if getattr(self._data, n).size}
         self._ctrl, self._qacc = self._live("ctrl"), self._live("qacc")
+        self._overflow = self._live("overflow")
         self._fields = {field: self._live(field) for field in family.fields}
         self._recorded = {field: x.clone() for field, x in self._fields.items()}
 
@@ -141,7 +143,7 @@ class WarpPhysics(MujocoModel):
             UsageError: there was no room for one; names the option that gives more.
 
         """
-        found = int(self._data.overflow.numpy().max(initial=0))
+        found = int(np.bitwise_or.reduce(self._overflow.cpu().numpy()))
         if not found:
             return
         room = {}
@@ -170,7 +172,7 @@ class WarpPhysics(MujocoModel):
                 f"--simulation warp cannot step {type(self._family).__name__}: mujoco-warp has no "
                 f"{name} of a state{hint}"
             )
-        shape = getattr(getattr(mujoco.MjData(self.model), name), "shape", ())
+        shape = getattr(getattr(mujoco.MjData(self.model), name, None), "shape", ())
         live: Tensor = warp.to_torch(array)
         return live.view(self._number, *shape)
 
