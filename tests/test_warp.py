@@ -242,6 +242,19 @@ def test_a_short_run_learns_and_its_policy_is_worth_the_same_on_mujoco():
 
 
 @SLOW
+def test_deterministic_physics_give_the_same_bits_again():
+    def states(**options):
+        simulation = cheetah(64, **options)
+        for action in random_actions(simulation, 20):
+            step = simulation.step(action.to(simulation.device))
+        return step.observations.cpu().clone()
+
+    fixed = states(deterministic=True)
+    assert torch.equal(fixed, states(deterministic=True))
+    assert (fixed - states()).abs().median() < 1e-3
+
+
+@SLOW
 @pytest.mark.parametrize("id", CHAOTIC)
 @pytest.mark.parametrize("deviation", [1.0, 3.0, 10.0])
 def test_returns_of_chaotic_bodies_are_those_of_mujoco(id, deviation):

@@ -14,6 +14,7 @@ without a GPU it measures warp's CPU device, which is to try the script.
 """
 
 import dataclasses
+import gc
 import json
 import subprocess
 import sys
@@ -86,6 +87,8 @@ def main(options: Options) -> None:
                 write(options, {"measured": name, "at": since(begin), **line})
         except Exception as error:  # the other measurements are worth having
             write(options, {"measured": name, "failed": f"{type(error).__name__}: {error}"[:500]})
+        gc.collect()
+        torch.cuda.empty_cache()
     print(f"limit: at least {TARGET:,} steps/s end to end on HalfCheetahDir at a size of choice")
 
 

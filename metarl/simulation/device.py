@@ -2,7 +2,8 @@
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -14,34 +15,28 @@ from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, MujocoFamil
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
+class Limited(Protocol):
+    """Physics that have room for so many contacts."""
+
+    def expect_no_overflow(self) -> None:
+        """Raises a UsageError if there were more since `begin`."""
+
+
 class DeviceSimulation(DeclaredSimulation):
     """Environments over physics in torch; `collect` draws their action noise there, by counter."""
 
     counts_noise = True
 
-    def __init__(
-        self,
-        family: DeclaredFamily,
-        physics: Physics,
-        num_envs: int,
-        horizon: int | None,
-        device: torch.device,
-        info: Sequence[str] = (),
-        check: Callable[[], None] | None = None,
-    ):
-        """Environments at rest, until `begin`; `check` is what `finish` does."""
-        super().__init__(family, physics, num_envs, horizon, device, info)
-        self._check = check
-
     def finish(self) -> None:
         """Checks the steps since `begin`, when no further one follows.
 
         Raises:
-            UsageError: the physics had no room for what they had to hold.
+            UsageError: mujoco-warp had no room for all contacts or constraints.
 
         """
-        if self._check is not None:
-            self._check()
+        if isinstance(self.physics, Limited):
+            self.physics.expect_no_overflow()
 
 
 def make_device_simulation(
@@ -58,11 +53,10 @@ def make_device_simulation(
 
         if device.type == "cpu":
             _warn_of_cpu()
-        worlds = WarpPhysics(family, number, device, options)
-        check = worlds.expect_no_overflow
-        return DeviceSimulation(family, worlds, number, horizon, device, info, check)
-    assert isinstance(family, DynamicsFamily)
-    physics = DynamicsPhysics(family, number)
+        physics: Physics = WarpPhysics(family, number, device, options)
+    else:
+        assert isinstance(family, DynamicsFamily)
+        physics = DynamicsPhysics(family, number)
     return DeviceSimulation(family, physics, number, horizon, device, info)
 
 
