@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from metarl.simulation.declared import DeclaredSimulation
 from metarl.simulation.dynamics import DynamicsPhysics
@@ -19,8 +20,8 @@ logger = logging.getLogger(__name__)
 class Limited(Protocol):
     """Physics that have room for so many contacts."""
 
-    def expect_no_overflow(self) -> None:
-        """Raises a UsageError if there were more since `begin`."""
+    def expect_no_overflow(self, failed: Tensor) -> None:
+        """Raises a UsageError if there were more since `begin` in worlds that have not failed."""
 
 
 class DeviceSimulation(DeclaredSimulation):
@@ -36,7 +37,7 @@ class DeviceSimulation(DeclaredSimulation):
 
         """
         if isinstance(self.physics, Limited):
-            self.physics.expect_no_overflow()
+            self.physics.expect_no_overflow(self._flags[2])
 
 
 def make_device_simulation(
