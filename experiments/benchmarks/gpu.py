@@ -28,6 +28,7 @@ import tyro
 
 from metarl import Config, Learner
 from metarl.sampling.rollout import collect
+from metarl.support import graphs
 from metarl.support.parallel import available_cores
 from metarl.support.randomness import Phase, RandomKey
 
@@ -64,6 +65,8 @@ class Options:
     """Seconds after which nothing more is begun."""
     deterministic: bool = False
     """Whether to measure the first family again with --warp-deterministic."""
+    capture: bool = True
+    """Whether what torch does in a step is captured and replayed; the physics always are."""
     threads: int = 0
     """Of the batch; 0 for all cores."""
     results: Path = Path("gpu.jsonl")
@@ -73,6 +76,8 @@ class Options:
 def main(options: Options) -> None:
     """Measures all that there is time for."""
     begin = time.perf_counter()
+    if not options.capture:
+        graphs.WARM_UPS = sys.maxsize
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "warp's CPU device"
     write(options, {"machine": device, "cores": available_cores(), "torch": torch.__version__})
     if torch.cuda.is_available():

@@ -49,7 +49,10 @@ from which on mujoco-warp's authors call it efficient."""
 
 
 class Backend(Protocol):
-    """Makes the simulations of the families that it can step."""
+    """Makes the simulations of the families that it can step.
+
+    One whose simulations are not on the CPU has a method `device()`, which says where they are.
+    """
 
     def refusal(self, family: TaskFamily) -> str | None:
         """Why it cannot step the family, such as "it is not a declared family"; None if it can."""
