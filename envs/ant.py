@@ -26,6 +26,8 @@ class Ant(Locomotion):
     """What the ant families share."""
 
     xml: ClassVar[str] = "ant.xml"
+    contacts: ClassVar[int] = 16
+    constraints: ClassVar[int] = 64
     control_timestep: ClassVar[float] = 0.05  # s
     fields: ClassVar[tuple[str, ...]] = ("qpos", "qvel", "cfrc_ext")
     reset_noise: ClassVar[float] = 0.1

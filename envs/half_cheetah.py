@@ -26,6 +26,8 @@ class HalfCheetah(Locomotion):
     """What the cheetah families share."""
 
     xml: ClassVar[str] = "half_cheetah.xml"
+    contacts: ClassVar[int] = 12
+    constraints: ClassVar[int] = 48
     control_timestep: ClassVar[float] = 0.05  # s
     reset_noise: ClassVar[float] = 0.1
     normal_velocities: ClassVar[bool] = True

@@ -23,6 +23,8 @@ class HopperParams(Locomotion):
     """Hop with random body parameters: r = v + 1 − .001 ‖a‖²; observation of Hopper-v5 (11)."""
 
     xml: ClassVar[str] = "hopper.xml"
+    contacts: ClassVar[int] = 12
+    constraints: ClassVar[int] = 48
     control_timestep: ClassVar[float] = 0.008  # s
     model_fields: ClassVar[tuple[str, ...]] = MODEL_FIELDS
     observation_size: ClassVar[int] = 11

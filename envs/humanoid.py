@@ -28,6 +28,8 @@ class HumanoidDir(Locomotion):
     """
 
     xml: ClassVar[str] = "humanoid.xml"
+    contacts: ClassVar[int] = 32
+    constraints: ClassVar[int] = 96
     control_timestep: ClassVar[float] = 0.015  # s
     fields: ClassVar[tuple[str, ...]] = (
         *("qpos", "qvel", "cinert", "cvel", "qfrc_actuator", "cfrc_ext", "subtree_com"),

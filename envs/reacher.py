@@ -25,6 +25,8 @@ class ReacherGoal(MujocoFamily):
     """Move the tip to g in the disc of radius .2: r = −‖tip − g‖ − ‖a‖², as in Reacher-v5."""
 
     xml: ClassVar[str] = "reacher.xml"
+    contacts: ClassVar[int] = 4
+    constraints: ClassVar[int] = 16
     control_timestep: ClassVar[float] = 0.02  # s
     source: ClassVar[str] = "Gymnasium"
 

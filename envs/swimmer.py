@@ -21,6 +21,8 @@ class SwimmerVel(Locomotion):
     """Swim at a given speed: r = −|v − g|; the observation is that of Swimmer-v5 (8)."""
 
     xml: ClassVar[str] = "swimmer.xml"
+    contacts: ClassVar[int] = 4
+    constraints: ClassVar[int] = 16
     control_timestep: ClassVar[float] = 0.04  # s
     observation_size: ClassVar[int] = 8
     reset_noise: ClassVar[float] = 0.1

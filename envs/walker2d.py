@@ -24,6 +24,8 @@ class Walker2d(Locomotion):
     """What the walker families share; the observation is that of Walker2d-v5 (17)."""
 
     xml: ClassVar[str] = "walker2d_v5.xml"
+    contacts: ClassVar[int] = 12
+    constraints: ClassVar[int] = 48
     control_timestep: ClassVar[float] = 0.008  # s
     observation_size: ClassVar[int] = 17
     reset_noise: ClassVar[float] = 0.005

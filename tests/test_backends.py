@@ -96,7 +96,7 @@ def test_an_impossible_choice_is_one_line():
         make_simulations(make_family(LINE), 2, 2, 1, simulation="batch")
     with pytest.raises(
         UsageError,
-        match=r"^--simulation bach must be one of auto, batch, gymnasium, or MODULE:CLASS; did ",
+        match=r"^--simulation bach must be one of auto, batch, gymnasium, warp, or MODULE:CLASS; ",
     ):
         make_simulation(make_family(CHEETAH), 2, simulation="bach")
 
@@ -131,7 +131,7 @@ def test_a_backend_of_another_package_needs_no_edit():
     assert (
         choose_backend(cheetah, 2, "test_backends:StillBackend")[0] == "test_backends:StillBackend"
     )
-    with pytest.raises(UsageError, match=r"must be one of auto, batch, gymnasium, still"):
+    with pytest.raises(UsageError, match=r"must be one of auto, batch, gymnasium, warp, still"):
         make_simulation(cheetah, 2, simulation="x")
 
 

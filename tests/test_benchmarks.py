@@ -20,6 +20,13 @@ BENCHMARKS, DOCS = ROOT / "experiments" / "benchmarks", ROOT / "docs"
             "ReacherGoal-v0",
         ),
         pytest.param(
+            "gpu",
+            "--worlds 4 --tasks 2 --horizon 3 --rounds 1 --batch-worlds 4 --curve-episodes 2 "
+            "--curve-seconds 0 --families HalfCheetahDir --results /dev/null",
+            '{"measured": "HalfCheetahDir warp 4"',
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             "ranks",
             "--pairs 1 --iterations 1 --family envs:BernoulliBandit-v0",
             "efficiency",

@@ -26,7 +26,7 @@ from metarl.sampling.actor import Adaptive
 from metarl.sampling.data import Rollout
 from metarl.support.errors import UsageError
 from metarl.support.options import Count, Positive
-from metarl.support.randomness import Phase, RandomKey
+from metarl.support.randomness import Array, NoiseSource, Phase, RandomKey
 from metarl.tasks.task import Tasks, count_tasks
 
 
@@ -77,9 +77,9 @@ class Posterior:
         """The posterior of some of the tasks."""
         return Posterior(self.a[tasks], self.b[tasks], self.temperature)
 
-    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
+    def noise(self, generator: NoiseSource, *shape: int) -> Array:
         """Standard Gumbel noise: [*shape, arms]."""
-        return generator.gumbel(size=(*shape, self.a.shape[1])).astype(np.float32)
+        return generator.gumbel(size=(*shape, self.a.shape[1]))
 
     def perceive(self, observations: Tensor) -> Tensor:
         """The observation, which says nothing in a bandit."""

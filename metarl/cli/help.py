@@ -7,7 +7,8 @@ GROUPS = {
     "common": "help family algorithm learner preset iterations seed run-dir resume",
     "task": "family-options horizon action-scale observe-task problem problem-options",
     "sampling": "meta-batch-size episodes trials task-choice discount gae-lambda baseline "
-    "simulation workers worker-timeout sampling-device",
+    "simulation warp-contacts warp-constraints warp-deterministic workers worker-timeout "
+    "sampling-device",
     "policy": "policy policy-options hidden-sizes hidden-size activation normalise-observations "
     "normalise-rewards",
     "inner loop": "inner-lr inner-steps estimator sampling-correction correction-over-steps adapts "

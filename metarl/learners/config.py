@@ -192,8 +192,18 @@ class FamilyRunConfig(RunConfig):
     """Policy actions from -scale to scale cover the range of bounded actions, so that the initial
     σ = 1 explores with 1/scale of it; that of the family if not given, which is 1 for most."""
     simulation: str = "auto"
-    """What steps the environments: auto, batch (MuJoCo's batch engine), gymnasium (one by one), one
-    that an installed package announces, or MODULE:CLASS."""
+    """What steps the environments: auto, batch (MuJoCo's batch engine), warp (mujoco-warp on a GPU,
+    which auto takes for thousands of environments), gymnasium (one by one), one that an installed
+    package announces, or MODULE:CLASS."""
+    warp_contacts: WholeNumber = 0
+    """Room that --simulation warp makes for contacts, per environment on average; 0: what the
+    family declares."""
+    warp_constraints: WholeNumber = 0
+    """Room that --simulation warp makes for constraints of each environment; 0: what the family
+    declares."""
+    warp_deterministic: bool = False
+    """Whether --simulation warp gives the same bits again on a GPU, which makes it slower; on the
+    CPU it always does."""
     workers: WholeNumber = 0
     """Processes for environments that are stepped one by one; 0 steps them in this process. Their
     number changes no result."""
@@ -209,6 +219,8 @@ class FamilyRunConfig(RunConfig):
     changeable: ClassVar[frozenset[str]] = RunConfig.changeable | {
         "workers",
         "worker_timeout",
+        "warp_contacts",
+        "warp_constraints",
         "eval_splits",
         "info_metrics",
     }
@@ -230,6 +242,11 @@ class FamilyRunConfig(RunConfig):
     def episodes_per_iteration(self) -> int:
         """Episodes that an iteration samples, of all tasks and stages."""
         raise NotImplementedError
+
+    @property
+    def environments(self) -> int:
+        """Environments that are stepped at once in training, by which --simulation auto chooses."""
+        return 1
 
     @classmethod
     def at_budget(cls, budget: Budget, **options: Any) -> Self:

@@ -32,9 +32,11 @@ from metarl.sampling.rollout import collect
 from metarl.simulation.backends import (
     Processes,
     choose_backend,
+    device_of,
     expect_info,
     make_simulations,
 )
+from metarl.simulation.physics import WarpOptions
 from metarl.simulation.protocol import Simulation
 from metarl.support.errors import UsageError
 from metarl.support.parallel import Shard, pick_device
@@ -190,9 +192,12 @@ class MetaLearner(BaseLearner):
         for split in config.eval_splits:
             self.family.check_split(split)
         # So that a wrong choice fails here.
-        name, backend = choose_backend(self.family, 1, config.simulation)
+        self.simulation, backend = choose_backend(
+            self.family, config.environments, config.simulation
+        )
+        self.simulation_device = device_of(backend)
         if self.info_metrics:
-            expect_info(name, backend)
+            expect_info(self.simulation, backend)
             expect_reported(self.info_metrics, self.family)
         for warning in running_statistics(self.family.prototype):
             logger.warning("%s: %s", self.family.id, warning)
@@ -376,7 +381,8 @@ class MetaLearner(BaseLearner):
 
         """
         checked = validate_tasks(self.family.task_space, task, None)
-        return self._adaptation_to(checked, steps, seed)[1]
+        _, rollouts = self._adaptation_to(checked, steps, seed)
+        return [rollout.to(torch.device("cpu")) for rollout in rollouts]
 
     def render(
         self,
@@ -479,7 +485,8 @@ class MetaLearner(BaseLearner):
         """The first episode of each task, where observations are places in the plane."""
         if not self.family.planar:
             return None
-        parts = self.workers.ranks.exchange([rollout.path().numpy() for rollout in rollouts])
+        paths = [rollout.path().cpu().numpy() for rollout in rollouts]
+        parts = self.workers.ranks.exchange(paths)
         return [np.concatenate(stage)[::repeats] for stage in zip(*parts, strict=True)]
 
     def _warn_of_scales(self, rollout: Rollout) -> None:
@@ -503,8 +510,13 @@ class MetaLearner(BaseLearner):
                 self.episodes,
                 self.workers.threads,
                 Processes(self.config.workers, self.config.worker_timeout),
-                self.config.simulation,
+                self.simulation,
                 [metric.name for metric in self.info_metrics],
+                WarpOptions(
+                    self.config.warp_contacts,
+                    self.config.warp_constraints,
+                    self.config.warp_deterministic,
+                ),
             )
         return self._simulations[tasks, self.episodes]
 

@@ -83,6 +83,8 @@ class MAMLLearner(MetaLearner):
         """`family` replaces the one that the configuration names."""
         super().__init__(config, family)
         self.sampling_device = pick_device(config.sampling_device)
+        if self.simulation_device.type != "cpu":  # nothing is sent from one to the other
+            self.sampling_device = self.simulation_device
         self.policy = make_policy(
             self.observation_space,
             self.action_space,
@@ -300,7 +302,8 @@ class MAMLLearner(MetaLearner):
         """Adds the advantages of all processes, whose mean is 0 for each task, to what rewards are
         divided by.
         """
-        deviations, seen = deviations.cpu(), self._learned_from(rollout, shard)
+        deviations = deviations.to(rollout.valid.device)
+        seen = self._learned_from(rollout, shard)
 
         def of_tasks(tasks: slice) -> tuple[Tensor, ...]:
             steps = seen[tasks].sum((1, 2)).double()

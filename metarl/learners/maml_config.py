@@ -36,8 +36,9 @@ class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
     """A named preset of the options below, which can still be set one by one; `metarl algorithms`
     lists them."""
     sampling_device: Literal["cpu", "cuda"] = "cpu"
-    """Where the policy acts while rollouts are collected. Physics run on the CPU, and a small
-    policy is not worth sending every step to a GPU."""
+    """Where the policy acts while rollouts are collected, if physics run on the CPU: a small policy
+    is not worth sending every step to a GPU. With --simulation warp it acts where the physics run.
+    """
 
     meta_batch_size: Count = 40
     """Tasks of a meta-iteration."""
@@ -173,4 +174,9 @@ class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
     @property
     def episodes_per_iteration(self) -> int:
         """Episodes of all tasks, before and after each inner step."""
-        return self.meta_batch_size * self.episodes * (self.inner_steps + 1)
+        return self.environments * (self.inner_steps + 1)
+
+    @property
+    def environments(self) -> int:
+        """One for each episode of each task."""
+        return self.meta_batch_size * self.episodes

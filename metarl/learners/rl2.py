@@ -92,6 +92,11 @@ class RL2Config(TaskChoiceOptions, PolicyRunConfig):
         """Episodes of all trials."""
         return self.trials * self.episodes
 
+    @property
+    def environments(self) -> int:
+        """One for each trial."""
+        return self.trials
+
     @classmethod
     def at_budget(cls, budget: Budget, **options: Any) -> Self:
         """Trials with an episode for each stage, in all as many as a batch of MAML has.

@@ -21,6 +21,7 @@ from metarl.policies.action_distributions import (
 from metarl.policies.observations import numbers
 from metarl.policies.parameters import Parameters
 from metarl.support.errors import UsageError
+from metarl.support.randomness import Array, NoiseSource
 from metarl.support.types import Space
 
 LOG_STD = "log_std"
@@ -45,7 +46,7 @@ class Actions(Protocol):
     def distribution(self, output: Tensor, parameters: Mapping[str, Tensor]) -> Distribution:
         """The distribution from the network's output [tasks, ..., outputs]."""
 
-    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
+    def noise(self, generator: NoiseSource, *shape: int) -> Array:
         """Noise for `Distribution.sample`: [*shape, ...]."""
 
     def shown(self, actions: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class ContinuousActions:
         ones = (1,) * (output.dim() - 2)
         return Gaussian(output, log_std.reshape(-1, *ones, self.outputs))
 
-    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
+    def noise(self, generator: NoiseSource, *shape: int) -> Array:
         """Standard normal noise, float32: [*shape, action]."""
         return generator.standard_normal((*shape, self.outputs), np.float32)
 
@@ -95,9 +96,9 @@ class DiscreteActions:
         """The distribution with the output as logits."""
         return Categorical(torch.log_softmax(output, -1))
 
-    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
-        """Standard Gumbel noise, float32: [*shape, actions]."""
-        return generator.gumbel(size=(*shape, self.outputs)).astype(np.float32)
+    def noise(self, generator: NoiseSource, *shape: int) -> Array:
+        """Standard Gumbel noise: [*shape, actions]."""
+        return generator.gumbel(size=(*shape, self.outputs))
 
     def shown(self, actions: Tensor) -> Tensor:
         """One-hot."""
@@ -132,10 +133,10 @@ class MultiDiscreteActions:
         ]
         return MultiCategorical(torch.stack(padded, -2))
 
-    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
-        """Standard Gumbel noise, float32: [*shape, dimensions, most options]."""
+    def noise(self, generator: NoiseSource, *shape: int) -> Array:
+        """Standard Gumbel noise: [*shape, dimensions, most options]."""
         size = (*shape, len(self.options), max(self.options))
-        return generator.gumbel(size=size).astype(np.float32)
+        return generator.gumbel(size=size)
 
     def shown(self, actions: Tensor) -> Tensor:
         """One-hot, one dimension after the other."""

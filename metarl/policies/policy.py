@@ -22,6 +22,7 @@ from metarl.policies.observations import Observations, has_image
 from metarl.policies.parameters import Parameters, expand
 from metarl.support.errors import UsageError
 from metarl.support.places import place_of
+from metarl.support.randomness import Array, NoiseSource
 from metarl.support.types import Space
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Policy:
         """π(· | s) under parameters [tasks, ...] at observations [tasks, ..., observation]."""
         return self.actions.distribution(self.network.output(parameters, observations), parameters)
 
-    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
+    def noise(self, generator: NoiseSource, *shape: int) -> Array:
         """Noise for `Distribution.sample`: [*shape, ...]."""
         return self.actions.noise(generator, *shape)
 

@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-import numpy as np
 import torch
+from array_api_compat import array_namespace
 from torch import Tensor
 
 from metarl.policies.action_distributions import Distribution
 from metarl.policies.policy import Policy
 from metarl.sampling.data import Rollout, lengthened
+from metarl.support.randomness import Array, NoiseSource
 
 
 class Actor(Protocol):
@@ -23,7 +24,7 @@ class Actor(Protocol):
     def part(self, tasks: slice) -> Self:
         """The actor of some of the tasks; a memory is shared with the whole, not copied."""
 
-    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
+    def noise(self, generator: NoiseSource, *shape: int) -> Array:
         """What `Distribution.sample` takes: [*shape, action]."""
 
     def perceive(self, observations: Tensor) -> Tensor:
@@ -84,7 +85,7 @@ class PolicyActor:
         own = {name: p[tasks] for name, p in self.parameters.items()}
         return PolicyActor(self.policy, own, None if self.hints is None else self.hints[tasks])
 
-    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
+    def noise(self, generator: NoiseSource, *shape: int) -> Array:
         """The policy's."""
         return self.policy.noise(generator, *shape)
 
@@ -124,9 +125,10 @@ class MostLikely:
         """The actor of some of the tasks."""
         return MostLikely(self.actor.part(tasks))
 
-    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
+    def noise(self, generator: NoiseSource, *shape: int) -> Array:
         """None at all: `Distribution.sample` takes the mode then."""
-        return np.zeros_like(self.actor.noise(generator, *shape))
+        drawn = self.actor.noise(generator, *shape)
+        return array_namespace(drawn).zeros_like(drawn)
 
     def perceive(self, observations: Tensor) -> Tensor:
         """What the actor sees."""

@@ -58,7 +58,8 @@ def make_scaled_batch(
         mean, std = moments(advantages, part.valid)
         is_last = last_steps(part.valid)
         rewards = part.rewards + discount * final_value.unsqueeze(-1) * is_last
-        powers = discount ** torch.arange(rewards.shape[-1]).to(rewards) * part.valid
+        t = torch.arange(rewards.shape[-1], device=rewards.device)
+        powers = discount ** t.to(rewards) * part.valid
         # The mean that advantages lose is a constant baseline.
         scaled = (advantages - mean) * part.valid, rewards * powers, (values + mean) * powers
         divisor = std if scale is None else scale
@@ -108,7 +109,9 @@ def discounted_sums(rewards: Tensor, discount: float) -> Tensor:
     t = torch.arange(rewards.shape[-1], device=rewards.device)
     lag = (t.unsqueeze(-1) - t).clamp(min=0)  # [k, t]
     # One product with the triangle of γ^{k−t} is many times faster than a loop over time.
-    return rewards @ torch.tril(torch.tensor(discount, dtype=rewards.dtype, device=t.device) ** lag)
+    # `full` fills on the device; `tensor` would send the number there, and wait.
+    base = torch.full((), discount, dtype=rewards.dtype, device=t.device)
+    return rewards @ torch.tril(base**lag)
 
 
 def generalised_advantages(

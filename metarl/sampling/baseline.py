@@ -97,12 +97,12 @@ def fit_values(rollout: Rollout, discounted: Tensor, discount: float) -> tuple[T
 
     returns = discounted.flatten(1, 2).unsqueeze(-1)
     x = ((1 - powers).unsqueeze(-1) * phi).flatten(1, 2)
-    w = torch.linalg.solve(_gram(x), x.mT @ returns)  # [tasks, feature, 1]
+    w = _solve(_gram(x), x.mT @ returns)  # [tasks, feature, 1]
     x = phi.flatten(1, 2)
     ahead = (powers.unsqueeze(2) @ phi).squeeze(2)  # Σ_t γ^{n_t} φ_t of each episode
     gram, right, bootstrap = _gram(x), x.mT @ returns, ahead.mT @ final
     for _ in range(ROUNDS):
-        w = torch.linalg.solve(gram, right + bootstrap @ w)
+        w = _solve(gram, right + bootstrap @ w)
     return (phi @ w.unsqueeze(1)).squeeze(-1), (final @ w).squeeze(-1)
 
 
@@ -159,6 +159,12 @@ BASELINES = Parts[Baseline](
     takes("rollout", "discounted", "discount"),
     "a function of (rollout, discounted, discount)",
 )
+
+
+def _solve(gram: Tensor, right: Tensor) -> Tensor:
+    """`torch.linalg.solve` without the look at its success: the ridge makes the matrix regular."""
+    solution: Tensor = torch.linalg.solve_ex(gram, right)[0]
+    return solution
 
 
 def _gram(x: Tensor) -> Tensor:

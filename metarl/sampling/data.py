@@ -150,14 +150,16 @@ class Rollout:
 
     @property
     def outcomes(self) -> Outcomes:
-        """How the episodes went."""
-        sums = self.log_probs.sum(-1)
-        steps = self.valid.sum(-1)
-        return Outcomes(self.returns, sums, steps, self.unstable, self.success, self.info)
+        """How the episodes went, on the CPU."""
+        sums, steps = self.log_probs.sum(-1).cpu(), self.valid.sum(-1).cpu()
+        success, info = (x if x is None else x.cpu() for x in (self.success, self.info))
+        return Outcomes(self.returns.cpu(), sums, steps, self.unstable, success, info)
 
     def blank(self, tasks: Collection[int]) -> "Rollout":
         """The rollout with zeros where these tasks were: their steps count, and teach nothing."""
-        dropped = torch.isin(torch.arange(len(self.valid)), torch.tensor(list(tasks)))
+        device = self.valid.device
+        numbers = torch.arange(len(self.valid), device=device)
+        dropped = torch.isin(numbers, torch.tensor(list(tasks), device=device))
 
         def zeros(values: Tensor) -> Tensor:
             return values.masked_fill(dropped.reshape(-1, *(1,) * (values.dim() - 1)), 0)

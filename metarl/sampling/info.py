@@ -56,7 +56,8 @@ def per_episode(values: Tensor, valid: Tensor, metrics: Sequence[InfoMetric]) ->
     last = (valid.sum(-1) - 1)[..., None, None].expand(*valid.shape[:2], 1, len(metrics))
     at_end = values.gather(2, last).squeeze(2)
     means = values.masked_fill(~valid.unsqueeze(-1), torch.nan).nanmean(2)
-    return torch.where(torch.tensor([metric.mean for metric in metrics]), means, at_end)
+    wanted = torch.tensor([metric.mean for metric in metrics], device=values.device)
+    return torch.where(wanted, means, at_end)
 
 
 def expect_reported(metrics: Sequence[InfoMetric], family: TaskFamily) -> None:

@@ -12,7 +12,9 @@ from metarl.policies.action_units import ActionUnits
 from metarl.sampling.actor import Actor
 from metarl.sampling.data import Rollout, concatenated
 from metarl.sampling.info import InfoMetric, per_episode
+from metarl.sampling.noise import CountedNoise
 from metarl.simulation.protocol import Simulation, Step
+from metarl.support.graphs import Replayed, own_stream
 from metarl.support.parallel import Workers
 from metarl.support.randomness import RandomKey, Use
 from metarl.tasks.task import Tasks, select_tasks
@@ -47,7 +49,7 @@ def collect(
         info: what `Step.info` of the simulations holds, and what the rollout has of it.
 
     Returns:
-        A rollout on the CPU.
+        A rollout on the device of the simulations.
     """
     ends = np.cumsum([simulation.num_envs // episodes for simulation in simulations])
     shares = [slice(*bounds) for bounds in pairwise([0, *ends.tolist()])]
@@ -56,7 +58,10 @@ def collect(
         indices = range(first_task + share.start, first_task + share.stop)
         own = select_tasks(tasks, share)
         part = actor.part(share)
-        return _collect(simulation, part, units, own, indices, episodes, horizon, key, stage, info)
+        with own_stream(simulation.device):
+            return _collect(
+                simulation, part, units, own, indices, episodes, horizon, key, stage, info
+            )
 
     return _joined(workers.map(of_share, simulations, shares))
 
@@ -64,16 +69,34 @@ def collect(
 class _Recording:
     """Buffers [time, tasks, episodes, ...] of what each step gives, made at the first step."""
 
-    def __init__(self, horizon: int):
+    def __init__(self, horizon: int, counter: Tensor | None = None):
+        """`counter` [1]: where to count the steps, so that a captured step counts when replayed."""
         self._horizon = horizon
+        self._counter = counter
+        self._t = 0
         self._buffers: dict[str, Tensor] = {}
 
-    def write(self, t: int, **values: Tensor) -> None:
-        """Keeps the values of step t."""
+    def now(self, values: Tensor) -> Tensor:
+        """The values of this step: [time, ...] -> [...]."""
+        if self._counter is None:
+            return values[self._t]
+        return values.index_select(0, self._counter).squeeze(0)
+
+    def write(self, **values: Tensor) -> None:
+        """Keeps the values of this step."""
         for name, value in values.items():
             if name not in self._buffers:
                 self._buffers[name] = value.new_zeros((self._horizon, *value.shape))
-            self._buffers[name][t] = value
+            if self._counter is None:
+                self._buffers[name][self._t] = value
+            else:
+                self._buffers[name].index_copy_(0, self._counter, value.unsqueeze(0))
+
+    def end_step(self) -> None:
+        """What follows is of the next step."""
+        self._t += 1
+        if self._counter is not None:
+            self._counter += 1
 
     def read(self, name: str, steps: int) -> Tensor:
         """The values of the first steps: [tasks, episodes, time, ...]."""
@@ -100,11 +123,13 @@ def _collect(
     info: Sequence[InfoMetric],
 ) -> Rollout:
     """The rollout of one simulation; `indices` number its tasks among all."""
-    shape = (len(indices), episodes)
-    noise = _noise(actor, key, indices, stage, horizon, episodes)
+    shape, device = (len(indices), episodes), simulation.device
+    # Where all happens on a GPU, a step is captured once and replayed: the GPU waits for no Python.
+    captures = device.type == actor.device.type != "cpu"
+    noise = _noise(simulation, actor, key, indices, stage, horizon, episodes)
     streams = [seed for i in indices for seed in key.seeds(Use.RESET, i, stage, episodes)]
     repeated = {name: np.repeat(values, episodes, axis=0) for name, values in tasks.items()}
-    units = units.to(simulation.device)
+    units = units.to(device)
 
     def perceived(observations: Tensor) -> Tensor:
         # A copy, because the simulation may write its next observations over these. Images stay
@@ -113,40 +138,64 @@ def _collect(
         x = observations.to(actor.device, kept, copy=True)
         return actor.perceive(x.reshape(*shape, -1))
 
+    # Tensors that stay where they are, so that a captured step goes on from the one before it.
     x = perceived(simulation.begin(repeated, np.array(streams)))
-    recording = _Recording(horizon)
-    ended = torch.zeros(shape, dtype=torch.bool, device=simulation.device)
-    for t in range(horizon):
+    ended = torch.zeros(shape, dtype=torch.bool, device=device)
+    counter = torch.zeros(1, dtype=torch.int64, device=device) if captures else None
+    recording = _Recording(horizon, counter)
+
+    def advance() -> tuple[type[Distribution], Step]:
         distribution, values = actor.act(x)
-        actions = distribution.sample(noise[t])
+        actions = distribution.sample(recording.now(noise))
         # An action that is not finite is found with the whole rollout, and never acted out.
-        flat = actions.to(simulation.device).flatten(0, 1).nan_to_num(0.0, 0.0, 0.0)
+        flat = actions.to(device).flatten(0, 1).nan_to_num(0.0, 0.0, 0.0)
         step = simulation.step(units.to_environment(flat))
         active, rewards = ~ended, step.rewards.reshape(shape)
         actor.remember(actions, rewards, active)
         parts = {f"part_{i}": part for i, part in enumerate(distribution)}
-        recording.write(t, x=x, actions=actions, rewards=rewards, valid=active, **parts)
+        recording.write(x=x, actions=actions, rewards=rewards, valid=active, **parts)
         if values is not None:
-            recording.write(t, values=values)
+            recording.write(values=values)
         if step.success is not None:
-            recording.write(t, success=active & step.success.reshape(shape))
+            recording.write(success=active & step.success.reshape(shape))
         if step.info is not None:
-            recording.write(t, info=step.info.reshape(*shape, -1))
-        ended = (step.terminated | step.truncated).reshape(shape)
-        x = perceived(step.observations)
+            recording.write(info=step.info.reshape(*shape, -1))
+        recording.end_step()
+        ended.copy_((step.terminated | step.truncated).reshape(shape))
+        x.copy_(perceived(step.observations))
+        return type(distribution), step
+
+    advanced = Replayed(advance, captures)
+    for steps in range(1, horizon + 1):  # noqa: B007 (of which the rollout is)
+        kind, last = advanced()
         # On a GPU, asking would wait for the step.
-        if simulation.device.type == "cpu" and ended.all():
+        if device.type == "cpu" and ended.all():
             break
-    return _assembled(recording, type(distribution), t + 1, step, x.cpu(), info)
+    advanced.wait()
+    rollout = _assembled(recording, kind, steps, last, x, info)
+    if (finish := getattr(simulation, "finish", None)) is not None:
+        finish()
+    return rollout
 
 
 def _noise(
-    actor: Actor, key: RandomKey, indices: range, stage: int, horizon: int, episodes: int
+    simulation: Simulation,
+    actor: Actor,
+    key: RandomKey,
+    indices: range,
+    stage: int,
+    horizon: int,
+    episodes: int,
 ) -> Tensor:
     """What actions are sampled with, where they are computed: [time, tasks, episodes, ...]."""
+    if getattr(simulation, "counts_noise", False):
+        words = [key.seeds(Use.ACTION, i, stage, episodes) for i in indices]
+        streams = torch.from_numpy(np.array(words, np.uint64).view(np.int64)).to(actor.device)
+        counted: Tensor = actor.noise(CountedNoise(streams), horizon, *streams.shape)
+        return counted.float()
     # Time first, so that a longer horizon begins with the same noise.
     drawn = [actor.noise(key.generator(Use.ACTION, i, stage), horizon, episodes) for i in indices]
-    return torch.from_numpy(np.stack(drawn, axis=1)).to(actor.device)
+    return torch.from_numpy(np.stack(drawn, axis=1)).to(actor.device, torch.float32)
 
 
 def _assembled(
@@ -158,24 +207,26 @@ def _assembled(
     info: Sequence[InfoMetric],
 ) -> Rollout:
     """The rollout of what was recorded."""
-    mask, actions = recording.read("valid", steps).cpu(), recording.read("actions", steps)
+    mask, actions = recording.read("valid", steps), recording.read("actions", steps)
+    device = mask.device
     number = sum(f"part_{i}" in recording for i in range(2))
     together = kind(*(recording.read(f"part_{i}", steps) for i in range(number)))
+    values: Tensor | None = None
+    if "values" in recording:
+        values = _masked(recording.read("values", steps).to(device), mask)
     return Rollout(
         # An ended episode rests in its last state; what it shows and draws there is no experience.
-        observations=_masked(recording.read("x", steps).cpu(), mask),
-        actions=_masked(actions.cpu(), mask),
-        log_probs=_masked(together.log_prob(actions).cpu(), mask),
-        rewards=_masked(recording.read("rewards", steps).cpu(), mask),
+        observations=_masked(recording.read("x", steps).to(device), mask),
+        actions=_masked(actions.to(device), mask),
+        log_probs=_masked(together.log_prob(actions).to(device), mask),
+        rewards=_masked(recording.read("rewards", steps), mask),
         valid=mask,
-        terminated=last.terminated.reshape(mask.shape[:2]).to("cpu", copy=True),
-        final_observations=final,
+        terminated=last.terminated.reshape(mask.shape[:2]).clone(),
+        final_observations=final.to(device),
         unstable=int(last.failed.sum()),
-        success=recording.read("success", steps).any(-1).cpu() if "success" in recording else None,
-        values=_masked(recording.read("values", steps).cpu(), mask)
-        if "values" in recording
-        else None,
-        info=per_episode(recording.read("info", steps).cpu(), mask, info) if info else None,
+        success=recording.read("success", steps).any(-1) if "success" in recording else None,
+        values=values,
+        info=per_episode(recording.read("info", steps), mask, info) if info else None,
     )
 
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -13,6 +12,7 @@ from metarl.policies.action_distributions import Distribution
 from metarl.policies.recurrent import RecurrentPolicy
 from metarl.sampling.actor import in_blocks, of_rows
 from metarl.sampling.data import PER_STEP, Rollout, Trials
+from metarl.support.randomness import Array, NoiseSource
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class TrialActor:
         )
         return TrialActor(self._network, part)
 
-    def noise(self, generator: np.random.Generator, *shape: int) -> np.ndarray:
+    def noise(self, generator: NoiseSource, *shape: int) -> Array:
         """As a policy without memory has it."""
         return self._network.actions.noise(generator, *shape)
 

@@ -8,13 +8,15 @@ Another package announces its backend as an entry point, whose name `simulation`
 
 import dataclasses
 import functools
+import importlib.util
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import gymnasium
 
+from metarl.simulation.physics import WarpOptions
 from metarl.support.errors import UsageError
 from metarl.support.foreign import START_LIMIT, Calling
 from metarl.support.parts import Parts
@@ -22,6 +24,8 @@ from metarl.tasks.declaration import DynamicsFamily, MujocoFamily
 from metarl.tasks.family import TaskFamily
 
 if TYPE_CHECKING:  # listing families and their backends must not import torch
+    import torch
+
     from metarl.simulation.protocol import Simulation
 
 AUTO = "auto"
@@ -40,8 +44,16 @@ class Processes:
 NONE = Processes()
 
 
+WARP_ENVS = 2048
+"""Environments from which on `auto` takes a GPU that is there. To be measured: it is the number
+from which on mujoco-warp's authors call it efficient."""
+
+
 class Backend(Protocol):
-    """Makes the simulations of the families that it can step."""
+    """Makes the simulations of the families that it can step.
+
+    One whose simulations are not on the CPU has a method `device()`, which says where they are.
+    """
 
     def refusal(self, family: TaskFamily) -> str | None:
         """Why it cannot step the family, such as "it is not a declared family"; None if it can."""
@@ -180,6 +192,59 @@ class GymnasiumBackend:
         return GymnasiumSimulation(environments)
 
 
+class WarpBackend:
+    """Steps all environments of a declared family on a GPU: by mujoco-warp, or array operations."""
+
+    def refusal(self, family: TaskFamily) -> str | None:
+        """As a batch, and MuJoCo families where mujoco-warp is not installed."""
+        missing = not all(map(importlib.util.find_spec, ("mujoco_warp", "warp")))
+        if isinstance(family.declaration, MujocoFamily) and missing:
+            return 'mujoco-warp is not installed; pip install "metarl-suite[gpu]" brings it'
+        return BatchBackend().refusal(family)
+
+    def preference(self, family: TaskFamily, num_envs: int) -> float:
+        """Above that of a batch where there is a GPU, for as many environments as pay."""
+        if num_envs < WARP_ENVS:
+            return -1.0
+        return 2.0 if self.device().type == "cuda" else -1.0
+
+    def shares(self, family: TaskFamily) -> int:
+        """One: a GPU takes all tasks at once."""
+        return 1
+
+    def device(self) -> "torch.device":
+        """The GPU of this process with its index, or the CPU if there is none."""
+        import torch
+
+        from metarl.support.parallel import pick_device
+
+        device = pick_device("auto")
+        return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
+
+    def make(
+        self,
+        family: TaskFamily,
+        num_envs: int,
+        threads: int,
+        processes: Processes,
+        info: Sequence[str] = (),
+        warp: WarpOptions | None = None,
+    ) -> "Simulation":
+        """Makes a simulation on the device; `threads` and `processes` are not used.
+
+        Raises:
+            UsageError: mujoco-warp cannot step the family's model.
+
+        """
+        from metarl.simulation.device import make_device_simulation
+
+        declaration = family.declaration
+        assert declaration is not None  # `refusal` ensures it
+        return make_device_simulation(
+            declaration, num_envs, family.horizon, self.device(), info, warp or WarpOptions()
+        )
+
+
 def flat_from(family: TaskFamily) -> gymnasium.Env:
     """An environment of the family with flat observations."""
     from metarl.policies.observations import flat_environment
@@ -190,7 +255,7 @@ def flat_from(family: TaskFamily) -> gymnasium.Env:
 BACKENDS = Parts[type[Backend]](
     "--simulation",
     "metarl.simulations",
-    {"batch": BatchBackend, "gymnasium": GymnasiumBackend},
+    {"batch": BatchBackend, "gymnasium": GymnasiumBackend, "warp": WarpBackend},
     lambda part: (
         isinstance(part, type) and all(hasattr(part, n) for n in vars(Backend) if n[0] != "_")
     ),
@@ -234,18 +299,23 @@ def make_simulations(
     processes: Processes = NONE,
     simulation: str = AUTO,
     info: Sequence[str] = (),
+    warp: WarpOptions | None = None,
 ) -> "list[Simulation]":
     """Makes simulations for `episodes` episodes of each task, which share the tasks in order.
+
+    `warp` is for those of mujoco-warp.
 
     Raises:
         UsageError: there is no such backend, it cannot step the family, or it has no info.
 
     """
     name, backend = choose_backend(family, tasks * episodes, simulation)
-    asked: dict[str, Sequence[str]] = {}
+    asked: dict[str, Any] = {}
     if info:
         expect_info(name, backend)
         asked["info"] = info
+    if warp is not None and "warp" in inspect.signature(backend.make).parameters:
+        asked["warp"] = warp
     number = min(tasks, backend.shares(family))
     sizes = [tasks // number + (i < tasks % number) for i in range(number)]
     return [backend.make(family, size * episodes, threads, processes, **asked) for size in sizes]
@@ -277,6 +347,14 @@ def make_simulation(
 def backend_name(family: TaskFamily) -> str:
     """The backend that `auto` takes for one environment of the family."""
     return choose_backend(family, 1)[0]
+
+
+def device_of(backend: Backend) -> "torch.device":
+    """Where the simulations of a backend are; a backend without `device` is on the CPU."""
+    import torch
+
+    device = getattr(backend, "device", None)
+    return torch.device("cpu") if device is None else device()
 
 
 def has_own_vector(family: TaskFamily) -> bool:

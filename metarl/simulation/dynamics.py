@@ -43,12 +43,12 @@ class DynamicsPhysics:
         after = call(self._family, "transition", before, actions, self._tasks, noise)
         xp = array_namespace(before)
         moves = active[(..., *(None for _ in before.shape[1:]))]
-        self._states = xp.astype(xp.where(moves, after, before), before.dtype, copy=False)
+        self._states[...] = xp.where(moves, after, before)  # in place, so that it can be captured
         return actions, None
 
     def state(self) -> Array:
-        """The states, which no later step overwrites."""
-        return self._states
+        """A copy of the states."""
+        return array_namespace(self._states).asarray(self._states, copy=True)
 
 
 class DynamicsEnv(DeclaredEnv):

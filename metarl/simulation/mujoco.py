@@ -17,7 +17,7 @@ from metarl.simulation.physics import call, expect_shape
 from metarl.simulation.picture import Picture, check_camera
 from metarl.simulation.single import DeclaredEnv
 from metarl.support.errors import UsageError, nearest
-from metarl.tasks.declaration import MujocoFamily, load_declaration
+from metarl.tasks.declaration import Array, MujocoFamily, load_declaration
 from metarl.tasks.noise import Noise, Purpose
 from metarl.tasks.task import Tasks
 
@@ -51,8 +51,8 @@ def stop_clock() -> None:
         ctypes.c_void_p.in_dll(ctypes.CDLL(str(library)), "mjcb_time").value = None
 
 
-class _Model:
-    """What the two kinds of physics share: the compiled model, its time step and its actuators."""
+class MujocoModel:
+    """What all physics of a model share: the compiled model, its time step and its actuators."""
 
     def __init__(self, family: MujocoFamily):
         _prepare_mujoco()
@@ -139,12 +139,10 @@ class _Model:
                 )
         return configured
 
-    def _initial(
-        self, streams: np.ndarray, qpos: np.ndarray, qvel: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _initial(self, streams: Array, qpos: Array, qvel: Array) -> tuple[Array, Array]:
         """First states that the family draws, given those of the models: [n, nq], [n, nv]."""
         noise = Noise(streams, Purpose.RESET)
-        first: tuple[np.ndarray, np.ndarray] = call(self._family, "initial", noise, qpos, qvel)
+        first: tuple[Array, Array] = call(self._family, "initial", noise, qpos, qvel)
         for values, own in zip(first, (qpos, qvel), strict=True):
             expect_shape(self._family, "initial", values, own.shape)
         return first
@@ -165,7 +163,7 @@ def _compiled(path: str, contact_forces: bool) -> mujoco.MjModel:
     return spec.compile()
 
 
-class LoopPhysics(_Model):
+class LoopPhysics(MujocoModel):
     """One MjData per environment, stepped one after the other."""
 
     def __init__(self, family: MujocoFamily, number: int):
@@ -214,7 +212,7 @@ class LoopPhysics(_Model):
         )
 
 
-class BatchPhysics(_Model):
+class BatchPhysics(MujocoModel):
     """All environments in one `mujoco.batch.Batch`, bit-equal to a loop over MjData."""
 
     def __init__(self, family: MujocoFamily, number: int, threads: int):

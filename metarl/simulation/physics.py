@@ -1,5 +1,6 @@
 """The physics of declared families, which step states in NumPy or in torch."""
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -8,6 +9,18 @@ import numpy as np
 from metarl.support.errors import UsageError
 from metarl.support.types import Space
 from metarl.tasks.declaration import Array, DeclaredFamily, States
+
+
+@dataclass(frozen=True)
+class WarpOptions:
+    """How mujoco-warp steps environments."""
+
+    contacts: int = 0
+    """Room for contacts, per environment on average; 0: what the family declares."""
+    constraints: int = 0
+    """Room for constraints, for each environment; 0: what the family declares."""
+    deterministic: bool = False
+    """Whether a GPU gives the same bits again."""
 
 
 class Physics(Protocol):

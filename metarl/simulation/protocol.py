@@ -29,8 +29,12 @@ class Simulation(Protocol):
     """`num_envs` environments, each with a task and a stream of random numbers of its own.
 
     All episodes begin together. An episode that has ended rests until the next `begin`: it is not
-    stepped, its observation stays, its rewards are 0, and its flags stay set. No method reads a
-    value on the host if `device` is not the CPU.
+    stepped, its observation stays, its rewards are 0, and its flags stay set.
+
+    If `device` is not the CPU, `step` reads no value on the host and changes its tensors in place,
+    so that it can be captured. A simulation may have two attributes more: `finish()`, called after
+    the last step, raises a UsageError if the episodes are not valid; and where `counts_noise` is
+    true, the noise of actions is drawn on the device, by counter.
     """
 
     @property

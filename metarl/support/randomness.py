@@ -7,13 +7,23 @@ threads or processes changes no draw.
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from array_api_compat import array_namespace, device
 
 Array = Any
 """A NumPy array or a torch tensor."""
+
+
+class NoiseSource(Protocol):
+    """What the noise of actions is drawn from: NumPy's generator, or one on a device."""
+
+    def standard_normal(self, size: tuple[int, ...], dtype: type[np.float32], /) -> Array:
+        """Standard normal numbers of that shape."""
+
+    def gumbel(self, *, size: tuple[int, ...]) -> Array:
+        """Standard Gumbel numbers of that shape, float64."""
 
 
 class Phase(IntEnum):

@@ -129,6 +129,10 @@ class MujocoFamily(DeclaredFamily):
     substep."""
     model_fields: ClassVar[tuple[str, ...]] = ()
     """The MjModel fields that differ from task to task: those that `configure` returns."""
+    contacts: ClassVar[int] = 0
+    """Room that mujoco-warp makes for contacts, per environment on average; 0: its own guess."""
+    constraints: ClassVar[int] = 0
+    """Room that mujoco-warp makes for constraints of each environment; 0: its own guess."""
 
     def initial(self, noise: Noise, qpos: Array, qvel: Array) -> tuple[Array, Array]:
         """qpos [..., nq] and qvel [..., nv] at reset, given the model's own; by default these."""

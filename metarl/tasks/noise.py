@@ -13,6 +13,7 @@ class Purpose(IntEnum):
 
     RESET = 1
     TRANSITION = 2
+    ACTION = 3
 
 
 class Noise:
@@ -35,9 +36,7 @@ class Noise:
 
     def normal(self, n: int) -> Array:
         """Standard normal: [..., n] float64."""
-        # The midpoint of one of 2^52 intervals is never 0 or 1.
-        words = self._words(n) >> 1
-        return normal_quantile((_as_float(words) + 0.5) * 2.0**-52)
+        return normal_quantile(_midpoints(self._words(n)))
 
     def zeros(self, n: int) -> Array:
         """Zeros of the same array type and on the same device: [..., n] float64."""
@@ -45,13 +44,30 @@ class Noise:
         return xp.zeros(shape, dtype=xp.float64, device=device(self._starts))
 
     def uniform_at(self, step: Array, n: int) -> Array:
-        """The numbers of one step, uniform over [0, 1): [..., n]; `step` [] or [...] int64."""
+        """The numbers of one step, uniform over [0, 1): [..., n]; `step` [] or [...] int64.
+
+        Steps [steps, 1, ...] give those of several: [steps, ..., n].
+        """
         return unit_interval(random_words(self._starts, step * n, n))
+
+    def normal_at(self, step: Array, n: int) -> Array:
+        """The numbers of one step or several, standard normal: as `uniform_at`."""
+        return normal_quantile(_midpoints(random_words(self._starts, step * n, n)))
+
+    def gumbel_at(self, step: Array, n: int) -> Array:
+        """The numbers of one step or several, −log(−log u), standard Gumbel: as `uniform_at`."""
+        words = random_words(self._starts, step * n, n)
+        return -_logarithm(-_logarithm(_midpoints(words)))
 
     def _words(self, n: int) -> Array:
         words = random_words(self._starts, self._drawn, n)
         self._drawn += n
         return words
+
+
+def _midpoints(words: Array) -> Array:
+    """53-bit integers as the midpoints of 2^52 intervals, which are never 0 or 1."""
+    return (_as_float(words >> 1) + 0.5) * 2.0**-52
 
 
 def unit_interval(words: Array) -> Array:

@@ -1,0 +1,371 @@
+"""What runs on a device stays there: counted noise, and no look at a value inside the loop."""
+
+import gc
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from metarl import Config, Learner
+from metarl.learners.rl2 import RL2Config, RL2Learner
+from metarl.maml.estimators import SURROGATES
+from metarl.maml.inner_loop import InnerLoop, adapt
+from metarl.maml.meta_objective import MetaObjective, policy_objective
+from metarl.outer.objective import divergence
+from metarl.policies.action_units import ActionUnits
+from metarl.policies.parameters import expand
+from metarl.policies.policy import make_policy
+from metarl.sampling import rollout as sampling
+from metarl.sampling.actor import MostLikely, PolicyActor
+from metarl.sampling.advantage import make_scaled_batch
+from metarl.sampling.baseline import fit_values
+from metarl.sampling.data import Rollout
+from metarl.sampling.noise import CountedNoise
+from metarl.sampling.trials import Memory, TrialActor
+from metarl.simulation.backends import make_simulation
+from metarl.simulation.device import DeviceSimulation
+from metarl.simulation.dynamics import DynamicsPhysics
+from metarl.simulation.physics import WarpOptions
+from metarl.support import graphs
+from metarl.support.parallel import Workers
+from metarl.support.randomness import RandomKey
+from metarl.tasks.family import make_family
+from metarl.tasks.noise import Noise, Purpose
+
+ELSEWHERE = torch.device("meta")
+"""Tensors without values: whoever looks at one is an error, as on a GPU it would be a wait."""
+TASKS, EPISODES, HORIZON = 2, 3, 4
+
+
+def collected(family, simulation, device, mean=False, tasks=TASKS, horizon=HORIZON):
+    key = RandomKey(0)
+    policy = make_policy(family.prototype.observation_space, family.prototype.action_space)
+    parameters = policy.initial_parameters(np.random.default_rng(0))
+    actor = PolicyActor(policy, expand({n: p.to(device) for n, p in parameters.items()}, tasks))
+    return sampling.collect(
+        [simulation],
+        MostLikely(actor) if mean else actor,
+        ActionUnits.of(family.prototype.action_space, family.action_scale),
+        family.sample_tasks(tasks, key),
+        EPISODES,
+        horizon,
+        key,
+        0,
+        Workers(1),
+    )
+
+
+class StaysOnDevice(TorchDispatchMode):
+    """Fails where an operation reads a value on the host, or moves one between devices."""
+
+    looks = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in self.looks, f"{name} reads a value on the host"
+        result = function(*args, **kwargs or {})
+        assert name != "lift_fresh", "torch.tensor sends numbers to the device"
+        if name in ("_to_copy", "copy_"):
+            of = {x.device.type for x in (result, *args) if isinstance(x, torch.Tensor)}
+            assert len(of) == 1, f"{name} moves values between {of}"
+        self.seen += 1
+        return result
+
+
+class Watched:
+    """In place of the capture, which needs a GPU: calls the function under watch."""
+
+    calls = 0
+
+    def __init__(self, function, captures):
+        assert captures, "on a GPU the loop is captured"
+        self.function = function
+
+    def __call__(self):
+        with StaysOnDevice() as watch:
+            result = self.function()
+        assert watch.seen > 20
+        Watched.calls += 1
+        return result
+
+    def wait(self):
+        pass
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """A loop under watch, without what needs the values of the rollout afterwards."""
+    monkeypatch.setattr(sampling, "Replayed", Watched)
+    monkeypatch.setattr(sampling, "_assembled", lambda *_: None)
+    monkeypatch.setattr(sampling, "_expect_finite", lambda *_: None)
+    monkeypatch.setattr(sampling, "_joined", lambda _: None)
+    Watched.calls = 0
+
+
+def there(tensors):
+    return {name: torch.empty_like(x, device=ELSEWHERE) for name, x in tensors.items()}
+
+
+def elsewhere(family, number):
+    """The family's simulation with all its tensors there; warp's kernels are not run."""
+    declared = family.declaration
+    if not hasattr(declared, "xml"):
+        return DeviceSimulation(
+            declared, DynamicsPhysics(declared, number), number, HORIZON, ELSEWHERE
+        )
+    from metarl.simulation.warp import WarpPhysics
+
+    physics = WarpPhysics(declared, number, torch.device("cpu"), WarpOptions())
+    for name, value in list(vars(physics).items()):
+        if isinstance(value, dict):
+            setattr(physics, name, there(value))
+        elif isinstance(value, torch.Tensor):
+            setattr(physics, name, torch.empty_like(value, device=ELSEWHERE))
+    physics._range = [x.to(ELSEWHERE) for x in physics._range]
+    physics._launch = physics.begin = physics.expect_no_overflow = lambda *_: None
+    return DeviceSimulation(declared, physics, number, HORIZON, ELSEWHERE, info=("velocity",))
+
+
+NAVIGATION = "envs:Navigation2D-v0"
+CASES = [
+    (NAVIGATION, False),
+    (NAVIGATION, True),
+    ("envs:BernoulliBandit-v0", False),  # discrete actions, random transitions
+    ("envs:HopperParams-v0", False),
+    ("envs:AntGoal-v0", False),  # forces of contact
+    ("envs:HumanoidDir-v0", True),
+]
+
+
+@pytest.mark.parametrize(("id", "mean"), CASES)
+def test_no_value_leaves_the_device_in_the_loop(id, mean, watched):
+    family = make_family(id, horizon=HORIZON)
+    if hasattr(family.declaration, "xml"):
+        pytest.importorskip("mujoco_warp")
+    collected(family, elsewhere(family, TASKS * EPISODES), ELSEWHERE, mean=mean)
+    assert Watched.calls == HORIZON
+
+
+def test_nor_do_those_of_a_recurrent_policy(watched):
+    family = make_family(NAVIGATION, horizon=HORIZON)
+    network = RL2Learner(RL2Config(NAVIGATION, hidden_size=8)).network.to(ELSEWHERE)
+    sampling.collect(
+        [elsewhere(family, TASKS)],
+        TrialActor(network, Memory.empty(network, TASKS)).actor(),
+        ActionUnits.of(family.prototype.action_space, family.action_scale),
+        family.sample_tasks(TASKS, RandomKey(0)),
+        1,
+        HORIZON,
+        RandomKey(0),
+        0,
+        Workers(1),
+    )
+    assert Watched.calls == HORIZON
+
+
+def test_the_watch_sees_a_look_and_a_copy():
+    x = torch.ones(3, device=ELSEWHERE)
+    with StaysOnDevice():
+        with pytest.raises(AssertionError, match="moves values between"):
+            torch.ones(3).to(ELSEWHERE)
+        with pytest.raises(AssertionError, match="moves values between"):
+            x.copy_(torch.ones(3))
+        with pytest.raises(AssertionError, match="nonzero reads"):
+            x.nonzero()
+        with pytest.raises(AssertionError, match="_local_scalar_dense reads"):
+            float(torch.ones(3)[0])
+        with pytest.raises(NotImplementedError, match="copy out"):
+            x.cpu()
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_recording_counts_on_the_host_or_on_the_device(on_device):
+    counter = torch.zeros(1, dtype=torch.int64) if on_device else None
+    recording = sampling._Recording(3, counter)
+    noise = torch.arange(6.0).reshape(3, 1, 2)
+    for _ in range(2):
+        recording.write(x=10 * recording.now(noise))
+        recording.end_step()
+    assert recording.read("x", 3).tolist() == [[[0, 20, 0], [10, 30, 0]]]
+
+
+def test_counted_noise_is_that_of_numpy_on_every_device(device):
+    """The same bits; a function of the episode's stream and the step alone."""
+    streams = np.array([[3, 2**63 - 1], [-5, 7]])
+    source = CountedNoise(torch.from_numpy(streams).to(device))
+    normal = source.standard_normal((50, 2, 2, 3), np.float32)
+    gumbel = source.gumbel(size=(50, 2, 2, 2, 4))
+    assert (normal.dtype, gumbel.dtype) == (torch.float32, torch.float64)
+    for t in (0, 1, 49):
+        own = Noise(streams, Purpose.ACTION)
+        same = own.normal_at(np.array(t), 3).astype(np.float32)
+        np.testing.assert_array_equal(normal[t].cpu().numpy(), same)
+        same = own.gumbel_at(np.array(t), 8).reshape(2, 2, 2, 4)
+        np.testing.assert_array_equal(gumbel[t].cpu().numpy(), same)
+    alone = CountedNoise(torch.tensor([[-5]], device=device)).standard_normal(
+        (60, 1, 1, 3), np.float32
+    )
+    assert torch.equal(alone[:50, 0, 0], normal[:, 1, 0])
+
+
+def test_counted_noise_has_its_distribution():
+    source = CountedNoise(torch.arange(40).reshape(4, 10))
+    normal = source.standard_normal((250, 4, 10, 2), np.float32).flatten().numpy()
+    gumbel = source.gumbel(size=(250, 4, 10, 2)).flatten().numpy()
+    assert stats.kstest(normal, "norm").pvalue > 1e-3
+    assert stats.kstest(gumbel, "gumbel_r").pvalue > 1e-3
+    assert abs(np.corrcoef(normal[:-2], normal[2:])[0, 1]) < 0.03
+
+
+def test_an_episode_on_a_device_does_not_depend_on_the_others():
+    """Tasks of two processes, or of a larger batch, have the noise that they have together."""
+    family = make_family(NAVIGATION, horizon=HORIZON)
+
+    def actions(number):
+        physics = DynamicsPhysics(family.declaration, number * EPISODES)
+        cpu = torch.device("cpu")
+        simulation = DeviceSimulation(family.declaration, physics, number * EPISODES, HORIZON, cpu)
+        return collected(family, simulation, cpu, tasks=number).actions
+
+    assert torch.equal(actions(1)[0], actions(2)[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("id", [NAVIGATION, "envs:BernoulliBandit-v0", "envs:HalfCheetahDir-v0"])
+def test_a_captured_loop_gives_what_the_same_loop_gives_uncaptured(id, monkeypatch):
+    family = make_family(id, horizon=12)
+    if hasattr(family.declaration, "xml"):
+        pytest.importorskip("mujoco_warp")
+    simulation = make_simulation(family, TASKS * EPISODES, simulation="warp")
+    captured = collected(family, simulation, simulation.device, horizon=12)
+    again = collected(family, simulation, simulation.device, horizon=12)
+    monkeypatch.setattr(graphs, "WARM_UPS", 10**6)
+    eager = collected(family, simulation, simulation.device, horizon=12)
+    for name in ("observations", "actions", "rewards", "valid", "terminated"):
+        one, two, three = (getattr(rollout, name) for rollout in (captured, again, eager))
+        assert one.device.type == "cuda"
+        # warp adds up in an order of its own at each call
+        torch.testing.assert_close(one.float(), three.float(), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(one.float(), two.float(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_an_iteration_waits_for_the_gpu_as_often_whatever_the_number_of_steps():
+    pytest.importorskip("mujoco_warp")
+
+    def waits(horizon):
+        sizes = {"meta_batch_size": 4, "episodes": 4, "hidden_sizes": (8,), "horizon": horizon}
+        decisions = {"cg_iterations": 2, "line_search_steps": 1}
+        learner = Learner(Config("envs:HalfCheetahDir-v0", simulation="warp", **sizes, **decisions))
+        learner.iterate()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                learner.iterate()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in caught)
+
+    number = waits(10)
+    print(f"{number} waits of an iteration")
+    assert 0 < number == waits(20)
+
+
+def test_nor_in_value_fitting_advantages_adaptation_and_fisher_products():
+    family = make_family(NAVIGATION, horizon=HORIZON)
+    policy = make_policy(family.prototype.observation_space, family.prototype.action_space)
+    theta = there(policy.initial_parameters(np.random.default_rng(0)))
+    shape = TASKS, EPISODES, HORIZON
+    steps = torch.zeros(shape, device=ELSEWHERE)
+    rollout = Rollout(
+        observations=steps.new_zeros(*shape, 2),
+        actions=steps.new_zeros(*shape, 2),
+        log_probs=steps,
+        rewards=steps.double(),
+        valid=steps.bool(),
+        terminated=steps[..., 0].bool(),
+        final_observations=steps.new_zeros(*shape[:2], 2),
+    )
+    inner = InnerLoop(policy_objective(policy, SURROGATES["naive"]), 0.1)
+    with StaysOnDevice() as watch:
+        batch, _ = make_scaled_batch(rollout, 0.99, 0.9, Workers(1), fit_values)
+        begin = inner.begin(theta, TASKS)
+        adapted = adapt(inner, begin, batch, 0, Workers(1))
+        objective = MetaObjective(policy, inner, [batch, batch], theta, adapted, Workers(1))
+        product = objective.curvature(theta, divergence, 2)(theta)
+    assert watch.seen > 200
+    assert product.keys() == theta.keys()
+
+
+class FakeGraph:
+    """In place of torch's graph: notes what it would do."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def capture_begin(self, pool, capture_error_mode):
+        self.log.append("begin")
+
+    def capture_end(self):
+        self.log.append("end")
+
+    def replay(self):
+        self.log.append("replay")
+
+
+def test_a_captured_step_is_divided_where_another_library_launches(monkeypatch):
+    log = []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: FakeGraph(log))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+
+    def step():
+        log.append("act")
+        graphs.launched(lambda: log.append("physics"))
+        log.append("record")
+        return len(log)
+
+    replayed = graphs.Replayed(step, captures=True)
+    eager = ["act", "physics", "record"]
+    for _ in range(graphs.WARM_UPS):
+        replayed()
+    assert log == eager * graphs.WARM_UPS
+    log.clear()
+    first, second = replayed(), replayed()
+    captured = ["begin", "act", "end", "begin", "record", "end"]
+    assert log == captured + ["replay", "physics", "replay"] * 2
+    assert first == second == 5, "the result is that of the captured call"
+    assert gc.isenabled()
+    plain = graphs.Replayed(step, captures=False)
+    log.clear()
+    for _ in range(4):
+        plain()
+    assert log == eager * 4
+
+
+SMALL = {"horizon": 6, "eval_tasks": 2, "simulation": "warp", "device": "cpu"}
+
+
+def test_maml_and_rl2_train_evaluate_and_adapt_on_a_device():
+    """On the CPU, as on a GPU, two runs of one seed have the same numbers."""
+    small = {"meta_batch_size": 4, "episodes": 3, "hidden_sizes": (4,), **SMALL}
+    maml = Config(NAVIGATION, normalise_observations=True, normalise_rewards=True, **small)
+    rl2 = RL2Config(NAVIGATION, trials=4, episodes=2, hidden_size=4, minibatches=2, **SMALL)
+    for learner_class, config in ((Learner, maml), (RL2Learner, rl2)):
+        one, other = learner_class(config), learner_class(config)
+        numbers = [
+            [learner.iterate()["return/after"] for _ in range(2)] for learner in (one, other)
+        ]
+        assert numbers[0] == numbers[1]
+        assert isinstance(one._simulations_of(4)[0], DeviceSimulation)
+        assert np.isfinite(one.evaluate(steps=1).returns).all()
+        assert np.isfinite(one.adapt({"goal": [0.1, 0.2]}).returns).all()
+        one.close()
