@@ -277,3 +277,9 @@ def test_equal_returns_have_an_interval_of_no_width(tmp_path):
     (line,) = lines_of([folder])
     np.testing.assert_allclose(adaptation_curve(line.evaluation()), [[0.1] * 3, [0.7] * 3])
     draw([line])
+
+
+@pytest.mark.parametrize("out", ["", "."])
+def test_figures_need_a_name(out):
+    with pytest.raises(UsageError, match="no name of a file"):
+        write_figures([], Path(out))

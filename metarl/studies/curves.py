@@ -2,6 +2,7 @@
 
 import csv
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -324,12 +325,15 @@ def write_figures(lines: Sequence[Line], out: Path, title: str = "") -> list[Pat
             steps or number of tasks.
 
     """
+    if not out.name:
+        raise UsageError(f"--out {out} is no name of a file")
     figure = draw(lines, title)
     paths = [out.with_name(f"{out.name}.{suffix}") for suffix in ("png", "pdf", "csv")]
     with expect_writable(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
     for path in paths[:2]:
-        with expect_writable(path):
+        with expect_writable(path), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # a title may have any characters
             figure.savefig(path, dpi=150)
     with expect_writable(paths[2]), open(paths[2], "w", newline="") as file:
         csv.writer(file).writerows(rows(lines))

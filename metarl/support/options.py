@@ -70,11 +70,13 @@ def option(name: str) -> str:
 
 
 def at_least(name: str, value: int, lowest: int) -> None:
-    """Checks that the option `name` is at least `lowest`.
+    """Checks that the option `name` is at least `lowest`, and no more than arrays can hold.
 
     Raises:
-        UsageError: it is less.
+        UsageError: it is not.
 
     """
     if value < lowest:
         raise UsageError(f"{name} {value} must be at least {lowest}")
+    if value > WHOLE:
+        raise UsageError(f"{name} {value} must be at most {WHOLE}")
