@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from metarl.learners.config import RunConfig
 from metarl.learners.learner import BaseLearner
 from metarl.learners.registry import LEARNERS, make_learner
@@ -143,13 +145,13 @@ def restore(learner: BaseLearner, state: State, folder: Path) -> None:
 
     """
     # A memory that grows is empty at first.
-    own = {n: tuple(value.shape) for n, value in tensors_of(learner.state()) if value.numel()}
-    held = {name: tuple(value.shape) for name, value in tensors_of(state)}
+    own = {n: _form(value) for n, value in tensors_of(learner.state()) if value.numel()}
+    held = {name: _form(value) for name, value in tensors_of(state)}
     differing = [
-        f"{name} is {list(held[name])}, not {list(shape)}" if name in held else f"it lacks {name}"
-        for name, shape in own.items()
+        f"{name} is {held[name]}, not {form}" if name in held else f"it lacks {name}"
+        for name, form in own.items()
         # What came with a later version is lacking as a whole.
-        if held.get(name) != shape and name.split(".")[0] in state
+        if held.get(name) != form and name.split(".")[0] in state
     ]
     where = f"checkpoint {state['iteration']} of {folder} does not fit this run"
     if differing:
@@ -158,6 +160,10 @@ def restore(learner: BaseLearner, state: State, folder: Path) -> None:
         learner.load_state(state)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
         raise UsageError(f"{where}: {type(error).__name__}: {one_line(str(error))}") from error
+
+
+def _form(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
 
 def initialise(learner: BaseLearner, folder: Path) -> None:
