@@ -146,13 +146,13 @@ def restore(learner: BaseLearner, state: State, folder: Path) -> None:
 
     """
     # A memory that grows is empty at first.
-    own = {name: shape for name, shape in _shapes(learner.state()).items() if 0 not in shape}
-    held = _shapes(state)
+    own = {name: form for name, form in _forms(learner.state()).items() if "[0" not in form}
+    held = _forms(state)
     differing = [
-        f"{name} is {list(held[name])}, not {list(shape)}" if name in held else f"it lacks {name}"
-        for name, shape in own.items()
+        f"{name} is {held[name]}, not {form}" if name in held else f"it lacks {name}"
+        for name, form in own.items()
         # What came with a later version is lacking as a whole.
-        if held.get(name) != shape and name.split(".")[0] in state
+        if held.get(name) != form and name.split(".")[0] in state
     ]
     where = f"checkpoint {state['iteration']} of {folder} does not fit this run"
     if differing:
@@ -163,9 +163,13 @@ def restore(learner: BaseLearner, state: State, folder: Path) -> None:
         raise UsageError(f"{where}: {type(error).__name__}: {one_line(str(error))}") from error
 
 
-def _shapes(state: State) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of a state, by their keys."""
-    return {n: tuple(x.shape) for n, x in numbers_in(state) if isinstance(x, Tensor)}
+def _forms(state: State) -> dict[str, str]:
+    """Types and shapes of the tensors of a state, by their keys."""
+    return {
+        name: f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+        for name, value in numbers_in(state)
+        if isinstance(value, Tensor)
+    }
 
 
 def initialise(learner: BaseLearner, folder: Path) -> None:
