@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,8 +146,8 @@ def restore(learner: BaseLearner, state: State, folder: Path) -> None:
 
     """
     # A memory that grows is empty at first.
-    own = {name: form for name, form in _forms(learner.state()).items() if "[0" not in form}
-    held = _forms(state)
+    own = {name: _form(value) for name, value in _tensors(learner.state()) if value.numel()}
+    held = {name: _form(value) for name, value in _tensors(state)}
     differing = [
         f"{name} is {held[name]}, not {form}" if name in held else f"it lacks {name}"
         for name, form in own.items()
@@ -163,13 +163,13 @@ def restore(learner: BaseLearner, state: State, folder: Path) -> None:
         raise UsageError(f"{where}: {type(error).__name__}: {one_line(str(error))}") from error
 
 
-def _forms(state: State) -> dict[str, str]:
-    """Types and shapes of the tensors of a state, by their keys."""
-    return {
-        name: f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
-        for name, value in numbers_in(state)
-        if isinstance(value, Tensor)
-    }
+def _tensors(state: State) -> Iterator[tuple[str, Tensor]]:
+    """The floating-point tensors of a state, each with its keys."""
+    yield from ((name, x) for name, x in numbers_in(state) if isinstance(x, Tensor))
+
+
+def _form(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
 
 def initialise(learner: BaseLearner, folder: Path) -> None:
