@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarl import Config, Learner
 from metarl.learners.rl2 import RL2Config, RL2Learner
+from metarl.maml import inner_loop, meta_objective
 from metarl.maml.estimators import SURROGATES
 from metarl.maml.inner_loop import InnerLoop, adapt
 from metarl.maml.meta_objective import MetaObjective, policy_objective
@@ -18,6 +19,7 @@ from metarl.outer.objective import divergence
 from metarl.policies.action_units import ActionUnits
 from metarl.policies.parameters import expand
 from metarl.policies.policy import make_policy
+from metarl.sampling import advantage
 from metarl.sampling import rollout as sampling
 from metarl.sampling.actor import MostLikely, PolicyActor
 from metarl.sampling.advantage import make_scaled_batch
@@ -104,7 +106,6 @@ def watched(monkeypatch):
     """A loop under watch, without what needs the values of the rollout afterwards."""
     monkeypatch.setattr(sampling, "Replayed", Watched)
     monkeypatch.setattr(sampling, "_assembled", lambda *_: None)
-    monkeypatch.setattr(sampling, "_expect_finite", lambda *_: None)
     monkeypatch.setattr(sampling, "_joined", lambda _: None)
     Watched.calls = 0
 
@@ -279,7 +280,9 @@ def test_an_iteration_waits_for_the_gpu_as_often_whatever_the_number_of_steps():
     assert 0 < number == waits(20)
 
 
-def test_nor_in_value_fitting_advantages_adaptation_and_fisher_products():
+def test_nor_in_value_fitting_advantages_adaptation_and_fisher_products(monkeypatch):
+    for module in (advantage, inner_loop, meta_objective):  # which look once at each batch
+        monkeypatch.setattr(module, "expect_finite", lambda *_, **__: None)
     family = make_family(NAVIGATION, horizon=HORIZON)
     policy = make_policy(family.prototype.observation_space, family.prototype.action_space)
     theta = there(policy.initial_parameters(np.random.default_rng(0)))
