@@ -32,16 +32,18 @@ SMALL = {
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_each_algorithm_updates_and_resumes_bit_for_bit(name):
-    whole = Learner(Config.of(name, **SMALL))
+    # With the larger steps, the Fisher products of dice's few episodes overflow.
+    small = SMALL | ({"inner_lr": 0.02} if name == "dice-maml" else {})
+    whole = Learner(Config.of(name, **small))
     initial = {n: p.clone() for n, p in whole.parameters.items()}
     metrics = list(whole.learn(3))
     assert all(math.isfinite(value) for m in metrics for value in m.values())
     assert ("inner/step_size_max" in metrics[-1]) == (name == "meta-sgd")
     assert any(not torch.equal(initial[n], p) for n, p in whole.parameters.items())
 
-    first = Learner(Config.of(name, **SMALL))
+    first = Learner(Config.of(name, **small))
     list(first.learn(2))
-    second = Learner(Config.of(name, **SMALL))
+    second = Learner(Config.of(name, **small))
     second.load_state(first.state())
     list(second.learn(3))
     for n, p in whole.parameters.items():

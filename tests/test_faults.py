@@ -265,7 +265,7 @@ def test_rl2_is_a_learner_of_every_command(tmp_path, capsys):
     main(["plot", run, "--out", str(tmp_path / "curves")])
     assert (tmp_path / "curves.png").exists()
     assert "rl2" in (tmp_path / "curves.csv").read_text()
-    assert failure(capsys, "evaluate", run, "--test-later-lr", "0.5").endswith("no inner step size")
+    assert failure(capsys, "evaluate", run, "--test-later-lr", "0.5").endswith("has no such option")
 
 
 def test_rl2s_exported_program_acts_as_the_policy_does(tmp_path):

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ACTION, OBSERVATION
 from documentation import ROOT
 from forked import python
 from gymnasium import spaces
@@ -26,6 +25,7 @@ from metarl.policies.policy import Policy, PolicyOptions, make_policy, module_ne
 from metarl.support.parallel import Workers
 
 HERE = __name__
+OBSERVATION, ACTION = 3, 2  # numbers, in the batches of conftest.py
 VECTOR, IMAGE = spaces.Box(-1.0, 1.0, (2,)), spaces.Box(0, 255, (9, 9, 3), np.uint8)
 SMALL = {
     "family": "envs:Navigation2D-v0",

@@ -71,7 +71,7 @@ def numbers(folder):
         for line in lines
     ]
     state = load_newest(folder / "checkpoints")
-    del state["seconds"]
+    del state["seconds"], state["config"]  # which says in what folder, and how it was begun
     return metrics, digest(state)
 
 

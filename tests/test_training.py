@@ -233,6 +233,7 @@ def test_a_signal_ends_a_run_whose_environment_hangs(tmp_path, workers, signals)
 def test_an_interruption_while_metarl_is_imported_is_one_line(tmp_path):
     code = """if True:
         import signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored here
         from metarl.cli.main import main
 
         class Interrupted:

@@ -253,7 +253,7 @@ def test_a_function_of_the_familys_derives_what_follows():
     task_environment(env).task = {"mass": 2.0}
     env.reset(seed=0)
     assert env.unwrapped._env.unwrapped.total == 2.5
-    with pytest.raises(UsageError, match="derive faulty_families:nothing must be MODULE:FUNCTION"):
+    with pytest.raises(UsageError, match="module faulty_families has no nothing"):
         ParameterisedEnv("faulty_families:Sled-v0", {}, derive="faulty_families:nothing")
 
 

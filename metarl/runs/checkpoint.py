@@ -62,7 +62,7 @@ def save_checkpoint(folder: Path, iteration: int, state: State) -> Path:
 
     """
     try:
-        expect_finite_state(state)
+        expect_finite_state(_learned(state))
     except NonFiniteError as error:
         raise NonFiniteError(
             f"{error} after iteration {iteration}: no checkpoint was written"
@@ -117,6 +117,11 @@ def prune_checkpoints(folder: Path, keep: int, best: int | None) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def _learned(state: State) -> State:
+    """The state without the options, whose numbers are the user's."""
+    return {name: value for name, value in state.items() if name != "config"}
+
+
 def load_checkpoint(checkpoint: Path) -> State:
     """Loads the state of a checkpoint and compares its hash with the manifest.
 
@@ -147,7 +152,7 @@ def load_checkpoint(checkpoint: Path) -> State:
             f"{STATE} of checkpoint {checkpoint} cannot be read: {reason}; {REMEDY}"
         ) from error
     try:
-        expect_finite_state(state)
+        expect_finite_state(_learned(state))
     except NonFiniteError as error:  # an earlier version wrote such checkpoints
         raise UsageError(
             f"checkpoint {checkpoint} is of a run that diverged: {error}; {REMEDY}"

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from calls import Calls
 from forked import metarl
-from runs import OPTIONS, content, differing, files_of, in_process, train
 from test_kills import FEW, counted, evenly, undisturbed  # noqa: F401 (a fixture)
 
 from metarl import Config, UsageError
@@ -19,6 +18,7 @@ from metarl.learners.maml import MAMLLearner
 from metarl.runs import run
 from metarl.runs.folder import RunFolder
 from metarl.runs.lock import is_in_use
+from runs import OPTIONS, content, differing, files_of, in_process, train
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT)
 
@@ -71,7 +71,7 @@ def failed_and_resumed(folder, number, first, last, expected, counts):
 
 
 @pytest.mark.parametrize(
-    "number", [FEW, pytest.param(120, marks=pytest.mark.faults)], ids=["sample", "all"]
+    "number", [FEW, pytest.param(100, marks=pytest.mark.faults)], ids=["sample", "all"]
 )
 def test_calls_that_fail(undisturbed, number, tmp_path, counts):  # noqa: F811
     """One call fails, or all from there, for each kind of error."""
