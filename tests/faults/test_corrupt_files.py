@@ -15,7 +15,7 @@ import torch
 from damage import damaged_bytes, wrong_json
 from forked import metarl
 from matplotlib.figure import Figure
-from runs import OPTIONS
+from trained import OPTIONS
 
 from metarl import Config, UsageError, evaluate, load
 from metarl.learners.registry import make_learner

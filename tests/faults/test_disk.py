@@ -12,13 +12,13 @@ import pytest
 from calls import Calls
 from forked import metarl
 from test_kills import FEW, counted, evenly, undisturbed  # noqa: F401 (a fixture)
+from trained import OPTIONS, content, differing, files_of, in_process, train
 
 from metarl import Config, UsageError
 from metarl.learners.maml import MAMLLearner
 from metarl.runs import run
 from metarl.runs.folder import RunFolder
 from metarl.runs.lock import is_in_use
-from runs import OPTIONS, content, differing, files_of, in_process, train
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from calls import Calls, end_at
-from runs import LAST, TIMED, content, differing, in_process, shown, train
 from tensorboard.data.provider import RunTagFilter
 from tensorboard.data.server_ingester import SubprocessServerDataIngester, get_server_binary
 from tensorboard.util import grpc_util
+from trained import LAST, TIMED, content, differing, in_process, shown, train
 
 from metarl.runs.metrics import METRICS
 

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from calls import Calls
-from runs import OPTIONS, content, differing, in_process, train
 from test_kills import (
     KILLED,
     expect_the_same_in_the_server,
     trained_until,
     undisturbed,  # noqa: F401 (a fixture)
 )
+from trained import OPTIONS, content, differing, in_process, train
 
 NUMBERS = pytest.mark.parametrize(
     "number", [1, pytest.param(10, marks=pytest.mark.faults)], ids=["sample", "all"]
