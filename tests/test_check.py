@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from forked import metarl
 
+from metarl.simulation import checker
 from metarl.simulation.backends import make_simulation
 from metarl.simulation.checker import CHECKS, check_family
 from metarl.support.errors import UsageError
@@ -138,3 +139,12 @@ def test_check_asks_for_what_training_asks_for(name, message, monkeypatch):
     monkeypatch.delitem(CHECKS, "pickles")
     faults = [f for f in check_family(make_family(f"faulty_families:{name}-v0")) if not f.passed]
     assert message in faults[0].detail
+
+
+def test_an_effect_of_the_task_is_searched_for_only_so_long(monkeypatch):
+    monkeypatch.setattr(checker, "SEARCH_SECONDS", -1.0)
+    family = make_family("faulty_families:TaskIgnored-v0")
+    (finding,) = [f for f in check_family(family) if f.name == "task takes effect"]
+    assert finding.passed
+    assert finding.caution
+    assert "with 1 of 30 seeds; time is up" in finding.detail
