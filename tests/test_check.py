@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from forked import metarl
 
@@ -10,6 +11,7 @@ from metarl.simulation.backends import make_simulation
 from metarl.simulation.checker import CHECKS, check_family
 from metarl.support.errors import UsageError
 from metarl.tasks.family import make_family
+from metarl.tasks.leak import explained_variance
 from metarl.tasks.starter import write_family
 
 PLANTED = {
@@ -148,3 +150,16 @@ def test_an_effect_of_the_task_is_searched_for_only_so_long(monkeypatch):
     assert finding.passed
     assert finding.caution
     assert "with 1 of 30 seeds; time is up" in finding.detail
+
+
+def test_a_leak_is_found_among_more_entries_than_tasks():
+    generator = np.random.default_rng(0)
+    task = generator.normal(size=(40, 1))
+    x = np.concatenate([task + 0.01 * generator.normal(size=(40, 3)), np.zeros((40, 200))], axis=1)
+    share, name = explained_variance(x, {"mass": task[:, 0]}, ())
+    assert name == "mass"
+    assert share > 0.95
+    few, _ = explained_variance(x[:, :4], {"mass": task[:, 0]}, ())
+    np.testing.assert_allclose(share, few, rtol=1e-9)  # constant entries explain nothing
+    image = generator.normal(size=(8, 40_000))  # whose squares' products would take 51 GB
+    assert explained_variance(image, {"mass": task[:8, 0]}, ())[0] < 1

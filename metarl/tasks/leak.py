@@ -21,14 +21,28 @@ def explained_variance(x: np.ndarray, tasks: Tasks, visible: Container[str]) -> 
         if name in visible:
             continue
         y = _standardised(values.reshape(number, -1).astype(np.float64))
-        gram = x[:half].T @ x[:half] + np.eye(x.shape[1])
-        predicted = x[half:] @ np.linalg.solve(gram, x[:half].T @ y[:half])
+        predicted = _ridge(x[:half], y[:half], x[half:])
         spread = y[half:].var(0)
         explained = 1 - np.mean((predicted - y[half:]) ** 2, 0) / np.where(spread > 0, spread, 1)
         best = float(np.where(spread > 0, explained, 0).max(initial=0))
         if best > worst:
             worst, where = best, name
     return worst, where
+
+
+def _ridge(x: np.ndarray, y: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Predictions for the other rows [m, entries], by ridge regression on [n, entries] and [n, k].
+
+    (XᵀX + I)⁻¹ Xᵀ = Xᵀ (XXᵀ + I)⁻¹, whose matrix is [n, n] however many entries an image has.
+    """
+    rows, entries = x.shape
+    weights: np.ndarray
+    if rows < entries:
+        weights = x.T @ np.linalg.solve(x @ x.T + np.eye(rows), y)
+    else:
+        weights = np.linalg.solve(x.T @ x + np.eye(entries), x.T @ y)
+    predicted: np.ndarray = others @ weights
+    return predicted
 
 
 def _standardised(x: np.ndarray) -> np.ndarray:
