@@ -12,7 +12,7 @@ import torch
 
 from metarl import Config, Learner
 from metarl.simulation import backends
-from metarl.simulation.backends import WARP_ENVS, choose_backend, make_simulation
+from metarl.simulation.backends import choose_backend, make_simulation
 from metarl.simulation.device import make_device_simulation
 from metarl.simulation.mujoco import LoopPhysics
 from metarl.simulation.physics import WarpOptions
@@ -208,12 +208,13 @@ def test_without_the_package_one_line_names_the_extra(monkeypatch):
 @pytest.mark.parametrize(
     ("gpu", "number", "expected"),
     [
-        (False, WARP_ENVS, "batch"),
-        (True, WARP_ENVS - 1, "batch"),
-        (True, WARP_ENVS, "warp"),
+        (False, 2048, "batch"),
+        (True, 2047, "batch"),
+        (True, 2048, "warp"),
     ],
 )
 def test_auto_takes_a_gpu_for_thousands_of_environments(monkeypatch, gpu, number, expected):
+    monkeypatch.setattr(backends, "WARP_ENVS", 2048)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert choose_backend(make_family(CHEETAH), number)[0] == expected
     assert choose_backend(make_family("envs:PendulumParams-v0"), number)[0] == "gymnasium"

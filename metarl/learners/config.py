@@ -193,8 +193,8 @@ class FamilyRunConfig(RunConfig):
     σ = 1 explores with 1/scale of it; that of the family if not given, which is 1 for most."""
     simulation: str = "auto"
     """What steps the environments: auto, batch (MuJoCo's batch engine), warp (mujoco-warp on a GPU,
-    which auto takes for thousands of environments), gymnasium (one by one), one that an installed
-    package announces, or MODULE:CLASS."""
+    which auto does not take yet), gymnasium (one by one), one that an installed package announces,
+    or MODULE:CLASS."""
     warp_contacts: WholeNumber = 0
     """Room that --simulation warp makes for contacts, per environment on average; 0: what the
     family declares."""

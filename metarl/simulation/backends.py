@@ -44,9 +44,8 @@ class Processes:
 NONE = Processes()
 
 
-WARP_ENVS = 2048
-"""Environments from which on `auto` takes a GPU that is there. To be measured: it is the number
-from which on mujoco-warp's authors call it efficient."""
+WARP_ENVS: int | None = None
+"""Environments from which on `auto` takes a GPU. None: it takes none, until this is measured."""
 
 
 class Backend(Protocol):
@@ -204,7 +203,7 @@ class WarpBackend:
 
     def preference(self, family: TaskFamily, num_envs: int) -> float:
         """Above that of a batch where there is a GPU, for as many environments as pay."""
-        if num_envs < WARP_ENVS:
+        if WARP_ENVS is None or num_envs < WARP_ENVS:
             return -1.0
         return 2.0 if self.device().type == "cuda" else -1.0
 
