@@ -125,3 +125,19 @@ def test_an_unknown_option_in_a_file_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["train", "--config", str(file), "--run-dir", str(tmp_path / "run")])
     assert "iteratons" in capsys.readouterr().err
+
+
+def test_a_run_with_pairs_of_options_is_resumed_by_the_same_command(tmp_path):
+    pairs = ["--family-options", "variant", "sparse", "goal_range", "0.4"]
+    small = ["--family", "envs:Navigation2D-v0", "--meta-batch-size", "2", "--episodes", "2"]
+    small += ["--horizon", "4", "--iterations", "1", "--eval-every", "0", "--device", "cpu"]
+    command = ["train", *small, *pairs, "--resume", "--run-dir", str(tmp_path / "run")]
+    main(command)
+    main([*command, "--iterations", "2"])
+    config = json.loads((tmp_path / "run/config.json").read_text())["config"]
+    assert config["family_options"] == {"variant": "sparse", "goal_range": 0.4}
+    assert config["iterations"] == 2
+    one = ["train", "--resume", "--run-dir", str(tmp_path / "run"), "--iterations", "2"]
+    main([*one, "--family-options", "goal_range", "0.4"])  # the others are those of the run
+    with pytest.raises(SystemExit):
+        main([*one, "--family-options", "goal_range", "0.3"])

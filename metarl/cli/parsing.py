@@ -1,17 +1,19 @@
 """Parsing of a command line into a dataclass of options."""
 
 import contextlib
+import dataclasses
 import io
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
 from metarl.cli.help import grouped
 from metarl.learners.config import RunConfig
 from metarl.support.errors import UsageError
+from metarl.support.options import option
 
 T = TypeVar("T")
 
@@ -39,6 +41,7 @@ def parse(
 
     """
     output = _Text()
+    default, kept = _without_pairs(default, arguments)
     try:
         with _errors_of_tyro(arguments), contextlib.redirect_stdout(output):
             parsed: T = tyro.cli(
@@ -52,7 +55,25 @@ def parse(
         text = output.getvalue()
         print(grouped(text, options) if issubclass(options, RunConfig) else text, end="")
         raise
-    return parsed
+    merged = {name: pairs | getattr(parsed, name) for name, pairs in kept.items()}
+    return dataclasses.replace(parsed, **merged) if merged else parsed  # type: ignore[type-var]
+
+
+def _without_pairs(
+    default: T | None, arguments: Sequence[str]
+) -> tuple[T | None, dict[str, dict[str, Any]]]:
+    """The default without the pairs of options that are given as pairs, and these pairs.
+
+    Tyro takes a default with pairs for one that has all names there are.
+    """
+    if not dataclasses.is_dataclass(default):
+        return default, {}
+    given = {word.partition("=")[0].replace("_", "-") for word in arguments}
+    values = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
+    kept = {n: x for n, x in values.items() if isinstance(x, dict) and x and option(n) in given}
+    if kept:
+        default = dataclasses.replace(default, **{name: {} for name in kept})  # type: ignore[type-var]
+    return default, kept
 
 
 def parse_known(
