@@ -109,7 +109,7 @@ class FewShotClassification:
             i = short[0]
             raise UsageError(
                 f"{where}: class {i} has {len(classes[i])} samples; {self.shots} shots and "
-                f"{self.queries} queries need {needed}"
+                f"{self.queries} queries need {needed}: choose fewer shots or queries"
             )
 
     def sample(
