@@ -57,7 +57,7 @@ def in_process(monkeypatch):
 
 def test_the_study_holds_each_trial_with_its_options_and_its_returns(tmp_path, capsys, in_process):
     folder = tmp_path / "study"
-    search = ("inner-lr=0.01:0.5:log", "estimator=naive,dice")
+    search = ("inner-lr=0.01:0.5:log", "estimator=naive,lvc")
     arguments = ("tune", "--search", *search, "--trials", "2", "--run-dir", str(folder), *RUN)
     main(arguments)
     output = capsys.readouterr().out
@@ -83,7 +83,7 @@ def test_the_study_holds_each_trial_with_its_options_and_its_returns(tmp_path, c
     other = ["tune", "--search", "inner_lr=0.1:0.2", *arguments[4:]]
     with pytest.raises(SystemExit):
         main(other)
-    assert "the study has --search ['estimator=naive,dice', " in capsys.readouterr().err
+    assert "the study has --search ['estimator=naive,lvc', " in capsys.readouterr().err
 
 
 def test_a_trial_that_stays_behind_is_pruned(tmp_path, in_process):
