@@ -203,3 +203,16 @@ def test_a_run_calls_only_what_is_made_for_metarl():
     with options_of_a_run(Source("the run", named=named_modules(["--derive=colorsys:rgb_to_hsv"]))):
         assert import_object("colorsys:rgb_to_hsv", "--derive")
     assert import_object("subprocess:run", "--problem")
+
+
+def test_a_file_of_options_and_a_script_are_the_users(own):
+    folder, _ = own
+    (folder / "options.yaml").write_text("family: reach:Reach-v0\nresume: true\nrun_dir: run\n")
+    assert forked.metarl("train", "--config", "options.yaml", cwd=folder).returncode == 0
+    script = """
+from metarl import Config
+from metarl.cli.train import run_experiment
+run_experiment(Config("reach:Reach-v0", device="cpu"), "", ["--resume", "--run-dir", "run"])
+"""
+    result = forked.python("-c", script, cwd=folder)
+    assert result.returncode == 0, result.stderr

@@ -91,7 +91,7 @@ def run_experiment(
     trained by a process of its own, and there is no learner to return.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    with one_line_errors(), options_of_a_run(source := _source(given)):
+    with one_line_errors(), options_of_a_run(source := _source(given, default)):
         arguments = [word for word in expanded(given) if word != TRUST]
         if any(word.split("=")[0] == "--seeds" for word in arguments):
             several, others = parse_known(_Several, arguments, None, command or "train")
@@ -126,11 +126,15 @@ def _texts(config: RunConfig) -> Iterator[str]:
                     if isinstance(v, str))  # fmt: skip
 
 
-def _source(arguments: Sequence[str]) -> Source:
-    """Where modules are named: on the command line, and by a run that it resumes or repeats."""
-    resumes = "--resume" in arguments or any(Path(word).name == CONFIG for word in arguments)
+def _source(arguments: Sequence[str], default: RunConfig | None) -> Source:
+    """Where modules are named: by the user, and by a run that the command resumes or repeats."""
+    repeats = any(Path(word).name == CONFIG for word in arguments)
     trust = TRUST in arguments
-    return Source("the run", trust or not resumes, named_modules(arguments), trusts_runs=trust)
+    # A file of options that is not that of a run is the user's, as is the script with a default.
+    words = [*arguments] if repeats else expanded(arguments)
+    named = named_modules([*words, *(_texts(default) if default else ())])
+    trusted = trust or not (repeats or "--resume" in words)
+    return Source("the run", trusted, named, trusts_runs=trust)
 
 
 def _of_seed(arguments: Sequence[str], seed: int) -> list[str]:

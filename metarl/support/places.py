@@ -6,14 +6,14 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from metarl.support.text import one_line
+
 METARL = str(Path(__file__).parents[1])
 """Folder of metarl."""
 INSTALLED = (METARL, *sysconfig.get_paths().values())
 """Folders of metarl, Python and installed packages."""
 DUMPED = re.compile(r'File "(.+)", line (\d+) in (.+)')
 """A line of what `faulthandler` writes."""
-LONGEST = 500
-"""Characters of an error's text that a message shows."""
 
 
 def place_of(error: BaseException) -> str:
@@ -61,10 +61,8 @@ def described(error: BaseException) -> str:
 def text_of(error: BaseException) -> str:
     """The kind of an error and its text, on one line."""
     try:
-        text = " ".join(str(error).split())
+        text = str(error)
     except BaseException as other:
         text = f"its text cannot be read ({type(other).__name__})"
-    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-    # Neither control sequences nor what no terminal can encode.
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    name = type(error).__name__
+    return one_line(f"{name}: {text}" if text else name)
