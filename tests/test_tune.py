@@ -106,7 +106,7 @@ def test_a_trial_that_stays_behind_is_pruned(tmp_path, in_process):
     assert list(held_out_returns(folder / "trial-0007")) == [1, 2]
 
 
-def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path, in_process):
+def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path, monkeypatch, in_process):
     folder = tmp_path / "study"
     options = ("--search", "inner_lr=0.01:0.5", "--run-dir", str(folder), "--trials", "1", *RUN)
     main(["tune", *options])
@@ -119,6 +119,13 @@ def test_an_interrupted_trial_goes_on_from_its_checkpoint(tmp_path, in_process):
     (folder / "trial-0001").mkdir()
     begun = ("--iterations", "1", "--inner-lr", lr, "--run-dir", str(folder / "trial-0001"))
     main(["train", *RUN, *begun])
+    # What the folder names is not what the command names.
+    config = folder / "trial-0001" / "config.json"
+    content = json.loads(config.read_text())
+    content["config"]["callbacks"] = ["planted:call"]
+    config.write_text(json.dumps(content))
+    (tmp_path / "planted.py").write_text("raise SystemExit('it was imported')")
+    monkeypatch.chdir(tmp_path)
     main(["tune", *options, "--trials", "2"])
     study = read_study(folder)
     assert [t.state.name for t in study.trials] == ["COMPLETE"] * 2

@@ -1,5 +1,6 @@
 """`metarl tune`: searches for the options with which a learner adapts best."""
 
+import dataclasses
 import functools
 import shlex
 from collections.abc import Mapping, Sequence
@@ -38,12 +39,10 @@ def run(arguments: Sequence[str]) -> None:
 
 def configure(fixed: Sequence[str], values: Mapping[str, Value]) -> FamilyRunConfig:
     """The configuration of a run with these options of `metarl train`, and these values."""
-    arguments = trial_arguments(fixed, values)
-    if "run_dir" in values:
-        arguments.append("--resume")
-    config = parse_config(None, None, arguments, "tune")
+    config = parse_config(None, None, trial_arguments(fixed, values), "tune")
     assert isinstance(config, FamilyRunConfig)
-    return config
+    # Not by an argument: that would take what is not given from the folder, which need not be ours.
+    return dataclasses.replace(config, resume=config.resume or "run_dir" in values)
 
 
 def trial_arguments(fixed: Sequence[str], values: Mapping[str, Value]) -> list[str]:
