@@ -1,6 +1,8 @@
 """Each alarm sounds on a history that is made to sound it, once, and not on a healthy one."""
 
 import dataclasses
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from metarl.runs.alarms import ALARMS, already_raised, raised
 CONFIG = Config("envs:Navigation2D-v0")
 
 
-def history(number=60, **changes):
+def history(changes=None, number=60):
     rng = np.random.default_rng(0)
     healthy = {
         "return/gain": lambda: 10 + rng.normal(),
@@ -22,7 +24,7 @@ def history(number=60, **changes):
         "policy/std": lambda: 0.7,
         "policy/entropy": lambda: 1.5,
     }
-    made = {**healthy, **{name.replace("_", "/", 1): make for name, make in changes.items()}}
+    made = healthy | (changes or {})
     return [
         {"iteration": i + 1.0, **{name: float(make()) for name, make in made.items()}}
         for i in range(number)
@@ -40,33 +42,50 @@ NOISE = np.random.default_rng(1)
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("no gain", {"return_gain": lambda: NOISE.normal(0, 5)}),
-        ("no step", {"outer_accepted": lambda: 0.0, "outer_kl": lambda: 0.0}),
-        ("certain", {"policy_std": lambda: 0.01}),
-        ("wrong KL", {"outer_kl": lambda: 0.0005}),
-        ("hurts", {"return_hurt": lambda: 0.8}),
-        ("noisy gradient", {"outer_agreement": lambda: NOISE.normal(0, 0.1)}),
+        ("no gain", {"return/gain": lambda: NOISE.normal(0, 5)}),
+        ("no step", {"outer/accepted": lambda: 0.0, "outer/kl": lambda: 0.0}),
+        ("certain", {"policy/std": lambda: 0.01}),
+        ("wrong KL", {"outer/kl": lambda: 0.0005}),
+        ("hurts", {"return/hurt": lambda: 0.8}),
+        ("noisy gradient", {"outer/agreement": lambda: NOISE.normal(0, 0.1)}),
+        ("not finite", {"non_finite/skipped": lambda: 1.0}),
+        ("not finite", {"non_finite/dropped_tasks": lambda: 1.0}),
     ],
 )
 def test_each_alarm_sounds(name, changes):
-    assert set(raised(history(**changes), CONFIG)) == {name}
-    assert len(ALARMS) == 6
+    assert set(raised(history(changes), CONFIG)) == {name}
+
+
+def test_the_docs_list_all_alarms():
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "curves.md").read_text()
+    listed = re.findall(r"^\| `(.*?)` \|", page.partition("## Alarms")[2], re.MULTILINE)
+    assert sorted(listed) == sorted(ALARMS)
+
+
+def test_a_few_updates_that_were_left_out_raise_none():
+    metrics = history({"non_finite/skipped": lambda: 0.0})
+    for m in metrics[-4:]:
+        m["non_finite/skipped"] = 1.0
+    assert raised(metrics, CONFIG) == {}
 
 
 def test_a_categorical_policy_is_judged_by_its_entropy():
-    metrics = history(policy_entropy=lambda: 0.001)
+    metrics = history({"policy/entropy": lambda: 0.001})
     for m in metrics:
         del m["policy/std"]
     assert set(raised(metrics, CONFIG)) == {"certain"}
 
 
 def test_no_alarm_before_there_is_enough_to_judge():
-    assert raised(history(9, return_hurt=lambda: 0.9, policy_std=lambda: 0.01), CONFIG) == {}
+    bad = {"return/hurt": lambda: 0.9, "policy/std": lambda: 0.01}
+    assert raised(history(bad, 9), CONFIG) == {}
+    assert raised(history(bad), CONFIG)
 
 
 def test_what_does_not_adapt_is_not_blamed_for_it():
     joint = dataclasses.replace(CONFIG, inner_steps=0)
-    assert raised(history(return_gain=lambda: 0.0, return_hurt=lambda: 0.9), joint) == {}
+    bad = {"return/gain": lambda: 0.0, "return/hurt": lambda: 0.9}
+    assert raised(history(bad), joint) == {}
 
 
 def test_an_alarm_is_told_once_and_not_again_by_a_resumed_run(tmp_path, capsys, monkeypatch):

@@ -87,6 +87,13 @@ def _hurts(history: History, config: RunConfig) -> bool:
     return bool(hurt.mean() > 0.6)
 
 
+def _not_finite(history: History, _: RunConfig) -> bool:
+    left_out = [
+        _recent(history, f"non_finite/{name}", RECENT) for name in ("skipped", "dropped_tasks")
+    ]
+    return any(values is not None and bool((values > 0).mean() >= 0.5) for values in left_out)
+
+
 ALARMS = {
     "no gain": Alarm(
         _no_gain,
@@ -126,5 +133,12 @@ ALARMS = {
         f"adaptation makes most tasks worse, over {WINDOW} iterations. Usual causes: an inner "
         "step size that is too large; a first-order or naive gradient with a large --inner-lr; "
         "advantages from too few episodes.",
+    ),
+    "not finite": Alarm(
+        _not_finite,
+        f"in half of the last {RECENT} iterations or more, a number was infinite or NaN, and the "
+        "update or some tasks were left out (--non-finite). The warnings name where. Usual "
+        "causes: rewards or observations of very different sizes; a step size that is too large "
+        "(try a smaller --inner-lr or --outer-lr).",
     ),
 }
