@@ -91,6 +91,27 @@ def test_tensorboard_shows_the_same_numbers(finished):
         np.testing.assert_allclose([v for _, v in shown], [v for _, v in ours], rtol=1e-6)
 
 
+def test_the_file_of_events_grows_as_the_docs_say(tmp_path):
+    sizes = []
+    for iterations in (1, 5):
+        folder = tmp_path / str(iterations)
+        train(small(folder, iterations=iterations, eval_every=0))
+        sizes.append(sum(path.stat().st_size for path in folder.glob("events*")))
+    names = [name for name in metrics_of(folder)[-1] if name != "iteration"]
+    names += ["adaptation/before", "adaptation/after"]
+    bound = 4 * sum(40 + len(name) for name in names)
+    assert 0.8 * bound < sizes[1] - sizes[0] <= bound
+    assert bound / 4 < 1_500
+
+
+def test_long_runs_show_figures_at_growing_intervals():
+    shown = [number for number in range(1, 1001) if training.has_figures(number)]
+    assert shown[:16] == list(range(1, 17))
+    assert shown[16:24] == list(range(18, 34, 2))
+    assert shown[24:32] == list(range(36, 68, 4))
+    assert len(shown) < 16 + 8 * math.log2(1000 / 16) + 1
+
+
 def test_the_configuration_says_what_ran(finished):
     _, path = finished
     config = json.loads((path / "config.json").read_text())

@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 ENOUGH = -1
 """Stands for a callback's request to stop, where a signal has its number."""
 
+FIGURES = 16
+"""So many evaluations have figures in TensorBoard, before gaps between them begin to grow."""
+
 Callback = Callable[[BaseLearner, Mapping[str, float]], str | None]
 """Called after each iteration with its metrics; a text, the reason, ends the run there."""
 
@@ -245,7 +248,7 @@ def _evaluated(learner: BaseLearner, folder: RunFolder, display: Display) -> dic
     start = time.perf_counter()
     every = [_evaluation(learner, split) for split in learner.eval_splits]
     evaluations = [evaluation for evaluation in every if evaluation is not None]
-    if evaluations:
+    if evaluations and has_figures(learner.iteration // learner.config.eval_every):
         folder.show(evaluation_figures(evaluations, learner.measure), learner.iteration)
     metrics: dict[str, float] = {}
     for evaluation in evaluations:
@@ -255,6 +258,15 @@ def _evaluated(learner: BaseLearner, folder: RunFolder, display: Display) -> dic
     if learner.config.non_finite != "stop":
         metrics["non_finite/evaluations"] = float(len(every) - len(evaluations))
     return metrics | {"time/evaluation": time.perf_counter() - start}
+
+
+def has_figures(number: int) -> bool:
+    """Whether TensorBoard gets the figures of an evaluation, the first of which has number 1.
+
+    It gets the first 16, every second one until the 32nd, every fourth until the 64th, and so on:
+    16 + 8 log2(n / 16) of n, so that long runs do not fill the disk.
+    """
+    return number % (1 << ((number - 1) // FIGURES).bit_length()) == 0
 
 
 def _evaluation(learner: BaseLearner, split: str) -> Evaluation | None:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from calls import Calls
-from forked import metarl
+from forked import python
 from test_kills import FEW, counted, evenly, undisturbed  # noqa: F401 (a fixture)
 from trained import OPTIONS, content, differing, files_of, in_process, train
 
@@ -151,20 +151,29 @@ WRITING = {
     "show": ["show", OPTIONS["family"], "--out", "{disk}/clip.gif"],
     "new-family": ["new-family", "Found"],
 }
+WITHOUT_PRIVILEGES = """
+import ctypes, runpy
+version, none = (ctypes.c_uint32 * 2)(0x20080522), (ctypes.c_uint32 * 6)()
+assert ctypes.CDLL(None).capset(version, none) == 0
+runpy.run_module("metarl", run_name="__main__", alter_sys=True)
+"""
+"""The command, without the capabilities by which root may write everywhere."""
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("state", ["full", "read-only"])
+@pytest.mark.parametrize("state", ["full", "read-only", "protected"])
 @pytest.mark.parametrize("command", WRITING)
 def test_a_command_that_cannot_write(undisturbed, state, command, small_disk, tmp_path, counts):  # noqa: F811
     shutil.copytree(undisturbed[0], small_disk / "run")
     before = files_of(small_disk / "run")
     if state == "full":
         fill(small_disk, 0)
-    else:
+    elif state == "read-only":
         subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    else:
+        subprocess.run(["chmod", "-R", "a-w", str(small_disk)], check=True)
     words = [word.format(disk=small_disk, free=tmp_path) for word in WRITING[command]]
-    result = metarl(*words, cwd=small_disk)
+    result = python("-c", WITHOUT_PRIVILEGES, *words, cwd=small_disk)
     lines = result.stderr.splitlines()
     about = f"{result.returncode}: {result.stderr[-1500:]}"
     if result.returncode not in (1, 2) or "Traceback" in result.stderr:
