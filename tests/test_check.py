@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from forked import metarl
 
-from metarl.simulation import checker
+from metarl.simulation import checks
 from metarl.simulation.backends import make_simulation
-from metarl.simulation.checker import CHECKS, check_family
+from metarl.simulation.checker import check_family
+from metarl.simulation.checks import CHECKS
 from metarl.support.errors import UsageError
 from metarl.tasks.family import make_family
 from metarl.tasks.leak import explained_variance
@@ -144,7 +145,7 @@ def test_check_asks_for_what_training_asks_for(name, message, monkeypatch):
 
 
 def test_an_effect_of_the_task_is_searched_for_only_so_long(monkeypatch):
-    monkeypatch.setattr(checker, "SEARCH_SECONDS", -1.0)
+    monkeypatch.setattr(checks, "SEARCH_SECONDS", -1.0)
     family = make_family("faulty_families:TaskIgnored-v0")
     (finding,) = [f for f in check_family(family) if f.name == "task takes effect"]
     assert finding.passed

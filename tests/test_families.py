@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from metarl.simulation.backends import make_simulation
-from metarl.simulation.checker import CHECKS, check_family
+from metarl.simulation.checker import check_family
+from metarl.simulation.checks import CHECKS
 from metarl.simulation.declared import DeclaredSimulation
 from metarl.simulation.dynamics import DynamicsPhysics
 from metarl.support.randomness import RandomKey

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from metarl.simulation.checker import CHECKS, check_family
+from metarl.simulation.checker import check_family
+from metarl.simulation.checks import CHECKS
 from metarl.support.errors import UsageError
 from metarl.support.randomness import RandomKey
 from metarl.tasks.family import make_family

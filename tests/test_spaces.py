@@ -13,7 +13,8 @@ from metarl.policies.normalisation import sums_of
 from metarl.policies.observations import Observations, same_form
 from metarl.policies.parameters import expand
 from metarl.policies.policy import PolicyOptions, make_policy
-from metarl.simulation.checker import CHECKS, check_family
+from metarl.simulation.checker import check_family
+from metarl.simulation.checks import CHECKS
 from metarl.tasks.family import make_family
 
 SMALL = {"meta_batch_size": 2, "episodes": 2, "device": "cpu", "hidden_sizes": (8,)}
