@@ -108,7 +108,8 @@ def row(whole: Comparison, name: str) -> dict[str, object]:
     folders = [whole.run_folder(name, seed) for seed in seeds]
     reports = [json.loads((folder / EVALUATION).read_text()) for folder in folders]
     configs = [json.loads((folder / CONFIG).read_text()) for folder in folders]
-    last = [lines[-1] if (lines := metrics(folder)) else {} for folder in folders]
+    histories = [metrics(folder) for folder in folders]
+    last = [lines[-1] if lines else {} for lines in histories]
     returns = np.array(
         [[task["returns"] for task in r["splits"]["test"]["tasks"]] for r in reports]
     )  # [seeds, tasks, steps + 1]
@@ -122,24 +123,30 @@ def row(whole: Comparison, name: str) -> dict[str, object]:
         "minutes": [round(line.get("seconds", 0.0) / 60, 1) for line in last],
         "iterations": [report["iteration"] for report in reports],
         "commits": sorted({config["git_commit"][:7] for config in configs}),
+        "training": {
+            when: [means_of_blocks(lines, f"return/{when}") for lines in histories]
+            for when in ("before", "after")
+        },
     }
+
+
+def means_of_blocks(lines: list[dict[str, float]], name: str) -> list[float]:
+    """The means of a metric over so many iterations each, of whole blocks."""
+    starts = range(0, len(lines) - BLOCK + 1, BLOCK)
+    return [round(float(np.mean([m[name] for m in lines[i : i + BLOCK]])), 2) for i in starts]
 
 
 def long_record(folder: Path) -> dict[str, object]:
     """What the page shows of a long training run."""
     config = json.loads((folder / CONFIG).read_text())
     lines = metrics(folder)
-    blocks = [lines[i : i + BLOCK] for i in range(0, len(lines) - BLOCK + 1, BLOCK)]
     return {
         "machine": machine(),
         "commit": config["git_commit"][:7],
         "command": command_of_run(config["config"]),
-        "env_steps": [block[-1]["env_steps"] for block in blocks],
+        "env_steps": [line["env_steps"] for line in lines[BLOCK - 1 :: BLOCK]],
         "minutes": round(lines[-1]["seconds"] / 60, 1),
-        **{
-            name: [round(float(np.mean([m[f"return/{name}"] for m in b])), 2) for b in blocks]
-            for name in ("before", "after")
-        },
+        **{when: means_of_blocks(lines, f"return/{when}") for when in ("before", "after")},
     }
 
 

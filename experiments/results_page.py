@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from results_targets import lines as lines_of_targets
 
 from metarl.studies.comparison import Comparison
 from metarl.support.options import option
@@ -79,19 +80,24 @@ is missing of one of its rows. [Comparison](results/comparison.md) and
 
 def page(tables: Mapping[str, Comparison], records: Path) -> str:
     """The page of the records in a folder."""
-    parts, missing = [INTRODUCTION], []
-    for family, whole in tables.items():
-        path = records / f"{family}.json"
-        if path.exists():
-            parts += table(family, whole, json.loads(path.read_text()))
-        else:
-            missing.append(family)
-    if missing:
+    held = {
+        str(path.relative_to(records).with_suffix("")): json.loads(path.read_text())
+        for path in sorted(records.rglob("*.json"))
+    }
+    parts = [INTRODUCTION, *targets(held)]
+    for family in filter(held.get, tables):
+        parts += table(family, tables[family], held[family])
+    if missing := [family for family in tables if family not in held]:
         parts.append(f"Not trained yet: {', '.join(missing)}.\n")
-    long = sorted((records / "long").glob("*.json"))
-    if long:
-        parts += long_runs(long)
-    return "\n".join(parts)
+    prefix = "long/"
+    long = {n.removeprefix(prefix): run for n, run in held.items() if n.startswith(prefix)}
+    return "\n".join(parts + (long_runs(long) if long else []))
+
+
+def targets(held: Mapping[str, Json]) -> list[str]:
+    """The section of the targets."""
+    rows = [("target", "found"), ("---", "---"), *lines_of_targets(held)]
+    return ["## Targets\n", "\n".join(map(cells, rows)) + "\n"]
 
 
 def command_of(whole: Comparison) -> str:
@@ -165,15 +171,14 @@ def shares(rows: Json) -> list[str]:
     return [f"Way from the untrained policy to the oracle, after the last step: {listed}."]
 
 
-def long_runs(records: Iterable[Path]) -> list[str]:
+def long_runs(records: Mapping[str, Json]) -> list[str]:
     """The section of the long training runs."""
     parts = [
         "## Long runs\n\n"
         f"Training returns of single runs before / after adaptation: means of {BLOCK} iterations "
         "that end with the one named.\n"
     ]
-    for path in records:
-        run = json.loads(path.read_text())
+    for name, run in records.items():
         shown = [i for i in SHOWN if i <= BLOCK * len(run["after"])]
         at = [i // BLOCK - 1 for i in shown]
         lines = [
@@ -184,7 +189,7 @@ def long_runs(records: Iterable[Path]) -> list[str]:
         ]
         about = f"Commit {run['commit']}; {run['minutes']:.0f} minutes; {run['machine']}.\n"
         command = f"```text\n{run['command']}\n```\n"
-        parts += [f"### {path.stem}\n", command, "\n".join(lines) + "\n", about]
+        parts += [f"### {name}\n", command, "\n".join(lines) + "\n", about]
     return parts
 
 

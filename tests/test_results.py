@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import results
+import results_targets
 from results_page import cell, command_of, page
 
 from metarl.cli.parsing import parse
@@ -29,6 +30,33 @@ def test_a_cell_has_the_interval_over_seeds_and_that_over_tasks():
     assert cell(means, errors, 0, 2) == "3.00 ± 4.97 (0.34)"
     assert cell(means[:1], errors[:1], 0, 2) == "1.00 (0.59)"
     assert cell(means, errors, 1, 2) == ""
+
+
+def rows(**means):
+    return {"rows": {name.replace("_", "-"): {"means": own} for name, own in means.items()}}
+
+
+def test_targets_are_judged_by_the_records():
+    blocks = [[-90] * 3 + [value] * 3 for value in (-40, -35, -34)]
+    held = {
+        "Navigation2D": rows(random=[[-50, -40]], oracle=[[-10]], maml_trpo=[[-40, -14]]),
+        "AntDir": rows(maml_trpo=[[0, 250, 0], [10, 205, 0]]),
+        "HalfCheetahVel": {
+            "rows": {
+                "maml-trpo": {"training": {"after": [[-90] * 3 + [v] * 3 for v in (-40, -35, -34)]}}
+            }
+        },
+        "long/half_cheetah_dir": {"env_steps": [2e7, 3e7, 4e7], "after": [200, 254, 260]},
+    }
+    found = dict(results_targets.lines(held))
+    (dir255, *_), missing = found.values(), results_targets.MISSING
+    assert dir255 == "260.0 at 40.0M steps, one seed: not reached"
+    assert found["Navigation2D: 90 % of the way to the oracle after 3 steps"] == "90%: reached"
+    assert found["Navigation2D: each seed above each pretrained one"] == missing
+    assert found["AntDir: a gain of 200 after one step"] == "195.0 to 250.0: not reached"
+    (by_40, by_60) = (text for name, text in found.items() if "in training" in name)
+    assert by_40 == "-35.0 (-40.0, -35.0, -34.0): reached"
+    assert by_60 == "-35.0 (-40.0, -35.0, -34.0): not reached"
 
 
 def fake_run(folder, returns, commit):

@@ -1,0 +1,137 @@
+"""What the records of results say about the targets that metarl has set itself."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from metarl.support.types import Json
+
+Records = Mapping[str, Json]
+"""The records of tables by family, and those of long runs by `long/<name>`."""
+MISSING = "not trained yet"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target, and what was measured of it."""
+
+    text: str
+    found: Callable[[Records], str]
+    """Raises KeyError if what it needs was not trained."""
+
+
+def lines(records: Records) -> list[tuple[str, str]]:
+    """Each target with what was found."""
+    found = []
+    for target in TARGETS:
+        try:
+            found.append((target.text, target.found(records)))
+        except KeyError:
+            found.append((target.text, MISSING))
+    return found
+
+
+def judged(reached: bool, text: str) -> str:
+    """The figures and whether they reach the target."""
+    return f"{text}: {'reached' if reached else 'not reached'}"
+
+
+def ends(records: Records, family: str, name: str, step: int) -> np.ndarray:
+    """Mean returns on held-out tasks after so many inner steps, all if -1: [seeds]."""
+    return np.array(records[family]["rows"][name]["means"])[:, step]
+
+
+def training(records: Records, family: str, iteration: int) -> np.ndarray:
+    """Returns of maml-trpo in training after adaptation, in 10 iterations up to one: [seeds]."""
+    blocks = records[family]["rows"]["maml-trpo"]["training"]["after"]
+    return np.array([own[iteration // 10 - 1] for own in blocks])
+
+
+def within(name: str, most: float, least: float) -> Callable[[Records], str]:
+    """Whether a long run has a training return of `least` within `most` environment steps."""
+
+    def found(records: Records) -> str:
+        run = records[f"long/{name}"]
+        reached = [
+            (steps, value)
+            for steps, value in zip(run["env_steps"], run["after"], strict=True)
+            if value >= least and steps <= most
+        ]
+        steps, value = min(reached, default=(run["env_steps"][-1], max(run["after"])))
+        return judged(bool(reached), f"{value:.1f} at {steps / 1e6:.1f}M steps, one seed")
+
+    return found
+
+
+def curve(iteration: int, least: float) -> Callable[[Records], str]:
+    """Whether the median of the seeds on HalfCheetahVel is `least` by an iteration."""
+
+    def found(records: Records) -> str:
+        values = training(records, "HalfCheetahVel", iteration)
+        each = ", ".join(f"{value:.1f}" for value in values)
+        return judged(float(np.median(values)) >= least, f"{np.median(values):.1f} ({each})")
+
+    return found
+
+
+def share(family: str, least: float) -> Callable[[Records], str]:
+    """Whether maml-trpo goes so much of the way from the untrained policy to the oracle."""
+
+    def found(records: Records) -> str:
+        low, high = (ends(records, family, name, 0).mean() for name in ("random", "oracle"))
+        gone = (ends(records, family, "maml-trpo", -1).mean() - low) / (high - low)
+        return judged(gone >= least, f"{gone:.0%}")
+
+    return found
+
+
+def apart(family: str) -> Callable[[Records], str]:
+    """Whether every seed of maml-trpo ends above every seed of the pretrained policy."""
+
+    def found(records: Records) -> str:
+        own, other = (ends(records, family, name, -1) for name in ("maml-trpo", "pretrained"))
+        text = f"{own.min():.1f} to {own.max():.1f}, pretrained {other.min():.1f} to "
+        return judged(own.min() > other.max(), f"{text}{other.max():.1f}")
+
+    return found
+
+
+def gains(family: str, least: float) -> Callable[[Records], str]:
+    """Whether one inner step gains more than `least` in each seed."""
+
+    def found(records: Records) -> str:
+        gain = ends(records, family, "maml-trpo", 1) - ends(records, family, "maml-trpo", 0)
+        return judged(gain.min() > least, f"{gain.min():.1f} to {gain.max():.1f}")
+
+    return found
+
+
+def remembers(least: float) -> Callable[[Records], str]:
+    """Whether RL² ends above `least` on HalfCheetahVel."""
+
+    def found(records: Records) -> str:
+        values = ends(records, "HalfCheetahVel", "rl2", -1)
+        return judged(float(np.median(values)) >= least, f"median {np.median(values):.1f}")
+
+    return found
+
+
+TARGETS = (
+    Target(
+        "HalfCheetahDir: 255 after one step within 32M environment steps (RLlib: 60M or more)",
+        within("half_cheetah_dir", 32e6, 255),
+    ),
+    Target("HalfCheetahDir: 75 % of the way to the oracle after 3 steps",
+           share("HalfCheetahDir", 0.75)),
+    Target("HalfCheetahDir: each seed above each pretrained one", apart("HalfCheetahDir")),
+    Target("HalfCheetahVel: −36 after one step in training, iterations 31 to 40", curve(40, -36)),
+    Target("HalfCheetahVel: −33 after one step in training, iterations 51 to 60", curve(60, -33)),
+    Target("HalfCheetahVel: each seed above each pretrained one", apart("HalfCheetahVel")),
+    Target("HalfCheetahVel: RL² at −50 or better", remembers(-50)),
+    Target("Navigation2D: 90 % of the way to the oracle after 3 steps", share("Navigation2D", 0.9)),
+    Target("Navigation2D: each seed above each pretrained one", apart("Navigation2D")),
+    Target("AntDir: a gain of 200 after one step", gains("AntDir", 200)),
+    Target("AntVel: a gain after one step in each seed", gains("AntVel", 0)),
+    Target("AntGoal: a gain after one step in each seed", gains("AntGoal", 0)),
+)  # fmt: skip
