@@ -41,11 +41,7 @@ def test_targets_are_judged_by_the_records():
     held = {
         "Navigation2D": rows(random=[[-50, -40]], oracle=[[-10]], maml_trpo=[[-40, -14]]),
         "AntDir": rows(maml_trpo=[[0, 250, 0], [10, 205, 0]]),
-        "HalfCheetahVel": {
-            "rows": {
-                "maml-trpo": {"training": {"after": [[-90] * 3 + [v] * 3 for v in (-40, -35, -34)]}}
-            }
-        },
+        "HalfCheetahVel": {"rows": {"maml-trpo": {"training": {"after": blocks}}}},
         "long/half_cheetah_dir": {"env_steps": [2e7, 3e7, 4e7], "after": [200, 254, 260]},
     }
     found = dict(results_targets.lines(held))
