@@ -15,9 +15,9 @@ warn_of_namesake()
 
 if TYPE_CHECKING:
     from metarl.evaluation.clips import show as show
+    from metarl.learners.base import BaseLearner as BaseLearner
     from metarl.learners.few_shot import FewShotConfig as FewShotConfig
     from metarl.learners.few_shot import FewShotLearner as FewShotLearner
-    from metarl.learners.learner import BaseLearner as BaseLearner
     from metarl.learners.learner import MetaLearner as MetaLearner
     from metarl.learners.maml import MAMLLearner
     from metarl.learners.maml_config import MAMLConfig

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.evaluation.outcomes import return_metrics
 from metarl.learners.config import FamilyRunConfig
-from metarl.learners.learner import MetaLearner, return_metrics
+from metarl.learners.learner import MetaLearner
 from metarl.policies.action_distributions import Categorical, Distribution
 from metarl.policies.export import DeployedPolicy
 from metarl.policies.parameters import Parameters

@@ -13,8 +13,8 @@ import tyro
 from metarl.cli.command_line import LAUNCHED, one_line_errors
 from metarl.cli.config_file import expanded
 from metarl.cli.parsing import parse, parse_known, peek
+from metarl.learners.base import BaseLearner
 from metarl.learners.config import FamilyOption, FamilyRunConfig, RunConfig
-from metarl.learners.learner import BaseLearner
 from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import find_algorithm, tuned_options
 from metarl.learners.registry import LEARNERS

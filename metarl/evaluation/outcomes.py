@@ -1,11 +1,11 @@
-"""What an evaluation says of the episodes of each stage."""
+"""What an evaluation and an iteration of training say of the episodes of each stage."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
-from metarl.sampling.data import Outcomes
+from metarl.sampling.data import Outcomes, Rollout
 from metarl.sampling.info import InfoMetric
 from metarl.support.types import Json
 
@@ -46,4 +46,31 @@ def measured(
             metric.label: np.stack([of_info(outcome, i) for outcome in outcomes])
             for i, metric in enumerate(info)
         },
+    }
+
+
+def return_metrics(
+    rollouts: Sequence[Rollout | Outcomes], info: Sequence[InfoMetric] = ()
+) -> dict[str, float]:
+    """`return/...`, `success/...`, `simulation/unstable` of rollouts 0 to K of the same tasks.
+
+    `info` are the metrics in `rollout.info`, which add `info/<label>/before` and `/after`.
+    """
+    returns = [float(rollout.returns.mean()) for rollout in rollouts]
+    before, after = (rollouts[i].returns.mean(1) for i in (0, -1))
+    rates = [float(r.success.float().mean()) for r in rollouts if r.success is not None]
+    return {
+        "return/before": returns[0],
+        "return/after": returns[-1],
+        "return/gain": returns[-1] - returns[0],
+        "return/hurt": float((after < before).double().mean()),
+        **{f"return/step_{k}": value for k, value in enumerate(returns)},
+        **({"success/before": rates[0], "success/after": rates[-1]} if rates else {}),
+        **{
+            f"info/{metric.label}/{when}": float(rollout.info[..., i].nanmean())
+            for i, metric in enumerate(info)
+            for when, rollout in (("before", rollouts[0]), ("after", rollouts[-1]))
+            if rollout.info is not None and not rollout.info[..., i].isnan().all()
+        },
+        "simulation/unstable": sum(rollout.unstable for rollout in rollouts),
     }

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from metarl.evaluation.evaluation import Evaluation
 from metarl.learners.adapted import AdaptedModule
+from metarl.learners.base import BaseLearner
 from metarl.learners.config import FamilyOption, RunConfig
 from metarl.learners.iteration import located
-from metarl.learners.learner import BaseLearner
 from metarl.maml.inner_loop import (
     STEP_SIZE,
     InnerLoop,

@@ -1,12 +1,10 @@
-"""What a learner is: for the loop of a run, and on a task family."""
+"""What a learner is on a task family."""
 
 import contextlib
 import dataclasses
 import logging
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Self
+from abc import abstractmethod
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,8 +14,9 @@ from metarl.evaluation.clips import Clip, labelled, record_clip, side_by_side
 from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.outcomes import measured
 from metarl.learners.adapted import Adapted
-from metarl.learners.config import FamilyRunConfig, RunConfig
-from metarl.learners.iteration import located, whole
+from metarl.learners.base import BaseLearner
+from metarl.learners.config import FamilyRunConfig
+from metarl.learners.iteration import located
 from metarl.policies.action_units import ActionUnits
 from metarl.policies.actions import Actions, make_actions
 from metarl.policies.deployed import Interface
@@ -43,7 +42,7 @@ from metarl.support.parallel import Shard, pick_device
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.ranks import make_workers
 from metarl.support.text import counted
-from metarl.support.types import Json, State
+from metarl.support.types import Json
 from metarl.tasks.family import TaskFamily, make_family
 from metarl.tasks.running import running_statistics
 from metarl.tasks.scales import action_warnings, observation_warnings
@@ -58,98 +57,6 @@ from metarl.tasks.task import (
 )
 
 logger = logging.getLogger(__name__)
-
-
-class BaseLearner(ABC):
-    """A learner that a run can train, evaluate, record and resume."""
-
-    Config: ClassVar[type[RunConfig]]
-    """Its options; `metarl train --learner NAME` has them on the command line."""
-
-    config: RunConfig
-    iteration: int = 0
-    """Iterations done."""
-    env_steps: int = 0
-    """Environment steps taken in training."""
-    name: str
-    """What is learned, and where, for people."""
-    measure: str = "return"
-    """What the curves show: `<measure>/before` and `<measure>/after` are among the metrics."""
-    higher_is_better: bool = True
-    """Whether a larger measure is better."""
-    test_steps: int
-    """Inner steps of an evaluation."""
-    splits: tuple[str, ...] = ("train", "test")
-    """Splits of the tasks."""
-    eval_splits: tuple[str, ...] = ("test",)
-    """Splits that are evaluated during training."""
-    on_rollout: Callable[[int], None] | None = None
-    """Called with the stage after each rollout, by what shows progress."""
-    remedy: str = "a smaller step size"
-    """What to try where a number becomes infinite or NaN."""
-    dropped: frozenset[int] = frozenset()
-    """Tasks that the iteration leaves out, because they have such a number (--non-finite)."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Whatever a learner's `iterate` does, it happens as a whole or not at all."""
-        super().__init_subclass__(**kwargs)
-        if "iterate" in vars(cls):
-            cls.iterate = whole(cls.iterate)  # type: ignore[method-assign, assignment]
-
-    @abstractmethod
-    def __init__(self, config: RunConfig):
-        """Takes the options that `Config` has."""
-
-    @abstractmethod
-    def iterate(self) -> dict[str, float]:
-        """One iteration of training; its metrics, by the names of metrics.jsonl."""
-
-    @abstractmethod
-    def evaluate(
-        self,
-        tasks: int | None = None,
-        steps: int | None = None,
-        split: str = "test",
-        adaptations: int | None = None,
-    ) -> Evaluation:
-        """The measure on held-out tasks after 0, 1, ... `steps` inner steps."""
-
-    @abstractmethod
-    def state(self) -> State:
-        """All that a resumed run needs, as tensors and plain types."""
-
-    @abstractmethod
-    def load_state(self, state: State) -> None:
-        """Continues from `state()`."""
-
-    def nothing_learned(self) -> dict[str, float]:
-        """The metrics of an iteration whose update was left out."""
-        none = {f"{self.measure}/{when}": math.nan for when in ("before", "after")}
-        return {"iteration": self.iteration, **none}
-
-    def initialise(self, other: Self) -> None:
-        """Begins with what another learner of this class has learned, not with its iterations.
-
-        Raises:
-            ValueError: what it has learned does not fit.
-
-        """
-        raise ValueError(f"{type(self).__name__} cannot begin with another run")
-
-    def learn(self, iterations: int) -> Iterator[dict[str, float]]:
-        """Iterates until `iterations` are done in all, yielding the metrics of each one."""
-        while self.iteration < iterations:
-            yield self.iterate()
-
-    def describe(self) -> Json:
-        """What config.json holds beside the options; `config` replaces some of these."""
-        return {}
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name}, {self.iteration} iterations done)"
-
-    def close(self) -> None:  # noqa: B027 (a learner without environments holds nothing)
-        """Frees what the learner holds: environments and their processes."""
 
 
 class MetaLearner(BaseLearner):
@@ -519,30 +426,3 @@ class MetaLearner(BaseLearner):
                 ),
             )
         return self._simulations[tasks, self.episodes]
-
-
-def return_metrics(
-    rollouts: Sequence[Rollout | Outcomes], info: Sequence[InfoMetric] = ()
-) -> dict[str, float]:
-    """`return/...`, `success/...`, `simulation/unstable` of rollouts 0 to K of the same tasks.
-
-    `info` are the metrics in `rollout.info`, which add `info/<label>/before` and `/after`.
-    """
-    returns = [float(rollout.returns.mean()) for rollout in rollouts]
-    before, after = (rollouts[i].returns.mean(1) for i in (0, -1))
-    rates = [float(r.success.float().mean()) for r in rollouts if r.success is not None]
-    return {
-        "return/before": returns[0],
-        "return/after": returns[-1],
-        "return/gain": returns[-1] - returns[0],
-        "return/hurt": float((after < before).double().mean()),
-        **{f"return/step_{k}": value for k, value in enumerate(returns)},
-        **({"success/before": rates[0], "success/after": rates[-1]} if rates else {}),
-        **{
-            f"info/{metric.label}/{when}": float(rollout.info[..., i].nanmean())
-            for i, metric in enumerate(info)
-            for when, rollout in (("before", rollouts[0]), ("after", rollouts[-1]))
-            if rollout.info is not None and not rollout.info[..., i].isnan().all()
-        },
-        "simulation/unstable": sum(rollout.unstable for rollout in rollouts),
-    }

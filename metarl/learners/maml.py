@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.learners.learner import MetaLearner, return_metrics
+from metarl.evaluation.outcomes import return_metrics
+from metarl.learners.learner import MetaLearner
 from metarl.learners.maml_config import MAMLConfig
 from metarl.maml.estimators import ESTIMATORS, FIRST_ORDER
 from metarl.maml.inner_loop import (

@@ -2,8 +2,8 @@
 
 import inspect
 
+from metarl.learners.base import BaseLearner
 from metarl.learners.config import RunConfig
-from metarl.learners.learner import BaseLearner
 from metarl.support.errors import UsageError
 from metarl.support.parts import Parts
 

@@ -15,8 +15,9 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 
+from metarl.evaluation.outcomes import return_metrics
 from metarl.learners.config import Budget, PolicyRunConfig
-from metarl.learners.learner import MetaLearner, return_metrics
+from metarl.learners.learner import MetaLearner
 from metarl.policies.actions import make_actions
 from metarl.policies.deployed import RecurrentDeployedPolicy
 from metarl.policies.export import DeployedPolicy

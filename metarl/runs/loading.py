@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from metarl.learners.base import BaseLearner
 from metarl.learners.config import RunConfig
-from metarl.learners.learner import BaseLearner
 from metarl.learners.registry import LEARNERS, make_learner
 from metarl.runs.checkpoint import checkpoints_in, load_checkpoint, load_newest
 from metarl.runs.folder import CONFIG, read_options

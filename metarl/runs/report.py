@@ -12,7 +12,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from metarl.evaluation.clips import Clip, gif
 from metarl.evaluation.evaluation import EVALUATED_SPLITS, Evaluation
 from metarl.evaluation.figures import evaluation_figures
-from metarl.learners.learner import BaseLearner, MetaLearner
+from metarl.learners.base import BaseLearner
+from metarl.learners.learner import MetaLearner
 from metarl.runs.folder import EVALUATION
 from metarl.runs.loading import load
 from metarl.runs.metrics import read_metrics

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.figures import evaluation_figures
+from metarl.learners.base import BaseLearner
 from metarl.learners.config import RunConfig
-from metarl.learners.learner import BaseLearner
 from metarl.learners.registry import make_learner
 from metarl.runs.alarms import already_raised, raised
 from metarl.runs.display import Display

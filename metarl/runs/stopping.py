@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from metarl.learners.learner import BaseLearner
+from metarl.learners.base import BaseLearner
 from metarl.support.text import counted
 
 

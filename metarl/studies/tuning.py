@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
+from metarl.learners.base import BaseLearner
 from metarl.learners.config import FamilyRunConfig
-from metarl.learners.learner import BaseLearner
 from metarl.learners.registry import make_learner
 from metarl.runs.lock import is_in_use
 from metarl.runs.run import run
