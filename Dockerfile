@@ -6,7 +6,7 @@
 FROM python:3.12-slim
 
 # What MuJoCo draws clips with where there is no screen.
-RUN apt-get update && apt-get install -y --no-install-recommends libegl1 libgl1-mesa-dri \
+RUN apt-get update && apt-get install -y --no-install-recommends libegl1 libopengl0 libgl1-mesa-dri \
   && rm -rf /var/lib/apt/lists/*
 ENV MUJOCO_GL=egl
 

@@ -1,12 +1,16 @@
+import ctypes
+import os
 import subprocess
 import sys
 
+import forked
 import numpy as np
 import pytest
 from gymnasium import spaces
 from PIL import Image
 
 from metarl.cli.main import main
+from metarl.evaluation.clips import prefer_offscreen
 from metarl.support.errors import UsageError
 from metarl.tasks.task import parse_task
 
@@ -147,3 +151,31 @@ def test_a_camera_that_is_not_there_is_one_line(family, message, capsys, tmp_pat
     assert exit.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("missing", "chosen"),
+    [((), "egl"), (("libOpenGL.so.0",), "egl"), (("libOpenGL.so.0", "libGL.so.1"), None)],
+)
+def test_egl_is_chosen_where_its_libraries_are(missing, chosen, monkeypatch):
+    def load(name):
+        if name in missing:
+            raise OSError(name)
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("MUJOCO_GL", "DISPLAY"):
+        monkeypatch.setenv(name, "")  # so that it is as before afterwards
+        monkeypatch.delenv(name)
+    prefer_offscreen()
+    assert os.environ.get("MUJOCO_GL") == chosen
+
+
+@pytest.mark.parametrize("family", ["HalfCheetahDir", "Navigation2D"])
+def test_a_way_to_draw_that_mujoco_lacks_is_one_line(family, tmp_path, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "nonsense")
+    command = ["train", "--family", f"envs:{family}-v0", "--iterations", "1", "--run-dir", "run"]
+    result = forked.metarl(*command, cwd=tmp_path)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: MuJoCo cannot be imported with MUJOCO_GL=nonsense")

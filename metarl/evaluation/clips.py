@@ -1,6 +1,7 @@
 """Short clips of a family under random actions or a policy."""
 
 import base64
+import ctypes
 import io
 import os
 import sys
@@ -59,9 +60,22 @@ class Clip:
 
 
 def prefer_offscreen() -> None:
-    """Lets MuJoCo render without a display. Call it before MuJoCo is imported."""
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+    """Lets MuJoCo render without a display, if it can. Call it before MuJoCo is imported.
+
+    MuJoCo cannot be imported, not even to compute, if it is to use EGL and a library lacks.
+    """
+    if sys.platform != "linux" or os.environ.get("DISPLAY"):
+        return
+    if _loads("libEGL.so.1") and (_loads("libOpenGL.so.0") or _loads("libGL.so.1")):
         os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def show(

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium
-import mujoco
 import numpy as np
 
+from metarl.simulation.engine import mujoco
 from metarl.simulation.physics import call, expect_shape
 from metarl.simulation.picture import Picture, check_camera
 from metarl.simulation.single import DeclaredEnv

@@ -2,9 +2,9 @@
 
 import math
 
-import mujoco
 import numpy as np
 
+from metarl.simulation.engine import mujoco
 from metarl.support.errors import UsageError, nearest
 
 SIZE = (240, 320)
@@ -32,7 +32,7 @@ class Picture:
         except Exception as error:  # the graphics libraries raise errors of many types
             raise UsageError(
                 f"MuJoCo cannot draw here ({error}): without a display it needs EGL or OSMesa, "
-                "and MUJOCO_GL set to egl or osmesa"
+                "and MUJOCO_GL set to egl or osmesa (Debian: apt-get install libegl1 libopengl0)"
             ) from error
         self._camera = camera if camera is not None else _following(model, data)
 

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-import mujoco
 import mujoco_warp
 import numpy as np
 import torch
 import warp
 from torch import Tensor
 
+from metarl.simulation.engine import mujoco
 from metarl.simulation.mujoco import MujocoModel
 from metarl.simulation.physics import WarpOptions
 from metarl.support.errors import UsageError, nearest
