@@ -110,6 +110,8 @@ WRONG = {
     "--outer momentum:MomentumOptions": "must be a subclass of metarl.outer.loop.OuterLoop",
     "--outer momentum:Momentum --momentum 2": "--momentum 2.0 must be a number of at least 0",
     "--outer momentm": "--outer momentm must be one of trpo, ppo, gradient",
+    "--sinks csv_sink:Writer": "module csv_sink has no Writer; it has CsvSink",
+    "--outer momentum:Mine": "module momentum has no Mine; it has Momentum\n",
     "--sinks csv_sink:FILE": "must be a class that is made from (run_id, folder, options)",
     "--simulation momentum:Momentum": "must be a class with the methods of",
     "--learner momentum:Momentum": "must be a subclass of metarl.BaseLearner",

@@ -145,6 +145,7 @@ def test_families_are_listed_checked_and_drawn_from():
         ({"hidden_sizes": "32 16", "episodes": "7"}, {"hidden_sizes": (32, 16), "episodes": 7}),
         ({"normalise_observations": "True"}, {"normalise_observations": True}),
         ({"family_options.action_scale": 2.0}, {"family_options": {"action_scale": 2.0}}),
+        ({"policy_options.width": "8"}, {"policy_options": {"width": 8}}),
         ({"activation": "relu", "horizon": "9"}, {"activation": "relu", "horizon": 9}),
     ],
 )

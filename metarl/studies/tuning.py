@@ -7,6 +7,7 @@ next-generation hyperparameter optimization framework", arXiv 1907.10902).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import functools
@@ -14,7 +15,6 @@ import json
 import math
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 from metarl.learners.base import BaseLearner
 from metarl.learners.config import FamilyRunConfig
 from metarl.learners.registry import make_learner
+from metarl.runs.folder import holds_run
 from metarl.runs.lock import is_in_use
 from metarl.runs.run import run
 from metarl.runs.stopping import held_out_tag
@@ -42,8 +43,6 @@ STUDY = "study.log"
 """File of the study, which Optuna's own tools read."""
 ASKED = "asked"
 """Attribute of the study: what was searched, in which runs."""
-FAMILY_OPTION = "family_options."
-"""Prefix of an option of the family among the searched ones."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Tuning:
 
     search: tuple[str, ...]
     """Options to search: NAME=LOW:HIGH, NAME=LOW:HIGH:log, or NAME=A,B,C; an option of the family
-    is family_options.NAME."""
+    is family_options.NAME, one of the network policy_options.NAME."""
     trials: int = 20
     """Runs, each with its own values of these options."""
     prune: bool = True
@@ -97,32 +96,57 @@ def tune_config(config: FamilyRunConfig, *search: str, **options: Any) -> list[T
     """Searches for options as `metarl tune` does; all other options are those of `config`.
 
     Args:
-        config: of every trial.
+        config: of every trial; its `run_dir` is the folder of the study.
         search: what is searched, for example `inner_lr=0.01:1:log`.
-        options: those of `Tuning`, for example `trials=20`.
+        options: those of `Tuning`, for example `trials=20`; `run_dir` here comes before that of
+            `config`.
 
     Raises:
         UsageError: as `tune`.
 
     """
     tuning = Tuning(search=search, **options)
-    folder = tuning.run_dir or Path("tunings", config.family.rpartition(":")[2])
+    folder = tuning.run_dir or config.run_dir or default_folder(config)
     return tune(tuning, folder, functools.partial(with_values, config))
+
+
+def default_folder(config: FamilyRunConfig) -> Path:
+    """The folder of a study of such runs, if none is given."""
+    return Path("tunings", config.family.rpartition(":")[2])
 
 
 def with_values(config: FamilyRunConfig, values: Mapping[str, Value]) -> FamilyRunConfig:
     """The configuration with the values of a trial, whose texts become the types of the options."""
     hints = get_type_hints(type(config))
-    changed: dict[str, Any] = {}
-    of_family: dict[str, Any] = dict(config.family_options)
-    for name, value in values.items():
-        if name.startswith(FAMILY_OPTION):
-            of_family[name.removeprefix(FAMILY_OPTION)] = value
-        else:
-            changed[name] = _converted(value, hints[name])
+    single, pairs = by_option(values)
+    changed: dict[str, Any] = {n: _converted(value, hints[n]) for n, value in single.items()}
+    for name, own in pairs.items():
+        numbers = {key: _number(value) for key, value in own.items()}
+        changed[name] = getattr(config, name) | numbers
     if "run_dir" in changed:
         changed["resume"] = True
-    return dataclasses.replace(config, **changed, family_options=of_family)
+    return dataclasses.replace(config, **changed)
+
+
+def by_option(
+    values: Mapping[str, Value],
+) -> tuple[dict[str, Value], dict[str, dict[str, Value]]]:
+    """The values of options, and those named OPTION.NAME by the option whose pairs they are in."""
+    single = {name: value for name, value in values.items() if "." not in name}
+    pairs: dict[str, dict[str, Value]] = {}
+    for name, value in values.items():
+        option, dot, key = name.partition(".")
+        if dot:
+            pairs.setdefault(option, {})[key] = value
+    return single, pairs
+
+
+def _number(value: Value) -> Value:
+    """The number that a text is, if it is one."""
+    for kind in (int, float) if isinstance(value, str) else ():
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    return value
 
 
 def _converted(value: Value, hint: Any) -> Any:
@@ -151,8 +175,10 @@ def tune(tuning: Tuning, folder: Path, configure: Configure) -> list[Trial]:
     _require_optuna()
     base = configure({})
     distributions = parse_search(tuning.search, base)
+    if holds_run(folder):
+        raise UsageError(f"{folder} holds a run: give another --run-dir for the study")
     for values in corners(distributions):  # reports wrong values before hours of work
-        configure(values)
+        make_learner(configure(values)).close()
     if not base.eval_every or base.eval_every > base.iterations or not base.eval_splits:
         raise UsageError(
             f"--eval-every {base.eval_every} evaluates no trial of {base.iterations} iterations, "
@@ -190,7 +216,7 @@ def tune(tuning: Tuning, folder: Path, configure: Configure) -> list[Trial]:
     return results(study, folder)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _begun(folder: Path) -> Iterator[None]:
     """Makes the folder; removes it if the block finds a mistake before anything is in it."""
     made = not folder.exists()
@@ -326,7 +352,7 @@ def _numbers(
         yield number
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -357,6 +383,7 @@ def parse_search(
 
     """
     hints = get_type_hints(type(base))
+    pairs = [name for name, hint in hints.items() if get_origin(hint) is dict]
     found: dict[str, optuna.distributions.BaseDistribution] = {}
     for text in texts:
         name, equals, values = text.partition("=")
@@ -365,11 +392,16 @@ def parse_search(
             raise UsageError(
                 f"--search {text} must be NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B,C"
             )
-        if name not in hints and not name.startswith(FAMILY_OPTION):
-            raise UsageError(f"--search {text}: no option {name}{nearest(name, hints)}")
+        option, dot, key = name.partition(".")
+        if option in pairs and not key:
+            raise UsageError(f"--search {text}: {option} has names and values: {option}.NAME=...")
+        if option not in (pairs if dot else hints):
+            known = (*hints, *(f"{pair}.{key}" for pair in pairs if dot))
+            raise UsageError(f"--search {text}: no option {name}{nearest(name, known)}")
         if name in found:
             raise UsageError(f"--search {text}: {name} is searched twice")
-        found[name] = _distribution(text, values, hints.get(name, float))
+        hint = get_args(hints[option])[1] if dot else hints[option]
+        found[name] = _distribution(text, values, hint)
     return found
 
 
@@ -380,7 +412,9 @@ def _distribution(text: str, values: str, hint: Any) -> optuna.distributions.Bas
         return optuna.distributions.CategoricalDistribution(values.split(","))
     low, high, *rest = values.split(":")
     kinds = {hint, *get_args(hint)}
-    is_integer = int in kinds and float not in kinds
+    # Where both are right, as for an option of the family, it is as the bounds are written.
+    whole = all(bound.lstrip("+-").isdecimal() for bound in (low, high))
+    is_integer = int in kinds and (whole or float not in kinds)
     kind: Any = int if is_integer else float
     try:
         bounds = kind(low), kind(high)
