@@ -47,6 +47,15 @@ def test_the_commands_take_a_checkpoint(trained, capsys):
     assert "--checkpoint 9" in capsys.readouterr().err
 
 
+def test_the_commands_compute_where_they_are_asked_to(trained, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for command in ("evaluate", "adapt"):
+        with pytest.raises(SystemExit):
+            main([command, str(trained), "--device", "cuda"])
+        assert "--device cuda: no GPU is available" in capsys.readouterr().err
+    main(["adapt", str(trained), "--device", "cpu", "--steps", "0"])
+
+
 def test_none_is_best_where_none_was_evaluated(tmp_path):
     train(Config(**MAML, iterations=1, eval_every=0, run_dir=tmp_path))
     with pytest.raises(UsageError, match=r"no checkpoint of .* was evaluated"):

@@ -17,7 +17,7 @@ from metarl.learners.learner import MetaLearner
 from metarl.policies.export import expect_onnx, export_onnx
 from metarl.runs.report import load_with
 from metarl.support.errors import UsageError
-from metarl.support.options import at_least
+from metarl.support.options import Device, at_least
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.text import counted, described_units
 from metarl.tasks.parameterised import single_task_family
@@ -50,6 +50,8 @@ class _Adapt:
     camera: str | None = None
     """Camera of the video, by its name in a MuJoCo model; by default one that sees the whole
     body."""
+    device: Device = "auto"
+    """Where the learner computes; auto takes a GPU if there is one."""
     seed: int = 1
     """Seed of the random numbers."""
     trust: bool = False
@@ -66,7 +68,13 @@ def run(arguments: Sequence[str]) -> None:
     if options.onnx:
         expect_onnx()
     prefer_offscreen()
-    learner = load_with(options.run, options.checkpoint, options.test_later_lr, trust=options.trust)
+    learner = load_with(
+        options.run,
+        options.checkpoint,
+        options.test_later_lr,
+        trust=options.trust,
+        device=options.device,
+    )
     if not isinstance(learner, MetaLearner):
         raise UsageError(
             f"{options.run} is not a run on a task family: adapt it in Python, "

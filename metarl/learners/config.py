@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from metarl.sampling.info import InfoMetric
 from metarl.support.errors import UsageError
-from metarl.support.options import Count, NonNegative, Positive, WholeNumber, check_ranges
+from metarl.support.options import Count, Device, NonNegative, Positive, WholeNumber, check_ranges
 from metarl.support.schema import expect
 
 FamilyOption = bool | int | float | str
@@ -49,7 +49,7 @@ class RunConfig:
     iterations, the optimiser and the random numbers are this run's own."""
     seed: WholeNumber = 1
     """Determines all random numbers of the run."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where the learner computes; auto takes a GPU if there is one."""
     threads: WholeNumber = 0
     """Threads of the simulator and of the learner, which take turns; 0 uses one per core. Processes

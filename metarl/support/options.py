@@ -43,6 +43,8 @@ Positive = Annotated[float, Range(0, above=True)]
 Share = Annotated[float, Range(0, 1, above=True)]
 """A number above 0 and at most 1."""
 Probability = Annotated[float, Range(0, 1)]
+Device = Literal["auto", "cpu", "cuda"]
+"""Where a learner computes."""
 
 
 def check_ranges(options: object) -> None:
