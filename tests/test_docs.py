@@ -40,7 +40,7 @@ def test_the_blocks_of_a_page_run(page, trained):
 
 def test_there_are_pages_with_commands():
     assert len(PAGES) >= 10
-    assert len(commands((DOCS / "guide.md").read_text())) == 7
+    assert len(commands((DOCS / "guide.md").read_text())) == 8
 
 
 def test_the_exported_policy_is_a_plain_torch_network(trained):

@@ -45,8 +45,9 @@ class RunConfig:
     """Continue from the newest checkpoint of the run folder; where --run-dir names it, options that
     are not given are those of the run."""
     init_from: str | None = None
-    """Run folder of another run, whose newest checkpoint this run begins with: fine-tuning. The
-    iterations, the optimiser and the random numbers are this run's own."""
+    """Run folder of another run, whose newest checkpoint this run begins with: fine-tuning. Options
+    of the policy that are not given are those of that run. The iterations, the optimiser and the
+    random numbers are this run's own."""
     seed: WholeNumber = 1
     """Determines all random numbers of the run."""
     device: Device = "auto"
@@ -98,6 +99,9 @@ class RunConfig:
         )
     )
     """Options that a resumed run may change, because no number of training depends on them."""
+
+    of_policy: ClassVar[frozenset[str]] = frozenset()
+    """Options that say what the learned parameters are those of: --init-from takes them over."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Keeps the short `repr`, in whose place a dataclass would have one of all options."""
@@ -266,3 +270,5 @@ class PolicyRunConfig(FamilyRunConfig):
     before its core, which reads vectors itself."""
     policy_options: dict[str, FamilyOption] = field(default_factory=dict)
     """Further arguments of the network's class, name and value in turn."""
+
+    of_policy: ClassVar[frozenset[str]] = frozenset({"policy", "policy_options", "action_scale"})
