@@ -2,8 +2,10 @@
 
 import hashlib
 import importlib.util
+import inspect
 import io
 import logging
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from metarl.policies.observations import form_of
 from metarl.support.errors import UsageError
 from metarl.support.files import expect_writable, replace_durably
 from metarl.support.text import json_text
@@ -28,10 +31,43 @@ class DeployedPolicy(nn.Module):
     """An adapted policy that takes its most likely action, as a torch module."""
 
     def __call__(self, observation: Any, *inputs: Any) -> Any:
-        """`forward` of tensors; anything else is an observation of one environment, for `act`."""
-        if isinstance(observation, Tensor):
+        """`forward` of tensors; anything else is an observation of one environment, for `act`.
+
+        Tensors may have any leading dimensions, which are those of the results: [..., observation].
+
+        Raises:
+            UsageError: the shape or the type is another one.
+
+        """
+        if torch.compiler.is_compiling():  # torch.export asks for the program of `forward`
             return super().__call__(observation, *inputs)
-        return self.act(observation, *(inputs or (0.0,)))
+        if not isinstance(observation, Tensor):
+            return self.act(observation, *(inputs or (0.0,)))
+        rows, leading = self._rows((observation, *inputs))
+        results = super().__call__(*rows)
+        if isinstance(results, Tensor):
+            return results.reshape(*leading, *results.shape[1:])
+        return tuple(result.reshape(*leading, *result.shape[1:]) for result in results)
+
+    def _rows(self, tensors: tuple[Any, ...]) -> tuple[list[Tensor], tuple[int, ...]]:
+        """The arguments of `forward`, [rows, ...] each, and their leading dimensions."""
+        names, examples = [*inspect.signature(self.forward).parameters], self.example(1)
+        if len(tensors) != len(examples):
+            raise UsageError(
+                f"the policy takes {len(examples)} tensors, not {len(tensors)}: {', '.join(names)}"
+            )
+        leading = tuple(tensors[0].shape[: max(0, tensors[0].dim() - examples[0].dim() + 1)])
+        rows = []
+        for name, tensor, example in zip(names, tensors, examples, strict=True):
+            shape = tuple(example.shape[1:])
+            if not isinstance(tensor, Tensor) or tuple(tensor.shape) != leading + shape:
+                form = ", ".join(map(str, ("...", *shape)))
+                raise UsageError(f"{name} must be a tensor [{form}], not {form_of(tensor)}")
+            fits = example.is_floating_point() or not tensor.is_floating_point()
+            if tensor.is_complex() or not fits:
+                raise UsageError(f"{name} must be of {example.dtype}, not {tensor.dtype}")
+            rows.append(tensor.to(example.dtype).reshape(math.prod(leading), *shape))
+        return rows, leading
 
     @abstractmethod
     def act(self, observation: Any, reward: float) -> int | np.ndarray:
