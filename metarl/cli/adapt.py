@@ -14,7 +14,7 @@ from metarl.cli.progress import shown_progress
 from metarl.evaluation.clips import check_clip_name, prefer_offscreen
 from metarl.learners.adapted import Adapted
 from metarl.learners.learner import MetaLearner
-from metarl.policies.export import expect_onnx, export_onnx
+from metarl.policies.export import expect_onnx
 from metarl.runs.report import load_with
 from metarl.support.errors import UsageError
 from metarl.support.options import Device, at_least
@@ -98,9 +98,7 @@ def run(arguments: Sequence[str]) -> None:
     _print_returns(adapted, where, learner.family.units)
     name = f"{where.replace(' ', '-').replace(':', '-')}-steps-{options.steps}-seed-{options.seed}"
     folder = options.out or options.run / "adapted" / name
-    files = adapted.export(folder)
-    if options.onnx:
-        files.append(export_onnx(adapted.policy, folder))
+    files = adapted.export(folder, onnx=options.onnx)
     print(f"wrote {', '.join(file.name for file in files)} to {folder}")
     if options.video is not None:
         learner.render(task, options.steps, options.seed, options.camera).save(options.video)

@@ -222,6 +222,7 @@ def deployed(
 class RecurrentDeployedPolicy(NetworkPolicy):
     """One step of a recurrent policy, whose memory of the task is an input and an output."""
 
+    results = ("action", "next_actions", "next_hidden")
     mean: Tensor
     std: Tensor
 
@@ -305,6 +306,8 @@ class RecurrentDeployedPolicy(NetworkPolicy):
 
 class DeployedModule(DeployedPolicy):
     """A module of a supervised task: its outputs are its actions."""
+
+    results = ("outputs",)
 
     def __init__(self, module: nn.Module, shape: Sequence[int], dtype: torch.dtype):
         """`shape` and `dtype` are those of one input."""

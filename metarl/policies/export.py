@@ -10,7 +10,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ ONNX = "policy.onnx"
 
 class DeployedPolicy(nn.Module):
     """An adapted policy that takes its most likely action, as a torch module."""
+
+    results: ClassVar[tuple[str, ...]] = ("action",)
+    """Names of what `forward` returns, in policy.onnx."""
 
     def __call__(self, observation: Any, *inputs: Any) -> Any:
         """`forward` of tensors; anything else is an observation of one environment, for `act`.
@@ -87,33 +90,42 @@ class DeployedPolicy(nn.Module):
 
 
 def export_policy(
-    policy: DeployedPolicy, folder: Path, about: Mapping[str, object], stem: str = "policy"
+    policy: DeployedPolicy,
+    folder: Path,
+    about: Mapping[str, object],
+    stem: str = "policy",
+    onnx: bool = False,
 ) -> list[Path]:
-    """Writes the weights, the description and the program into the folder.
+    """Writes the weights, the description and programs into the folder.
 
     - `policy.safetensors`: the weights, under the names of the description.
     - `policy.json`: the description (layers, bounds and σ of the actions), `about`, and `sha256` of
-      the other two.
+      the other files.
     - `policy.pt2`: `torch.export.load(path).module()` is `policy.forward`; with a multilayer
       perceptron it maps observations [n, observation], float32, to actions.
+    - `policy.onnx`: the same as a model of ONNX, if it is asked for.
 
     Args:
         policy: what is exported.
         folder: of the files; it is made if there is none.
         about: further entries of the description.
         stem: of the files' names, in place of `policy`.
+        onnx: whether to write policy.onnx too.
 
     Returns:
         The files.
 
     Raises:
-        UsageError: a file cannot be written, or torch.export cannot export the policy.
+        UsageError: a file cannot be written, torch cannot export the policy, or the packages of the
+            extra onnx are not installed.
 
     """
+    if onnx:
+        expect_onnx()
     with expect_writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    weights, text, program = (
-        (folder / name).with_stem(stem) for name in (WEIGHTS, DESCRIPTION, PROGRAM)
+    weights, text, program, model = (
+        (folder / name).with_stem(stem) for name in (WEIGHTS, DESCRIPTION, PROGRAM, ONNX)
     )
     own = {
         n: p.detach().clone(memory_format=torch.contiguous_format)
@@ -122,28 +134,29 @@ def export_policy(
     contents = {weights: save(own)}
     description: Json = {**policy.description(), **about}
     failure = None
-    try:
-        buffer = io.BytesIO()
-        torch.export.save(_exported(policy), buffer)
-        contents[program] = buffer.getvalue()
-    except Exception as error:
-        reason = next(line for line in str(error).splitlines() if line.strip())
-        failure = UsageError(
-            f"{weights} and {text} are written, but torch.export cannot write {program}: "
-            f"{type(error).__name__}: {reason.strip()} (a network must work for any number of "
-            "rows: x.shape[0] instead of len(x))"
-        )
-        failure.__cause__ = error
+    programs = {program: _program, model: _model} if onnx else {program: _program}
+    for path, content_of in programs.items():
+        try:
+            contents[path] = content_of(policy)
+        except Exception as error:
+            reason = next(line for line in str(error).splitlines() if line.strip())
+            failure = UsageError(
+                f"{weights} and {text} are written, but torch.export cannot write {path}: "
+                f"{type(error).__name__}: {reason.strip()} (a network must work for any number of "
+                "rows: x.shape[0] instead of len(x))"
+            )
+            failure.__cause__ = error
     description["sha256"] = {
         path.name: hashlib.sha256(content).hexdigest() for path, content in contents.items()
     }
+    files = [*contents]
     # The description comes last: a policy that it describes is whole.
     contents[text] = (json_text(description, 2) + "\n").encode()
     for path, content in contents.items():
         replace_durably(path, content)
     if failure is not None:
         raise failure
-    return [weights, text, program]
+    return [files[0], text, *files[1:]]
 
 
 def expect_onnx() -> None:
@@ -157,24 +170,26 @@ def expect_onnx() -> None:
         raise UsageError("--onnx needs the extra onnx: pip install 'metarl-suite[onnx]'")
 
 
-def export_onnx(policy: DeployedPolicy, folder: Path) -> Path:
-    """Writes `policy.onnx`, a model of `policy.forward` for any number of rows; returns the file.
+def _program(policy: DeployedPolicy) -> bytes:
+    """The content of policy.pt2."""
+    buffer = io.BytesIO()
+    torch.export.save(_exported(policy), buffer)
+    return buffer.getvalue()
 
-    Raises:
-        UsageError: the packages of the extra onnx are not installed.
 
-    """
-    expect_onnx()
+def _model(policy: DeployedPolicy) -> bytes:
+    """The content of policy.onnx, whose inputs have the names of the arguments of `forward`."""
     # Torch warns of its own use of itself, and of packages that no policy needs.
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     registration.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = torch.onnx.export(_exported(policy), dynamo=True, verbose=False)
+        model = torch.onnx.export(
+            _exported(policy), output_names=policy.results, dynamo=True, verbose=False
+        )
     assert model is not None
-    with expect_writable(folder / ONNX):
-        model.save(str(folder / ONNX))
-    return folder / ONNX
+    content: bytes = model.model_proto.SerializeToString()
+    return content
 
 
 def _exported(policy: DeployedPolicy) -> torch.export.ExportedProgram:
