@@ -15,14 +15,14 @@ from metarl.support.errors import UsageError
 from metarl.support.types import Json
 
 
+ABOUT = f"""{Comparison.__doc__}
+
+All other options are those of `metarl train`, for every run whose learner has them, such as
+--policy, --workers and --device. --config FILE takes options from a .yaml, .toml or .json file."""
+
+
 @dataclass(frozen=True)
 class _Compare(Comparison):
-    """Compare algorithms and controls on one task family at equal environment steps.
-
-    All other options are those of `metarl train`, for every run whose learner has them. --config
-    FILE takes options from a file.
-    """
-
     options: tyro.conf.SuppressFixed[Json] = field(default_factory=dict)
 
 
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> None:
 def parse_comparison(arguments: Sequence[str]) -> Comparison:
     """The comparison of a command line, with the options of `metarl train` that it has."""
     words = expanded(arguments)
-    comparison, others = parse_known(_Compare, words, _Compare.__doc__, command="compare")
+    comparison, others = parse_known(_Compare, words, ABOUT, command="compare")
     return dataclasses.replace(comparison, options=_shared(comparison, others))
 
 
