@@ -105,7 +105,8 @@ FITTING = {"image": [[0, 1], [255, 3.0]], "pair": (1, [0, 1]), "more": None}
     ("change", "message"),
     [
         ({"image": np.full((2, 2), 0.5)}, r"\['image'\] must be .* of uint8; it has 0.5"),
-        ({"image": np.full((2, 2), 256)}, r"of uint8; it has 256"),
+        ({"image": [[0, 1], [2, 256]]}, r"of uint8; it has 256$"),
+        ({"image": [[0, 1], [np.nan, 3]]}, r"of uint8; it has nan$"),
         ({"image": np.zeros(4)}, r"\['image'\] must be an array \[2, 2\] of uint8, not an array"),
         ({"pair": (3, [0, 1])}, r"\['pair'\]\[0\] must be of Discrete\(3\), not 3"),
         ({"pair": (0, [0, 2])}, r"\['pair'\]\[1\] must be of MultiBinary\(2\), not \[0, 2\]"),

@@ -14,7 +14,6 @@ from metarl.studies.comparison import Comparison, compare, option_names, table_r
 from metarl.support.errors import UsageError
 from metarl.support.types import Json
 
-
 ABOUT = f"""{Comparison.__doc__}
 
 All other options are those of `metarl train`, for every run whose learner has them, such as
@@ -60,10 +59,10 @@ def _shared(comparison: Comparison, words: Sequence[str]) -> Json:
         if word.startswith("--"):
             name = word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
             comparison.expect_option(name)
-            own = given.setdefault(name, [])
+            values = given.setdefault(name, [])
         elif not given:
             raise UsageError(f"metarl compare: {word} belongs to no option")
-        own.append(word)
+        values.append(word)
     # A comparison refuses some: that comes before what the values are.
     dataclasses.replace(comparison, options=dict.fromkeys(given))
     shared: Json = {}

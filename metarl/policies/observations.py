@@ -156,8 +156,11 @@ def _expect_array(space: spaces.Box, observation: object, name: str) -> None:
         several = array.shape[1:] == space.shape and array.dtype.kind in "biuf"
         hint = "; several observations are a tensor of flat ones, [rows, ...]" if several else ""
         raise UsageError(f"{wanted}, not {form_of(observation)}{hint}")
-    if space.dtype.kind in "biu" and not np.array_equal(array.astype(space.dtype), array):
-        raise UsageError(f"{wanted}; it has {array.flat[0]}, ...")
+    if space.dtype.kind in "biu":
+        with np.errstate(invalid="ignore"):  # of NaN
+            wrong = array[array.astype(space.dtype) != array]
+        if wrong.size:
+            raise UsageError(f"{wanted}; it has {wrong[0]}")
 
 
 def form_of(value: object) -> str:
