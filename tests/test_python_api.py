@@ -17,7 +17,7 @@ from torch import nn
 
 import metarl
 from metarl.policies.observations import expect_observation
-from metarl.studies.tuning import with_values
+from metarl.studies.search import with_values
 from metarl.support.errors import UsageError
 from metarl.tasks.classification import (
     Domain,

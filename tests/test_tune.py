@@ -20,7 +20,8 @@ from metarl import Config, UsageError
 from metarl.cli import tune as command
 from metarl.cli.main import main
 from metarl.studies import tuning
-from metarl.studies.tuning import Tuning, parse_search
+from metarl.studies.search import parse_search
+from metarl.studies.tuning import Tuning
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 

@@ -12,7 +12,8 @@ from metarl.cli.config_file import expanded
 from metarl.cli.parsing import parse_known
 from metarl.cli.train import parse_config
 from metarl.learners.config import FamilyRunConfig
-from metarl.studies.tuning import Trial, Tuning, Value, by_option, default_folder, tune
+from metarl.studies.search import Value, by_option
+from metarl.studies.tuning import Trial, Tuning, default_folder, tune
 from metarl.support.errors import UsageError
 from metarl.support.options import option
 
