@@ -24,9 +24,9 @@ PRELOADED = [
 
 TRAIN_ALL_BUT_ONE = """
 import sys
-from metarl.cli.parsing import parse
-from metarl.studies.comparison import Comparison, outcome
-comparison = parse(Comparison, sys.argv[1:], None)
+from metarl.cli.compare import parse_comparison
+from metarl.studies.comparison import outcome
+comparison = parse_comparison(sys.argv[1:])
 for name in comparison.names[1:]:
     outcome(comparison, name, 1)
 """

@@ -7,6 +7,7 @@ import torch
 
 from metarl import Config, RL2Config, UsageError, load, train
 from metarl.cli.main import main
+from metarl.cli.train import run_experiment
 
 SMALL = {"family": "envs:Navigation2D-v0", "horizon": 3, "episodes": 2, "eval_tasks": 2}
 MAML = {**SMALL, "meta_batch_size": 2, "hidden_sizes": (8,)}
@@ -45,6 +46,15 @@ def test_the_commands_take_a_checkpoint(trained, capsys):
     with pytest.raises(SystemExit):
         main(["adapt", str(trained), "--checkpoint", "9"])
     assert "--checkpoint 9" in capsys.readouterr().err
+
+
+def test_the_commands_compute_where_they_are_asked_to(trained, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for command in ("evaluate", "adapt"):
+        with pytest.raises(SystemExit):
+            main([command, str(trained), "--device", "cuda"])
+        assert "--device cuda: no GPU is available" in capsys.readouterr().err
+    main(["adapt", str(trained), "--device", "cpu", "--steps", "0"])
 
 
 def test_none_is_best_where_none_was_evaluated(tmp_path):
@@ -93,6 +103,52 @@ def test_what_does_not_fit_is_refused(trained, tmp_path, config, message):
     with pytest.raises(UsageError, match=message):
         train(type(config)(**options))
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.fixture(scope="module")
+def own_network(tmp_path_factory):
+    """A run with a network that is not the default."""
+    folder = tmp_path_factory.mktemp("own") / "run"
+    words = f"--policy {__name__}:Net --policy-options width 3 bias False --action-scale 2"
+    main([*TRAIN, "--iterations", "1", "--run-dir", str(folder), *words.split()])
+    return folder
+
+
+class Net(torch.nn.Sequential):
+    """Two layers of some width."""
+
+    def __init__(self, space, outputs, width=1, bias=True):
+        layers = torch.nn.Linear(2, width, bias=bias), torch.nn.Linear(width, outputs)
+        super().__init__(*layers)
+
+
+TRAIN = (
+    *("train", "--family", SMALL["family"], "--horizon", "3", "--episodes", "2"),
+    *("--meta-batch-size", "2", "--eval-every", "0"),
+)
+
+
+def test_options_of_the_policy_are_those_of_the_other_run(own_network, tmp_path, capsys):
+    begun = [*TRAIN, "--iterations", "0", "--init-from", str(own_network)]
+    learner = run_experiment(arguments=[*begun[1:], "--run-dir", str(tmp_path / "a")])
+    assert f"begins with checkpoint 1 of {own_network}\n" in capsys.readouterr().out
+    assert learner.config.policy_options == {"width": 3, "bias": False}
+    assert learner.config.action_scale == 2.0
+    assert same(learner.parameters, load(own_network).parameters)
+    own = ("--policy-options", "width", "4", "--no-normalise-observations")
+    with pytest.raises(SystemExit):
+        main([*begun, "--run-dir", str(tmp_path / "b"), *own])
+    message = "does not fit this run: its policy has --policy-options width 3, not 4\n"
+    assert message in capsys.readouterr().err
+    main([*begun, "--run-dir", str(tmp_path / "c"), *own, "--policy-options", "width", "3"])
+
+
+def test_a_policy_of_another_function_with_the_same_weights_is_refused(trained, tmp_path):
+    config = Config(**MAML, activation="relu", init_from=str(trained), run_dir=tmp_path / "run")
+    with pytest.raises(UsageError, match="its policy has --activation tanh, not relu"):
+        train(config)
+    same_network = {"policy": "mlp", "iterations": 0, "run_dir": tmp_path / "same"}
+    train(Config(**MAML, **same_network, init_from=str(trained)))
 
 
 def test_where_there_is_no_run_the_message_says_so(tmp_path):

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metarl import Config, Learner, UsageError
+from metarl import Config, Learner, UsageError, compare, load
+from metarl.cli.compare import parse_comparison
 from metarl.cli.main import main
 from metarl.evaluation.evaluation import Evaluation
 from metarl.learners.presets import ALGORITHMS
@@ -294,6 +295,13 @@ FAMILY = ["--family", SMALL.family]
             [*FAMILY, "--algorithms", "es-maml", "--meta-batch-size", "3"],
             "--outer evolution needs pairs: --meta-batch-size 3 must be even",
         ),
+        ([*FAMILY, "--sedes", "1"], "has an option sedes; did you mean seeds?"),
+        ([*FAMILY, "--seed", "1"], "--seed: a comparison chooses it for each run"),
+        ([*FAMILY, "--outer", "ppo"], "--outer: a comparison chooses it for each run"),
+        ([*FAMILY, "--algorithms", "dice-maml", "--estimator", "lvc"], "is what makes dice-maml"),
+        ([*FAMILY, "--device", "gpu"], "invalid choice 'gpu'"),
+        ([*FAMILY, "--policy-options", "width"], "--policy-options"),
+        ([*FAMILY, "--config", "none.yaml"], "none.yaml cannot be read"),
         ([*FAMILY, "--run-dir", "/dev/null/here"], "/dev/null/here/maml-trpo/seed-1 cannot be wri"),
     ],
 )
@@ -303,6 +311,37 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(
     monkeypatch.chdir(tmp_path)
     assert message in failure(capsys, *arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_options_of_train_are_those_of_every_run_that_has_them(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("hidden_size: 8\nworkers: 3\n")
+    words = "--algorithms maml-trpo cavia --controls rl2 --policy net:Net --policy-options width 4 "
+    words += f"--config {file} --workers 2 --hidden-sizes 8 8 --no-normalise-observations"
+    comparison = parse_comparison([*FAMILY, *words.split()])
+    for name in ("maml-trpo", "cavia", "rl2"):
+        config = comparison.config(name, 2)
+        assert (config.policy, config.policy_options) == ("net:Net", {"width": 4})
+        assert (config.workers, config.seed) == (2, 2)
+        if name == "rl2":
+            assert config.hidden_size == 8
+        else:
+            assert config.hidden_sizes == (8, 8)
+
+
+def test_options_in_python_are_those_of_every_run_that_has_them(tmp_path):
+    own = {"policy": "test_modules:Plain", "device": "cpu"}
+    family = "envs:Navigation2D-v0"
+    changes = {"family": family, "algorithms": ("maml-pg",), "controls": (), "options": own}
+    comparison = dataclasses.replace(SMALL, **changes, run_dir=tmp_path)
+    outcome(comparison, "maml-pg", 1)
+    assert load(comparison.run_folder("maml-pg", 1)).policy.network.name == own["policy"]
+    assert is_finished(comparison, "maml-pg", 1)
+    other = dataclasses.replace(comparison, options={})
+    assert not is_finished(other, "maml-pg", 1)
+    wrong = dataclasses.replace(comparison, options={"hidden_size": 8})
+    with pytest.raises(UsageError, match="an option hidden_size; did you mean hidden_sizes"):
+        compare(wrong)
 
 
 @pytest.mark.parametrize("name", [*ALGORITHMS, "pretrained", "oracle", "rl2"])

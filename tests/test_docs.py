@@ -40,16 +40,36 @@ def test_the_blocks_of_a_page_run(page, trained):
 
 def test_there_are_pages_with_commands():
     assert len(PAGES) >= 10
-    assert len(commands((DOCS / "guide.md").read_text())) == 7
+    assert len(commands((DOCS / "guide.md").read_text())) == 8
 
 
 def test_the_exported_policy_is_a_plain_torch_network(trained):
     text = (DOCS / "how-to" / "export.md").read_text()
     for line in commands(text):
         run_line(line, trained)
-    (code,) = [code for language, code in blocks(text) if language == "python"]
+    (code,) = [code for _, code in blocks(text) if '["layers"]' in code]
     output = run("-c", code + "print(network(torch.zeros(1, 17)).shape)", cwd=trained)
     assert "[1, 6]" in output
+
+
+@pytest.mark.parametrize("kind", ["maml", "own", "rl2"])
+def test_the_tensors_of_an_exported_policy_are_named(kind):
+    from metarl import Config, Learner, RL2Config, RL2Learner
+
+    small = {"family": "envs:Navigation2D-v0", "episodes": 2, "horizon": 3, "device": "cpu"}
+    own = {"policy": "encoder", "normalise_observations": True} if kind == "own" else {}
+    learner = (
+        RL2Learner(RL2Config(**small, trials=4, hidden_size=8))
+        if kind == "rl2"
+        else Learner(Config(**small, meta_batch_size=2, hidden_sizes=(8,), **own))
+    )
+    page = (DOCS / "how-to" / "export.md").read_text()
+    policy = learner.adapt({"goal": [0.1, 0.1]}, 0).policy
+    named = {name for name in policy.weights() if f"`{name}`" in page}
+    of_class = set(policy.module.state_dict()) if kind == "own" else set()
+    assert policy.weights().keys() == named | of_class
+    assert ("layers" in policy.description()) == (kind == "maml")
+    assert all(f"`{name}` " in page for name in policy.results)
 
 
 def test_every_tag_is_explained():

@@ -178,6 +178,17 @@ class Plain(nn.Linear):
         super().__init__(2, outputs)
 
 
+class Biased(nn.Linear):
+    def __init__(self, space, outputs, bias=True):
+        super().__init__(2, outputs, bias=bias)
+
+
+@pytest.mark.parametrize("word", ["false", "False", False])
+def test_false_of_a_file_or_a_command_line_is_false(word):
+    options = {"policy": f"{HERE}:Biased", "policy_options": {"bias": word}}
+    assert Learner(Config(**SMALL, **options)).policy.network.module.bias is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

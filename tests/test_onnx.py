@@ -1,6 +1,8 @@
 """Policies exported to ONNX give what they give in torch, for any number of rows."""
 
+import hashlib
 import importlib.util
+import json
 
 import onnxruntime
 import pytest
@@ -9,7 +11,7 @@ import torch
 from metarl import Config, Learner, UsageError
 from metarl.cli.main import main
 from metarl.learners.rl2 import RL2Config, RL2Learner
-from metarl.policies.export import export_onnx
+from metarl.policies.export import export_policy
 
 SMALL = {"horizon": 3, "device": "cpu", "episodes": 2}
 
@@ -31,8 +33,16 @@ def maml(family):
 @pytest.mark.parametrize("kind", LEARNERS)
 def test_the_model_gives_what_the_policy_gives(kind, tmp_path):
     learner = LEARNERS[kind]()
-    policy = learner.adapt(learner.family.task_env.task).policy
-    session = onnxruntime.InferenceSession(str(export_onnx(policy, tmp_path)))
+    adapted = learner.adapt(learner.family.task_env.task)
+    policy = adapted.policy
+    file = adapted.export(tmp_path, onnx=True)[-1]
+    assert file.name == "policy.onnx"
+    held = json.loads((tmp_path / "policy.json").read_text())["sha256"]
+    assert held.keys() == {"policy.safetensors", "policy.pt2", "policy.onnx"}
+    assert held["policy.onnx"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    session = onnxruntime.InferenceSession(str(file))
+    assert [x.name for x in session.get_inputs()] == inputs_of(policy)
+    assert [x.name for x in session.get_outputs()] == list(policy.results)
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(5, *x.shape[1:], generator=generator) for x in policy.example(2)]
     named = zip(session.get_inputs(), inputs, strict=True)
@@ -42,6 +52,12 @@ def test_the_model_gives_what_the_policy_gives(kind, tmp_path):
     expected = expected if isinstance(expected, tuple) else (expected,)
     for ours, theirs in zip(expected, outputs, strict=True):
         torch.testing.assert_close(torch.from_numpy(theirs), ours, rtol=1e-4, atol=1e-5)
+
+
+def inputs_of(policy):
+    if len(policy.example(1)) == 1:
+        return ["observations"]
+    return ["observations", "rewards", "actions", "began", "hidden"]
 
 
 def test_without_the_extra_the_command_says_so_before_it_adapts(monkeypatch, capsys, tmp_path):
@@ -54,4 +70,4 @@ def test_without_the_extra_the_command_says_so_before_it_adapts(monkeypatch, cap
     assert exit.value.code == 2
     assert "pip install 'metarl-suite[onnx]'" in capsys.readouterr().err
     with pytest.raises(UsageError, match="needs the extra onnx"):
-        export_onnx(None, tmp_path)
+        export_policy(None, tmp_path, {}, onnx=True)

@@ -6,6 +6,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import env_budget
 import forked
 import pytest
 from momentum import MomentumOptions
@@ -20,6 +21,7 @@ FILES = {
     "outer": "momentum:Momentum",
     "baseline": "time_mean:time_mean",
     "sinks": "csv_sink:CsvSink",
+    "callbacks": "env_budget:env_budget",
 }
 GROUPS = {
     "estimator": "metarl.estimators",
@@ -60,7 +62,7 @@ def test_a_run_with_parts_beside_it_records_and_resumes_them(folder):
     assert config["momentum"] == 0.9
     for name, part in FILES.items():
         held = config[name.replace("-", "_")]
-        assert held == ([part] if name == "sinks" else part)
+        assert held == ([part] if name in ("sinks", "callbacks") else part)
     resumed = ("train", "--resume", "--trust", "--run-dir", "run", "--iterations", "3")
     assert "iterations 3 to 3" in metarl(*resumed, cwd=folder)
     with open(folder / "run/metrics.csv") as file:
@@ -76,6 +78,15 @@ def test_the_run_is_evaluated(folder):
     assert (folder / "run/evaluation.json").exists()
 
 
+def test_the_callback_ends_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(env_budget, "BUDGET", 20)  # 2 stages, tasks and episodes of 4 steps: 32
+    own = ("--callbacks", FILES["callbacks"], "--iterations", "3", "--run-dir", str(tmp_path))
+    main(["train", *SMALL, *own])
+    assert "iteration 1: 32 environment steps are taken\n" in capsys.readouterr().out
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
+    assert (tmp_path / "checkpoints" / "000001").exists()
+
+
 def test_a_package_announces_parts(folder, tmp_path):
     site = tmp_path / "site"
     info = site / "own_parts-1.0.dist-info"
@@ -83,9 +94,11 @@ def test_a_package_announces_parts(folder, tmp_path):
     for file in FOLDER.glob("*.py"):
         shutil.copy(file, site)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own-parts\nVersion: 1.0\n")
-    sections = (f"[{GROUPS[name]}]\nmine = {part}\n" for name, part in FILES.items())
+    sections = (
+        f"[{GROUPS[name]}]\nmine = {part}\n" for name, part in FILES.items() if name in GROUPS
+    )
     (info / "entry_points.txt").write_text("\n".join(sections))
-    own = options(dict.fromkeys(FILES, "mine"))
+    own = options(dict.fromkeys(GROUPS, "mine"))
     run = ("--iterations", "1", "--run-dir", "run")
     metarl("train", *SMALL, *own, *run, cwd=tmp_path, path=[site])
     assert json.loads((tmp_path / "run/config.json").read_text())["config"]["baseline"] == "mine"
@@ -110,6 +123,8 @@ WRONG = {
     "--outer momentum:MomentumOptions": "must be a subclass of metarl.outer.loop.OuterLoop",
     "--outer momentum:Momentum --momentum 2": "--momentum 2.0 must be a number of at least 0",
     "--outer momentm": "--outer momentm must be one of trpo, ppo, gradient",
+    "--sinks csv_sink:Writer": "module csv_sink has no Writer; it has CsvSink",
+    "--outer momentum:Mine": "module momentum has no Mine; it has Momentum\n",
     "--sinks csv_sink:FILE": "must be a class that is made from (run_id, folder, options)",
     "--simulation momentum:Momentum": "must be a class with the methods of",
     "--learner momentum:Momentum": "must be a subclass of metarl.BaseLearner",

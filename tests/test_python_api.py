@@ -9,13 +9,15 @@ import re
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 import metarl
-from metarl.studies.tuning import with_values
+from metarl.policies.observations import expect_observation
+from metarl.studies.search import with_values
 from metarl.support.errors import UsageError
 from metarl.tasks.classification import (
     Domain,
@@ -58,6 +60,68 @@ def test_a_policy_acts_on_an_observation_and_on_rows(learner):
         np.testing.assert_allclose(policy(row.tolist()), policy(row))
 
 
+def test_a_policy_takes_tensors_of_any_leading_dimensions_and_types(learner):
+    policy = learner.adapt(GOAL, steps=0).policy
+    rows = torch.tensor([[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]])
+    actions = policy(rows.float())
+    assert torch.equal(policy(rows), actions)
+    assert torch.equal(policy(rows.double().reshape(2, 3, 2)), actions.reshape(2, 3, 2))
+    np.testing.assert_allclose(policy(rows[1]).detach(), actions[1].detach(), rtol=1e-5)
+    assert policy(rows[:0]).shape == (0, 2)
+
+
+ARRAY = r"the observation must be an array \[2\] of float64, not "
+TENSOR = r"observations must be a tensor \[\.\.\., 2\], not a tensor "
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        (0.5, ARRAY + "0.5$"),
+        (None, ARRAY + "None$"),
+        ("ab", ARRAY + "'ab'$"),
+        ([[1.0], [1.0, 2.0]], ARRAY + r"\[\[1.0\]"),
+        (np.zeros(3), ARRAY + r"an array \[3\] of float64$"),
+        (np.zeros((5, 2)), ARRAY + r"an array \[5, 2\] of float64; several observations are a te"),
+        ({"x": 1}, ARRAY),
+        (torch.zeros(5, 3), TENSOR + r"\[5, 3\] of torch.float32$"),
+        (torch.tensor(1.0), TENSOR + r"\[\]"),
+        (torch.zeros(2, dtype=torch.complex64), "observations must be of torch.float32, not"),
+    ],
+)
+def test_an_observation_of_another_form_is_one_line(learner, observation, message):
+    with pytest.raises(UsageError, match=message):
+        learner.adapt(GOAL, steps=0).policy(observation)
+
+
+PARTS = spaces.Dict(
+    image=spaces.Box(0, 255, (2, 2), np.uint8),
+    pair=spaces.Tuple((spaces.Discrete(3), spaces.MultiBinary(2))),
+)
+FITTING = {"image": [[0, 1], [255, 3.0]], "pair": (1, [0, 1]), "more": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": np.full((2, 2), 0.5)}, r"\['image'\] must be .* of uint8; it has 0.5"),
+        ({"image": [[0, 1], [2, 256]]}, r"of uint8; it has 256$"),
+        ({"image": [[0, 1], [np.nan, 3]]}, r"of uint8; it has nan$"),
+        ({"image": np.zeros(4)}, r"\['image'\] must be an array \[2, 2\] of uint8, not an array"),
+        ({"pair": (3, [0, 1])}, r"\['pair'\]\[0\] must be of Discrete\(3\), not 3"),
+        ({"pair": (0, [0, 2])}, r"\['pair'\]\[1\] must be of MultiBinary\(2\), not \[0, 2\]"),
+        ({"pair": (0,)}, r"\['pair'\] must be a tuple of 2, not \(0,\)"),
+        ({"pair": 0}, r"\['pair'\] must be a tuple of 2, not 0"),
+    ],
+)
+def test_the_parts_of_an_observation_are_named(change, message):
+    expect_observation(PARTS, FITTING)
+    with pytest.raises(UsageError, match=message):
+        expect_observation(PARTS, FITTING | change)
+    with pytest.raises(UsageError, match="must be a dict of image, pair, not"):
+        expect_observation(PARTS, {"image": FITTING["image"]})
+
+
 def test_a_recurrent_policy_takes_the_reward_too():
     config = metarl.RL2Config(
         "envs:Navigation2D-v0", trials=2, episodes=2, horizon=3, hidden_size=4, minibatches=1
@@ -67,6 +131,14 @@ def test_a_recurrent_policy_takes_the_reward_too():
     for reward in (0.0, -1.0):
         observation = np.full(2, reward, np.float32)
         np.testing.assert_array_equal(called(observation, reward), acted.act(observation, reward))
+    with pytest.raises(UsageError, match=r"the reward must be an array \[\] of float32, not 'x'"):
+        called(observation, "x")
+    with pytest.raises(UsageError, match="takes 5 tensors, not 1: observations, rewards, actions"):
+        called(torch.zeros(1, 2))
+    step = called.example(6)
+    together, apart = called(*step), called(*(x.reshape(2, 3, -1) for x in step))
+    for one, other in zip(together, apart, strict=True):
+        assert torch.equal(one.reshape(other.shape), other)
 
 
 def test_rollouts_are_the_episodes_of_the_adaptation(learner):
@@ -145,6 +217,7 @@ def test_families_are_listed_checked_and_drawn_from():
         ({"hidden_sizes": "32 16", "episodes": "7"}, {"hidden_sizes": (32, 16), "episodes": 7}),
         ({"normalise_observations": "True"}, {"normalise_observations": True}),
         ({"family_options.action_scale": 2.0}, {"family_options": {"action_scale": 2.0}}),
+        ({"policy_options.width": "8"}, {"policy_options": {"width": 8}}),
         ({"activation": "relu", "horizon": "9"}, {"activation": "relu", "horizon": 9}),
     ],
 )
@@ -209,6 +282,13 @@ def test_a_module_adapts_as_a_plain_loop_does_and_is_exported(few_shot, tmp_path
             p.data -= 0.1 * g
     np.testing.assert_allclose(adapted.losses[:3], losses, rtol=1e-5)
     torch.testing.assert_close(adapted(x), plain(x).detach())
+    torch.testing.assert_close(adapted(x[0].tolist()), adapted(x)[0])
+    with pytest.raises(
+        UsageError, match=r"inputs must be a tensor \[\.\.\., 3\], not a tensor \[2\]"
+    ):
+        adapted(np.zeros(2))
+    with pytest.raises(UsageError, match="inputs must be a tensor or an array, not 'picture'"):
+        adapted("picture")
     assert len(repr(adapted)) < 200
     adapted.export(tmp_path)
     program = torch.export.load(tmp_path / "model.pt2").module()

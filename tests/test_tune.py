@@ -10,15 +10,18 @@ import time
 
 import optuna
 import pytest
+import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+import metarl
 from metarl import Config, UsageError
 from metarl.cli import tune as command
 from metarl.cli.main import main
 from metarl.studies import tuning
-from metarl.studies.tuning import Tuning, parse_search
+from metarl.studies.search import parse_search
+from metarl.studies.tuning import Tuning
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -157,7 +160,10 @@ BASE = Config(family=FAMILY)
         ("episodes=5:20", IntDistribution(5, 20)),
         ("horizon=5:20:log", IntDistribution(5, 20, log=True)),
         ("hidden_sizes=32 32,64 64", CategoricalDistribution(["32 32", "64 64"])),
-        ("family_options.action_scale=1:10", FloatDistribution(1, 10)),
+        ("family_options.action_scale=1.0:10", FloatDistribution(1, 10)),
+        ("family_options.action_scale=1:10:log", IntDistribution(1, 10, log=True)),
+        ("policy_options.channels=4:16", IntDistribution(4, 16)),
+        ("--policy-options.depth=1,2", CategoricalDistribution(["1", "2"])),
         ("estimator=lvc,my:own", CategoricalDistribution(["lvc", "my:own"])),
     ],
 )
@@ -168,16 +174,20 @@ def test_what_is_searched(text, expected):
 
 def test_values_become_options_of_train():
     fixed = ["--family", "envs:HalfCheetahVel-v0", "--family-options", "observation", "finn"]
+    fixed += ["--policy-options", "bias", "False"]
     values = {
         "inner_lr": 0.25,
         "hidden_sizes": "32 32",
         "family_options.action_scale": 2.0,
+        "policy_options.channels": 4,
+        "policy_options.kernel": "5",
         "algorithm": "promp",
     }
     config = command.configure(fixed, values)
     assert config.inner_lr == 0.25
     assert config.hidden_sizes == (32, 32)
     assert config.family_options == {"observation": "finn", "action_scale": 2.0}
+    assert config.policy_options == {"bias": False, "channels": 4, "kernel": 5}
     assert config.outer == Config.of("promp", family=config.family).outer
 
 
@@ -185,6 +195,12 @@ def test_values_become_options_of_train():
     ("options", "message"),
     [
         (("inner_lrr=1:2",), "no option inner_lrr; did you mean inner_lr?"),
+        (("policy_option.depth=1:2",), "did you mean policy_options.depth?"),
+        (("policy_options=1:2",), "policy_options.NAME=..."),
+        (("policy_options.=1:2",), "policy_options.NAME=..."),
+        (("hidden_sizes.first=1:2",), "no option hidden_sizes.first"),
+        (("policy_options.depth=1:2",), "--policy-options depth: mlp has none"),
+        (("family_options.scale=1:2",), "scale"),
         (("inner_lr",), "must be NAME=LOW:HIGH"),
         (("inner_lr=2:1",), "with LOW below HIGH"),
         (("inner_lr=0:1:log",), "LOW must be above 0"),
@@ -215,6 +231,47 @@ def test_without_optuna_the_message_says_how_to_install_it(monkeypatch, tmp_path
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UsageError, match=r"pip install .*\[tune\]"):
         tuning.tune(Tuning(search=("inner_lr=0.1:1",)), tmp_path, lambda _: BASE)
+
+
+def test_options_of_the_network_are_searched(tmp_path, in_process):
+    folder = tmp_path / "study"
+    own = ("--policy", f"{__name__}:Net", "--trials", "1", "--run-dir", str(folder))
+    main(["tune", "--search", "policy_options.width=2:4", *own, *RUN])
+    config = json.loads((folder / "trial-0000" / "config.json").read_text())["config"]
+    width = read_study(folder).trials[0].params["policy_options.width"]
+    assert config["policy_options"] == {"width": width}
+
+
+class Net(torch.nn.Module):
+    """A layer of some width."""
+
+    def __init__(self, space, outputs, width=1):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(2, width), torch.nn.Linear(width, outputs)
+        )
+
+    def forward(self, observations):
+        return self.layers(observations)
+
+
+def test_a_study_in_python_is_in_the_folder_of_the_configuration(tmp_path, in_process):
+    folder = tmp_path / "study"
+    sizes = {"meta_batch_size": 2, "episodes": 2, "horizon": 5, "iterations": 1}
+    config = Config(FAMILY, **sizes, eval_every=1, eval_tasks=2, run_dir=folder)
+    (trial,) = metarl.tune(config, "inner_lr=0.1:0.2", trials=1)
+    assert trial.folder == folder / "trial-0000"
+    other = tmp_path / "other"
+    (trial,) = metarl.tune(config, "inner_lr=0.1:0.2", trials=1, run_dir=other)
+    assert trial.folder == other / "trial-0000"
+    with pytest.raises(UsageError, match="trial-0000 holds a run: give another --run-dir"):
+        metarl.tune(config, "inner_lr=0.1:0.2", run_dir=trial.folder)
+
+
+def test_a_learner_without_a_family_cannot_be_searched(capsys):
+    with pytest.raises(SystemExit):
+        main(["tune", "--search", "inner_lr=0.1:1", "--learner", "few_shot"])
+    assert "--learner few_shot: it does not train on task families" in capsys.readouterr().err
 
 
 @pytest.mark.ranks

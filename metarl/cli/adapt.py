@@ -14,10 +14,10 @@ from metarl.cli.progress import shown_progress
 from metarl.evaluation.clips import check_clip_name, prefer_offscreen
 from metarl.learners.adapted import Adapted
 from metarl.learners.learner import MetaLearner
-from metarl.policies.export import expect_onnx, export_onnx
+from metarl.policies.export import expect_onnx
 from metarl.runs.report import load_with
 from metarl.support.errors import UsageError
-from metarl.support.options import at_least
+from metarl.support.options import Device, at_least
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.text import counted, described_units
 from metarl.tasks.parameterised import single_task_family
@@ -50,6 +50,8 @@ class _Adapt:
     camera: str | None = None
     """Camera of the video, by its name in a MuJoCo model; by default one that sees the whole
     body."""
+    device: Device = "auto"
+    """Where the learner computes; auto takes a GPU if there is one."""
     seed: int = 1
     """Seed of the random numbers."""
     trust: bool = False
@@ -66,7 +68,13 @@ def run(arguments: Sequence[str]) -> None:
     if options.onnx:
         expect_onnx()
     prefer_offscreen()
-    learner = load_with(options.run, options.checkpoint, options.test_later_lr, trust=options.trust)
+    learner = load_with(
+        options.run,
+        options.checkpoint,
+        options.test_later_lr,
+        trust=options.trust,
+        device=options.device,
+    )
     if not isinstance(learner, MetaLearner):
         raise UsageError(
             f"{options.run} is not a run on a task family: adapt it in Python, "
@@ -90,9 +98,7 @@ def run(arguments: Sequence[str]) -> None:
     _print_returns(adapted, where, learner.family.units)
     name = f"{where.replace(' ', '-').replace(':', '-')}-steps-{options.steps}-seed-{options.seed}"
     folder = options.out or options.run / "adapted" / name
-    files = adapted.export(folder)
-    if options.onnx:
-        files.append(export_onnx(adapted.policy, folder))
+    files = adapted.export(folder, onnx=options.onnx)
     print(f"wrote {', '.join(file.name for file in files)} to {folder}")
     if options.video is not None:
         learner.render(task, options.steps, options.seed, options.camera).save(options.video)

@@ -1,17 +1,33 @@
 """`metarl compare`: compares algorithms and controls on one family."""
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 
-from metarl.cli.parsing import parse
-from metarl.studies.comparison import Comparison, compare, table_rows
+from metarl.cli.config_file import expanded
+from metarl.cli.parsing import parse, parse_known
+from metarl.studies.comparison import Comparison, compare, option_names, table_rows
+from metarl.support.errors import UsageError
+from metarl.support.types import Json
+
+ABOUT = f"""{Comparison.__doc__}
+
+All other options are those of `metarl train`, for every run whose learner has them, such as
+--policy, --workers and --device. --config FILE takes options from a .yaml, .toml or .json file."""
+
+
+@dataclass(frozen=True)
+class _Compare(Comparison):
+    options: tyro.conf.SuppressFixed[Json] = field(default_factory=dict)
 
 
 def run(arguments: Sequence[str]) -> None:
     """Compares algorithms and controls, and prints a table of their returns."""
-    options = parse(Comparison, arguments, Comparison.__doc__, command="compare")
+    options = parse_comparison(arguments)
     lines = compare(options)
     rows = table_rows(lines)
     steps = (f"step {k}" for k in range(len(rows[0]) - 4))
@@ -27,3 +43,33 @@ def run(arguments: Sequence[str]) -> None:
         f"wrote {options.folder}/comparison.png, .pdf and .csv; next: tensorboard --logdir "
         f"{options.folder}"
     )
+
+
+def parse_comparison(arguments: Sequence[str]) -> Comparison:
+    """The comparison of a command line, with the options of `metarl train` that it has."""
+    words = expanded(arguments)
+    comparison, others = parse_known(_Compare, words, ABOUT, command="compare")
+    return dataclasses.replace(comparison, options=_shared(comparison, others))
+
+
+def _shared(comparison: Comparison, words: Sequence[str]) -> Json:
+    """The options of runs in the rest of a command line, with the types that the runs have."""
+    given: dict[str, list[str]] = {}  # the words of each option
+    for word in words:
+        if word.startswith("--"):
+            name = word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+            comparison.expect_option(name)
+            values = given.setdefault(name, [])
+        elif not given:
+            raise UsageError(f"metarl compare: {word} belongs to no option")
+        values.append(word)
+    # A comparison refuses some: that comes before what the values are.
+    dataclasses.replace(comparison, options=dict.fromkeys(given))
+    shared: Json = {}
+    for name in comparison.names:
+        has = [n for n in given if n in option_names(comparison.config_class(name))]
+        config = comparison.config(name, 1)
+        own = [word for n in has for word in given[n]]
+        parsed = parse(type(config), own, None, config, "compare")
+        shared |= {n: getattr(parsed, n) for n in has}
+    return shared

@@ -19,7 +19,7 @@ from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import find_algorithm, tuned_options
 from metarl.learners.registry import LEARNERS
 from metarl.runs.folder import CONFIG, holds_run
-from metarl.runs.loading import read_config
+from metarl.runs.loading import policy_of_run, read_config
 from metarl.runs.run import train
 from metarl.studies.jobs import LOG, Job, expect_success, run_jobs
 from metarl.support.errors import UsageError
@@ -51,6 +51,7 @@ class _Choices:
     family_options: dict[str, FamilyOption] = field(default_factory=dict)
     run_dir: Path | None = None
     resume: bool = False
+    init_from: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -206,8 +207,19 @@ def parse_config(
         )
     if choices.outer is not None and isinstance(default, MAMLConfig):
         default = default.extended(choices.outer)
+    if choices.init_from is not None:
+        default = _with_policy_of(choices.init_from, default, arguments)
     about = f"{description or type(default).__doc__}\n\n{BESIDE}"
     return parse(type(default), arguments, about, default, command)
+
+
+def _with_policy_of(folder: Path, default: RunConfig, arguments: Sequence[str]) -> RunConfig:
+    """The options with those of the policy of a run, where the command line does not name them."""
+    words = {word.partition("=")[0].replace("_", "-") for word in arguments}
+    given = {n for n in default.of_policy if {option(n), option(f"no_{n}")} & words}
+    # Of pairs, those of the command line are put in later.
+    own = policy_of_run(folder, default, given - {"policy_options"})
+    return dataclasses.replace(default, **own)
 
 
 def _algorithm(config: FamilyRunConfig) -> str:

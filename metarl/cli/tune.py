@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +12,8 @@ from metarl.cli.config_file import expanded
 from metarl.cli.parsing import parse_known
 from metarl.cli.train import parse_config
 from metarl.learners.config import FamilyRunConfig
-from metarl.studies.tuning import FAMILY_OPTION, Trial, Tuning, Value, tune
+from metarl.studies.search import Value, by_option
+from metarl.studies.tuning import Trial, Tuning, default_folder, tune
 from metarl.support.errors import UsageError
 from metarl.support.options import option
 
@@ -25,7 +25,7 @@ def run(arguments: Sequence[str]) -> None:
     """Runs the trials, and prints the best ones and the command that trains with their options."""
     tuning, fixed = parse_known(Tuning, expanded(arguments), Tuning.__doc__, command="tune")
     base = configure(fixed, {})
-    folder = tuning.run_dir or Path("tunings", base.family.rpartition(":")[2])
+    folder = tuning.run_dir or default_folder(base)
     trials = tune(tuning, folder, functools.partial(configure, fixed))
     complete = [trial for trial in trials if trial.state == "complete"]
     if not complete:
@@ -39,8 +39,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def configure(fixed: Sequence[str], values: Mapping[str, Value]) -> FamilyRunConfig:
     """The configuration of a run with these options of `metarl train`, and these values."""
-    config = parse_config(None, None, trial_arguments(fixed, values), "tune")
-    assert isinstance(config, FamilyRunConfig)
+    config = _parsed(trial_arguments(fixed, values))
     # Not by an argument: that would take what is not given from the folder, which need not be ours.
     return dataclasses.replace(config, resume=config.resume or "run_dir" in values)
 
@@ -48,20 +47,24 @@ def configure(fixed: Sequence[str], values: Mapping[str, Value]) -> FamilyRunCon
 def trial_arguments(fixed: Sequence[str], values: Mapping[str, Value]) -> list[str]:
     """The options of `metarl train` with which a trial runs."""
     arguments = list(fixed)
-    of_family = {}
-    for name, value in values.items():
-        if name.startswith(FAMILY_OPTION):
-            of_family[name.removeprefix(FAMILY_OPTION)] = value
-        elif value in ("True", "False"):
+    single, pairs = by_option(values)
+    for name, value in single.items():
+        if value in ("True", "False"):
             arguments.append(option(name if value == "True" else f"no_{name}"))
         else:
             arguments += [option(name), *str(value).split()]
-    if of_family:
-        before = parse_config(None, None, fixed, "tune")
-        assert isinstance(before, FamilyRunConfig)
-        pairs = (before.family_options | of_family).items()
-        arguments += ["--family-options", *(str(part) for pair in pairs for part in pair)]
+    before = _parsed(fixed) if pairs else None
+    for name, own in pairs.items():
+        every = (getattr(before, name) | own).items()
+        arguments += [option(name), *(str(part) for pair in every for part in pair)]
     return arguments
+
+
+def _parsed(arguments: Sequence[str]) -> FamilyRunConfig:
+    config = parse_config(None, None, arguments, "tune")
+    if not isinstance(config, FamilyRunConfig):
+        raise UsageError(f"--learner {config.learner}: it does not train on task families")
+    return config
 
 
 def _print_best(trials: Sequence[Trial]) -> None:

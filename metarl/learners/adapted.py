@@ -20,8 +20,8 @@ class Adapted:
 
     policy: DeployedPolicy
     """`policy(observation)` is the most likely action, for an observation as the environment
-    returns it; for tensors [n, observation] it is that of each row. A recurrent policy also takes
-    the reward of the previous step: `policy(observation, reward)`."""
+    returns it; for a tensor [..., observation] of flat observations it is that of each row. A
+    recurrent policy also takes the reward of the previous step: `policy(observation, reward)`."""
     parameters: Parameters
     """What was adapted, without a task dimension."""
     episode_returns: np.ndarray  # [steps + 1, episodes]
@@ -37,11 +37,18 @@ class Adapted:
         means: list[float] = self.episode_returns.mean(1).tolist()
         return means
 
-    def export(self, folder: str | Path, about: Mapping[str, object] | None = None) -> list[Path]:
+    def export(
+        self,
+        folder: str | Path,
+        about: Mapping[str, object] | None = None,
+        onnx: bool = False,
+    ) -> list[Path]:
         """Writes the policy in forms that run without metarl; see `export_policy`.
 
         Args:
+            folder: of the files.
             about: further entries of policy.json.
+            onnx: whether to write policy.onnx too, which needs the extra onnx.
 
         Returns:
             The files.
@@ -53,7 +60,7 @@ class Adapted:
             "inner_steps": len(self.episode_returns) - 1,
             "returns": self.returns,
         }
-        return export_policy(self.policy, Path(folder), own | dict(about or {}))
+        return export_policy(self.policy, Path(folder), own | dict(about or {}), onnx=onnx)
 
     def __repr__(self) -> str:
         returns = ", ".join(f"{value:.4g}" for value in self.returns)
@@ -65,28 +72,35 @@ class AdaptedModule:
     """A module adapted to one supervised task."""
 
     module: DeployedModule
-    """`module(inputs)` maps inputs [n, ...], tensors or arrays, to outputs."""
+    """`module.outputs(inputs)` maps inputs [..., *shape], tensors or arrays, to outputs."""
     losses: list[float]
     """On the support set after 0..K inner steps."""
     problem: str
     """Name of the problem."""
 
     def __call__(self, inputs: npt.ArrayLike) -> Tensor:
-        """Inputs [n, ...] -> outputs [n, ...], without gradients."""
+        """Inputs [..., *shape] -> outputs [..., *their shape], without gradients."""
         return self.module.outputs(inputs)
 
-    def export(self, folder: str | Path, about: Mapping[str, object] | None = None) -> list[Path]:
+    def export(
+        self,
+        folder: str | Path,
+        about: Mapping[str, object] | None = None,
+        onnx: bool = False,
+    ) -> list[Path]:
         """Writes model.pt2, model.safetensors and model.json, which need no metarl.
 
         Args:
+            folder: of the files.
             about: further entries of model.json.
+            onnx: whether to write model.onnx too, which needs the extra onnx.
 
         Returns:
             The files.
 
         """
         own = {"problem": self.problem, "inner_steps": len(self.losses) - 1, "losses": self.losses}
-        return export_policy(self.module, Path(folder), own | dict(about or {}), "model")
+        return export_policy(self.module, Path(folder), own | dict(about or {}), "model", onnx)
 
     def __repr__(self) -> str:
         losses = ", ".join(f"{value:.4g}" for value in self.losses)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from metarl.sampling.info import InfoMetric
 from metarl.support.errors import UsageError
-from metarl.support.options import Count, NonNegative, Positive, WholeNumber, check_ranges
+from metarl.support.options import Count, Device, NonNegative, Positive, WholeNumber, check_ranges
 from metarl.support.schema import expect
 
 FamilyOption = bool | int | float | str
@@ -45,11 +45,12 @@ class RunConfig:
     """Continue from the newest checkpoint of the run folder; where --run-dir names it, options that
     are not given are those of the run."""
     init_from: str | None = None
-    """Run folder of another run, whose newest checkpoint this run begins with: fine-tuning. The
-    iterations, the optimiser and the random numbers are this run's own."""
+    """Run folder of another run, whose newest checkpoint this run begins with: fine-tuning. Options
+    of the policy that are not given are those of that run. The iterations, the optimiser and the
+    random numbers are this run's own."""
     seed: WholeNumber = 1
     """Determines all random numbers of the run."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where the learner computes; auto takes a GPU if there is one."""
     threads: WholeNumber = 0
     """Threads of the simulator and of the learner, which take turns; 0 uses one per core. Processes
@@ -98,6 +99,9 @@ class RunConfig:
         )
     )
     """Options that a resumed run may change, because no number of training depends on them."""
+
+    of_policy: ClassVar[frozenset[str]] = frozenset()
+    """Options that say what the learned parameters are those of: --init-from takes them over."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Keeps the short `repr`, in whose place a dataclass would have one of all options."""
@@ -266,3 +270,5 @@ class PolicyRunConfig(FamilyRunConfig):
     before its core, which reads vectors itself."""
     policy_options: dict[str, FamilyOption] = field(default_factory=dict)
     """Further arguments of the network's class, name and value in turn."""
+
+    of_policy: ClassVar[frozenset[str]] = frozenset({"policy", "policy_options", "action_scale"})

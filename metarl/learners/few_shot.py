@@ -41,7 +41,7 @@ from metarl.policies.parameters import Parameters
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.finite import expect_finite, expect_finite_state, not_finite
 from metarl.support.modules import import_object
-from metarl.support.options import Count, Positive, WholeNumber
+from metarl.support.options import Count, Positive, WholeNumber, with_truth_values
 from metarl.support.parallel import Shard, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
 from metarl.support.ranks import make_workers
@@ -160,7 +160,7 @@ def make_problem(config: FewShotConfig) -> Problem:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         try:
-            problem: Problem = make(**config.problem_options)
+            problem: Problem = make(**with_truth_values(config.problem_options))
         except TypeError as error:
             raise UsageError(f"--problem {config.problem} cannot be made: {error}") from error
     return problem

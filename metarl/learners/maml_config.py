@@ -107,6 +107,13 @@ class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
         "test_later_lr",
     }
 
+    of_policy: ClassVar[frozenset[str]] = PolicyRunConfig.of_policy | {
+        "hidden_sizes",
+        "activation",
+        "context_size",
+        "normalise_observations",
+    }
+
     def __new__(cls, *_: object, **options: Any) -> Self:
         """Options of a class that has those of the outer loop too, if that is the user's own."""
         return super().__new__(extended(cls, options.get("outer", cls.outer)))

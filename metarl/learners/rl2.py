@@ -79,6 +79,7 @@ class RL2Config(TaskChoiceOptions, PolicyRunConfig):
     """Independent trials of each held-out task, whose returns are averaged."""
 
     changeable: ClassVar[frozenset[str]] = PolicyRunConfig.changeable | {"eval_trials"}
+    of_policy: ClassVar[frozenset[str]] = PolicyRunConfig.of_policy | {"hidden_size"}
 
     def __post_init__(self) -> None:
         """Checks every number."""

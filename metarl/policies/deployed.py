@@ -17,10 +17,13 @@ from metarl.policies.export import DeployedPolicy
 from metarl.policies.mlp import CONTEXT, MLP
 from metarl.policies.module_network import ModuleNetwork
 from metarl.policies.modules import LAYERS
-from metarl.policies.observations import Observations
+from metarl.policies.observations import Observations, expect_observation, form_of
 from metarl.policies.policy import Policy
 from metarl.policies.recurrent import RecurrentPolicy, read
+from metarl.support.errors import UsageError
 from metarl.support.types import Space
+
+REWARD = gymnasium.spaces.Box(-np.inf, np.inf, ())
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class NetworkPolicy(DeployedPolicy):
 
     def row(self, observation: Any) -> Tensor:
         """The observation of one environment: [1, observation]."""
+        expect_observation(self.observations.space, observation)
         return torch.from_numpy(self.observations.flat(observation)).float().unsqueeze(0)
 
     def native(self, actions: Tensor) -> int | np.ndarray:
@@ -218,6 +222,7 @@ def deployed(
 class RecurrentDeployedPolicy(NetworkPolicy):
     """One step of a recurrent policy, whose memory of the task is an input and an output."""
 
+    results = ("action", "next_actions", "next_hidden")
     mean: Tensor
     std: Tensor
 
@@ -269,6 +274,7 @@ class RecurrentDeployedPolicy(NetworkPolicy):
         """The most likely action; the next call continues from the memory after it."""
         hidden, action, last = self._remembered
         if not self._began:
+            expect_observation(REWARD, reward, "the reward")
             last = torch.tensor([[reward]], dtype=torch.float32)
         began = torch.tensor([[self._began]])
         with torch.no_grad():
@@ -301,6 +307,8 @@ class RecurrentDeployedPolicy(NetworkPolicy):
 class DeployedModule(DeployedPolicy):
     """A module of a supervised task: its outputs are its actions."""
 
+    results = ("outputs",)
+
     def __init__(self, module: nn.Module, shape: Sequence[int], dtype: torch.dtype):
         """`shape` and `dtype` are those of one input."""
         super().__init__()
@@ -314,12 +322,24 @@ class DeployedModule(DeployedPolicy):
 
     @torch.no_grad()
     def outputs(self, inputs: npt.ArrayLike) -> Tensor:
-        """The outputs of inputs [n, ...], tensors or arrays."""
-        return self.forward(torch.as_tensor(np.asarray(inputs)).to(self._dtype))
+        """The outputs of inputs [..., *shape], tensors or arrays.
 
-    def act(self, observation: np.ndarray, reward: float) -> np.ndarray:
+        Raises:
+            UsageError: they have another shape or type.
+
+        """
+        try:
+            tensor = torch.as_tensor(inputs if isinstance(inputs, Tensor) else np.asarray(inputs))
+        except (TypeError, ValueError, RuntimeError):
+            raise UsageError(
+                f"inputs must be a tensor or an array, not {form_of(inputs)}"
+            ) from None
+        outputs: Tensor = self(tensor)
+        return outputs
+
+    def act(self, observation: npt.ArrayLike, reward: float) -> np.ndarray:
         """The outputs of one input."""
-        array: np.ndarray = self.outputs(np.asarray(observation)[None])[0].numpy()
+        array: np.ndarray = self.outputs(observation).numpy()
         return array
 
     def weights(self) -> dict[str, Tensor]:

@@ -6,6 +6,8 @@ Dict and Tuple concatenate their parts, and a Box of any shape is raveled.
 
 import functools
 import math
+import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeAlias, Union
 
@@ -117,6 +119,56 @@ class Observations:
     def structured(self, flat: Tensor) -> Structured:
         """Flat observations [rows, size] in the form of the space."""
         return _structured(self.space, flat)
+
+
+def expect_observation(space: Space, observation: object, name: str = "the observation") -> None:
+    """Checks that an observation has the form of its space; a Box need not hold its numbers.
+
+    Raises:
+        UsageError: it has not; `name` is what the message calls it.
+
+    """
+    if isinstance(space, spaces.Box):
+        _expect_array(space, observation, name)
+    elif isinstance(space, spaces.Dict):
+        if not isinstance(observation, Mapping) or not observation.keys() >= space.keys():
+            listed = ", ".join(space)
+            raise UsageError(f"{name} must be a dict of {listed}, not {form_of(observation)}")
+        for key, part in space.items():
+            expect_observation(part, observation[key], f"{name}[{key!r}]")
+    elif isinstance(space, spaces.Tuple):
+        if not isinstance(observation, Sequence) or len(observation) != len(space):
+            raise UsageError(f"{name} must be a tuple of {len(space)}, not {form_of(observation)}")
+        for i, part in enumerate(space):
+            expect_observation(part, observation[i], f"{name}[{i}]")
+    elif not space.contains(observation):
+        raise UsageError(f"{name} must be of {space}, not {form_of(observation)}")
+
+
+def _expect_array(space: spaces.Box, observation: object, name: str) -> None:
+    """Checks the shape of an array, and that its numbers are of the type of the space."""
+    wanted = f"{name} must be an array {list(space.shape)} of {space.dtype}"
+    try:
+        array = np.asarray(observation)
+    except ValueError:  # rows of several lengths
+        raise UsageError(f"{wanted}, not {form_of(observation)}") from None
+    if array.shape != space.shape or array.dtype.kind not in "biuf":
+        several = array.shape[1:] == space.shape and array.dtype.kind in "biuf"
+        hint = "; several observations are a tensor of flat ones, [rows, ...]" if several else ""
+        raise UsageError(f"{wanted}, not {form_of(observation)}{hint}")
+    if space.dtype.kind in "biu":
+        with np.errstate(invalid="ignore"):  # of NaN
+            wrong = array[array.astype(space.dtype) != array]
+        if wrong.size:
+            raise UsageError(f"{wanted}; it has {wrong[0]}")
+
+
+def form_of(value: object) -> str:
+    """The shape and the type of a value, or what else it is, for messages."""
+    if isinstance(value, Tensor | np.ndarray):
+        kind = "a tensor" if isinstance(value, Tensor) else "an array"
+        return f"{kind} {list(value.shape)} of {value.dtype}"
+    return f"{reprlib.repr(value)}"
 
 
 def _divisors(space: Space) -> list[float]:

@@ -21,6 +21,7 @@ from metarl.policies.normalisation import ObservationNormaliser
 from metarl.policies.observations import Observations, has_image
 from metarl.policies.parameters import Parameters, expand
 from metarl.support.errors import UsageError
+from metarl.support.options import with_truth_values
 from metarl.support.places import place_of
 from metarl.support.randomness import Array, NoiseSource
 from metarl.support.types import Space
@@ -171,7 +172,9 @@ def module_network(
         activation=options.activation,
         context_size=options.context_size,
     )
-    make = functools.partial(module_class, space, outputs, **{**given, **options.options})
+    make = functools.partial(
+        module_class, space, outputs, **{**given, **with_truth_values(options.options)}
+    )
     try:
         network = ModuleNetwork(
             name, make, Observations.of(space), normaliser, options.context_size > 0

@@ -2,15 +2,16 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from torch import Tensor
 
 from metarl.learners.base import BaseLearner
 from metarl.learners.config import RunConfig
 from metarl.learners.registry import LEARNERS, make_learner
+from metarl.policies.modules import MODULES
 from metarl.runs.checkpoint import checkpoints_in, load_checkpoint, load_newest
 from metarl.runs.folder import CONFIG, read_options
 from metarl.runs.metrics import read_metrics
@@ -19,6 +20,7 @@ from metarl.support.errors import UsageError
 from metarl.support.finite import numbers_in
 from metarl.support.modules import Source, named_modules, options_of_a_run
 from metarl.support.options import option
+from metarl.support.schema import expect
 from metarl.support.text import one_line
 from metarl.support.types import Json, State
 
@@ -172,17 +174,54 @@ def _form(value: Tensor) -> str:
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
 
-def initialise(learner: BaseLearner, folder: Path) -> None:
-    """Begins with what the run in the folder has learned, by its newest checkpoint."""
+def initialise(learner: BaseLearner, folder: Path) -> int:
+    """Begins with what the run in the folder has learned, by its newest checkpoint.
+
+    Returns:
+        The iteration of the checkpoint.
+
+    Raises:
+        UsageError: it does not fit; names the options of the policy that differ.
+
+    """
     other = load(folder)
     other.close()
     if type(other) is not type(learner):
         raise UsageError(f"--init-from {folder}: {other.name} is another learner")
+    held, now = as_json(other.config.to_json()), as_json(learner.config.to_json())
+    names = learner.config.of_policy
+    if "auto" in (held.get("policy"), now.get("policy")):  # the network may be the same
+        names -= {"policy"}
+    own = {name: now[name] for name in names}
     try:
+        if differing := differences(held, own, learner.config):
+            raise ValueError(f"its policy has {'; '.join(differing)}")
         learner.initialise(other)
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"--init-from {folder} does not fit this run: {reason}") from error
+    return other.iteration
+
+
+def policy_of_run(folder: Path, config: RunConfig, named: Collection[str]) -> Json:
+    """The options of a run's policy that `config` has too, apart from those that are `named`.
+
+    Raises:
+        UsageError: there is no such run, or it names a policy that is not trusted.
+
+    """
+    options = read_options(folder)
+    hints = get_type_hints(type(config), include_extras=True)
+    taken: Json = {n: options[n] for n in config.of_policy - set(named) if n in options}
+    for name, value in taken.items():
+        try:
+            expect(value, hints[name], f'"{name}"')
+        except ValueError as error:
+            raise UsageError(f"{folder / CONFIG} is damaged: {error}") from error
+    if ":" in taken.get("policy", ""):
+        with options_of_a_run(source_of(folder)):
+            MODULES.find(taken["policy"])
+    return {name: tuple(x) if isinstance(x, list) else x for name, x in taken.items()}
 
 
 def _newest(folder: Path) -> State:

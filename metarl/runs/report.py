@@ -26,7 +26,7 @@ from metarl.runs.tensorboard import (
 )
 from metarl.support.errors import UsageError
 from metarl.support.files import expect_writable, replace_durably
-from metarl.support.options import at_least
+from metarl.support.options import Device, at_least
 from metarl.support.text import json_text
 from metarl.support.types import Json
 from metarl.tasks.task import select_tasks, task_name
@@ -58,6 +58,8 @@ class EvaluationOptions:
     body."""
     info_metrics: tuple[str, ...] | None = None
     """Numbers in the info of the environment, NAME or NAME:mean; by default those of the run."""
+    device: Device = "auto"
+    """Where the learner computes; auto takes a GPU if there is one."""
     threads: int = 0
     """Threads; 0 uses one per core."""
     trust: bool = False
@@ -113,6 +115,7 @@ def evaluate(
         problem=problem,
         trust=asked.trust,
         threads=asked.threads,
+        device=asked.device,
         **own,
     )
     steps = learner.test_steps if asked.steps is None else asked.steps

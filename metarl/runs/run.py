@@ -174,7 +174,8 @@ def _begin(learner: BaseLearner, folder: RunFolder, described: Json) -> float:
     elif config.resume:
         print(f"{folder.path} holds no run to resume: beginning a new one")
     if config.init_from is not None and not learner.iteration:
-        initialise(learner, Path(config.init_from))
+        iteration = initialise(learner, Path(config.init_from))
+        print(f"begins with checkpoint {iteration} of {config.init_from}")
     folder.open(
         described,
         learner.iteration,

@@ -35,6 +35,11 @@ FINE_TUNED = ("random", "pretrained")
 """Controls whose training does not depend on the step size of the adaptation."""
 FINE_TUNED_LR = "fine_tuned_lr"
 """Entry of evaluation.json: the step size with which a control was fine-tuned."""
+CHOSEN = (
+    *("learner", "algorithm", "outer", "seed", "resume"),
+    *("target", "patience", "time_limit"),  # the environment steps would differ
+)
+"""Options of a run that a comparison does not share, beside those of its own."""
 CHANGE_NO_RESULT = MAMLConfig.changeable - {"test_later_lr"}
 
 
@@ -78,6 +83,9 @@ class Comparison:
     """Runs at a time; 0 runs one per core."""
     run_dir: Path | None = None
     """Folder of the comparison, which holds the run folders; by default comparisons/FAMILY."""
+    options: Json = field(default_factory=dict)
+    """Further options of the runs, those of their configurations: `{"policy": "net:Net"}`. A run
+    whose learner lacks one goes without it."""
 
     def __post_init__(self) -> None:
         """Checks every number and name.
@@ -110,6 +118,12 @@ class Comparison:
         for name in self.names:
             if self.names.count(name) > 1:
                 raise UsageError(f"{name} is named more than once")
+        for given in self.options:
+            if given in CHOSEN or given in vars(self):
+                raise UsageError(f"{option(given)}: a comparison chooses it for each run")
+            for name in (ALGORITHMS | CONTROLS).keys() & self.names:
+                if given in find_algorithm(name).options:
+                    raise UsageError(f"{option(given)}: it is what makes {name}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -125,8 +139,35 @@ class Comparison:
         """The folder of one run."""
         return self.folder / name / f"seed-{seed}"
 
+    def config_class(self, name: str) -> type[FamilyRunConfig]:
+        """That of an algorithm, a control or a learner.
+
+        Raises:
+            UsageError: the learner does not train on task families.
+
+        """
+        if name in ALGORITHMS | CONTROLS:
+            return MAMLConfig
+        config_class = LEARNERS.find(name).Config
+        if not issubclass(config_class, FamilyRunConfig):
+            raise UsageError(f"{name} cannot be compared: it does not train on task families")
+        return config_class
+
+    def expect_option(self, given: str) -> None:
+        """Checks that a run of the comparison has the option.
+
+        Raises:
+            UsageError: none has.
+
+        """
+        known = {n for name in self.names for n in option_names(self.config_class(name))}
+        if given not in known:
+            hint = nearest(given, known | vars(self).keys())
+            raise UsageError(f"no run of the comparison has an option {given}{hint}")
+
     def config(self, name: str, seed: int) -> FamilyRunConfig:
         """The configuration of one run; `name` is an algorithm, a control or a learner."""
+        config_class = self.config_class(name)
         tuned: Mapping[str, Any] = {}
         if self.preset == "tuned":
             family = make_family(self.family, 1, **self.family_options)
@@ -142,12 +183,10 @@ class Comparison:
             "run_dir": self.run_folder(name, seed),
             "resume": True,
             "preset": self.preset,
+            **{n: value for n, value in self.options.items() if n in option_names(config_class)},
         }
         tasks = self.meta_batch_size * self.episodes
-        if name not in ALGORITHMS | CONTROLS:
-            config_class = LEARNERS.find(name).Config
-            if not issubclass(config_class, FamilyRunConfig):
-                raise UsageError(f"{name} cannot be compared: it does not train on task families")
+        if config_class is not MAMLConfig:
             budget = Budget(2 * self.iterations * tasks, tasks, self.inner_steps + 1)
             return config_class.at_budget(budget, learner=name, **shared)
         preset = {**find_algorithm(name).options, **tuned}
@@ -161,6 +200,11 @@ class Comparison:
             "test_later_lr": self.test_later_lr,
         }
         return MAMLConfig.of(name, **(shared | sizes))
+
+
+def option_names(config_class: type[FamilyRunConfig]) -> set[str]:
+    """The options that runs of the class have."""
+    return {field.name for field in dataclasses.fields(config_class)}
 
 
 def compare(comparison: Comparison) -> list[Line]:
@@ -177,6 +221,8 @@ def compare(comparison: Comparison) -> list[Line]:
     runs = [(n, s) for n in comparison.names for s in range(1, comparison.seeds + 1)]
     for name, seed in runs:  # reports wrong options before hours of work
         comparison.config(name, seed)
+    for given in comparison.options:
+        comparison.expect_option(given)
     family = make_family(comparison.family, comparison.horizon, **comparison.family_options)
     comparison = dataclasses.replace(comparison, horizon=family.horizon)
     jobs: dict[Job, tuple[str, int]] = {}

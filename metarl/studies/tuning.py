@@ -7,34 +7,33 @@ next-generation hyperparameter optimization framework", arXiv 1907.10902).
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import fcntl
 import functools
 import json
-import math
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 from metarl.learners.base import BaseLearner
 from metarl.learners.config import FamilyRunConfig
 from metarl.learners.registry import make_learner
+from metarl.runs.folder import holds_run
 from metarl.runs.lock import is_in_use
 from metarl.runs.run import run
 from metarl.runs.stopping import held_out_tag
 from metarl.studies.jobs import IN_USE, Job, expect_success, run_jobs
+from metarl.studies.search import Value, corners, parse_search, with_values
 from metarl.support.distribution import DISTRIBUTION
-from metarl.support.errors import NonFiniteError, UsageError, nearest
+from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.files import expect_writable
 from metarl.support.options import at_least
 
 if TYPE_CHECKING:
     import optuna
 
-Value = int | float | str
 Configure = Callable[[Mapping[str, Value]], FamilyRunConfig]
 """The configuration of a run in which the searched options have these values."""
 
@@ -42,8 +41,6 @@ STUDY = "study.log"
 """File of the study, which Optuna's own tools read."""
 ASKED = "asked"
 """Attribute of the study: what was searched, in which runs."""
-FAMILY_OPTION = "family_options."
-"""Prefix of an option of the family among the searched ones."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Tuning:
 
     search: tuple[str, ...]
     """Options to search: NAME=LOW:HIGH, NAME=LOW:HIGH:log, or NAME=A,B,C; an option of the family
-    is family_options.NAME."""
+    is family_options.NAME, one of the network policy_options.NAME."""
     trials: int = 20
     """Runs, each with its own values of these options."""
     prune: bool = True
@@ -97,44 +94,23 @@ def tune_config(config: FamilyRunConfig, *search: str, **options: Any) -> list[T
     """Searches for options as `metarl tune` does; all other options are those of `config`.
 
     Args:
-        config: of every trial.
+        config: of every trial; its `run_dir` is the folder of the study.
         search: what is searched, for example `inner_lr=0.01:1:log`.
-        options: those of `Tuning`, for example `trials=20`.
+        options: those of `Tuning`, for example `trials=20`; `run_dir` here comes before that of
+            `config`.
 
     Raises:
         UsageError: as `tune`.
 
     """
     tuning = Tuning(search=search, **options)
-    folder = tuning.run_dir or Path("tunings", config.family.rpartition(":")[2])
+    folder = tuning.run_dir or config.run_dir or default_folder(config)
     return tune(tuning, folder, functools.partial(with_values, config))
 
 
-def with_values(config: FamilyRunConfig, values: Mapping[str, Value]) -> FamilyRunConfig:
-    """The configuration with the values of a trial, whose texts become the types of the options."""
-    hints = get_type_hints(type(config))
-    changed: dict[str, Any] = {}
-    of_family: dict[str, Any] = dict(config.family_options)
-    for name, value in values.items():
-        if name.startswith(FAMILY_OPTION):
-            of_family[name.removeprefix(FAMILY_OPTION)] = value
-        else:
-            changed[name] = _converted(value, hints[name])
-    if "run_dir" in changed:
-        changed["resume"] = True
-    return dataclasses.replace(config, **changed, family_options=of_family)
-
-
-def _converted(value: Value, hint: Any) -> Any:
-    """A value of the annotated type; a text lists the numbers of a tuple, divided by spaces."""
-    if not isinstance(value, str):
-        return value
-    if get_origin(hint) is tuple:
-        return tuple(get_args(hint)[0](part) for part in value.split())
-    kinds = [kind for kind in (hint, *get_args(hint)) if kind in (bool, int, float, Path)]
-    if bool in kinds:
-        return value == "True"
-    return kinds[0](value) if kinds else value
+def default_folder(config: FamilyRunConfig) -> Path:
+    """The folder of a study of such runs, if none is given."""
+    return Path("tunings", config.family.rpartition(":")[2])
 
 
 def tune(tuning: Tuning, folder: Path, configure: Configure) -> list[Trial]:
@@ -151,8 +127,10 @@ def tune(tuning: Tuning, folder: Path, configure: Configure) -> list[Trial]:
     _require_optuna()
     base = configure({})
     distributions = parse_search(tuning.search, base)
+    if holds_run(folder):
+        raise UsageError(f"{folder} holds a run: give another --run-dir for the study")
     for values in corners(distributions):  # reports wrong values before hours of work
-        configure(values)
+        make_learner(configure(values)).close()
     if not base.eval_every or base.eval_every > base.iterations or not base.eval_splits:
         raise UsageError(
             f"--eval-every {base.eval_every} evaluates no trial of {base.iterations} iterations, "
@@ -190,7 +168,7 @@ def tune(tuning: Tuning, folder: Path, configure: Configure) -> list[Trial]:
     return results(study, folder)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _begun(folder: Path) -> Iterator[None]:
     """Makes the folder; removes it if the block finds a mistake before anything is in it."""
     made = not folder.exists()
@@ -326,7 +304,7 @@ def _numbers(
         yield number
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with open(path, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -345,63 +323,3 @@ def _require_optuna() -> None:
     except ImportError as error:
         install = f'pip install "{DISTRIBUTION}[tune]"'
         raise UsageError(f"metarl tune needs Optuna: {install} ({error})") from error
-
-
-def parse_search(
-    texts: tuple[str, ...], base: FamilyRunConfig
-) -> dict[str, optuna.distributions.BaseDistribution]:
-    """The distributions of the options that are searched, by name.
-
-    Raises:
-        UsageError: a text is not NAME=LOW:HIGH[:log] or NAME=A,B,C, or there is no such option.
-
-    """
-    hints = get_type_hints(type(base))
-    found: dict[str, optuna.distributions.BaseDistribution] = {}
-    for text in texts:
-        name, equals, values = text.partition("=")
-        name = name.lstrip("-").replace("-", "_")
-        if not (equals and values):
-            raise UsageError(
-                f"--search {text} must be NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B,C"
-            )
-        if name not in hints and not name.startswith(FAMILY_OPTION):
-            raise UsageError(f"--search {text}: no option {name}{nearest(name, hints)}")
-        if name in found:
-            raise UsageError(f"--search {text}: {name} is searched twice")
-        found[name] = _distribution(text, values, hints.get(name, float))
-    return found
-
-
-def _distribution(text: str, values: str, hint: Any) -> optuna.distributions.BaseDistribution:
-    import optuna
-
-    if "," in values or ":" not in values:  # MODULE:NAME may be among the choices
-        return optuna.distributions.CategoricalDistribution(values.split(","))
-    low, high, *rest = values.split(":")
-    kinds = {hint, *get_args(hint)}
-    is_integer = int in kinds and float not in kinds
-    kind: Any = int if is_integer else float
-    try:
-        bounds = kind(low), kind(high)
-    except ValueError:
-        wanted = "whole numbers" if is_integer else "numbers"
-        raise UsageError(f"--search {text}: LOW and HIGH must be {wanted}") from None
-    is_log = rest == ["log"]
-    if (rest and not is_log) or not all(map(math.isfinite, bounds)) or not bounds[0] < bounds[1]:
-        raise UsageError(f"--search {text} must be LOW:HIGH or LOW:HIGH:log with LOW below HIGH")
-    if is_log and bounds[0] <= 0:
-        raise UsageError(f"--search {text}: LOW must be above 0 on a logarithmic scale")
-    if is_integer:
-        return optuna.distributions.IntDistribution(*bounds, log=is_log)
-    return optuna.distributions.FloatDistribution(*bounds, log=is_log)
-
-
-def corners(
-    distributions: Mapping[str, optuna.distributions.BaseDistribution],
-) -> Iterator[dict[str, Value]]:
-    """For each option, its lowest and highest value, or each of its choices, by itself."""
-    for name, distribution in distributions.items():
-        choices = getattr(distribution, "choices", None)
-        for value in choices or (distribution.low, distribution.high):  # type: ignore[attr-defined]
-            yield {name: value}

@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,8 +110,13 @@ def import_module_here(module: str) -> None:
         ) from None
 
 
-def import_object(reference: str, option: str) -> object:
+def import_object(reference: str, option: str, fits: Callable[[object], bool] = callable) -> object:
     """Imports the object MODULE:NAME.
+
+    Args:
+        reference: MODULE:NAME.
+        option: what names it.
+        fits: whether an object may be meant, for the message if there is none of that name.
 
     Raises:
         UsageError: there is no such module or name, or it is not to be trusted; the message begins
@@ -133,11 +138,24 @@ def import_object(reference: str, option: str) -> object:
     try:
         found: object = getattr(sys.modules[module], name)
     except AttributeError:
-        own = [known for known in vars(sys.modules[module]) if not known.startswith("_")]
-        raise UsageError(
-            f"{option} {reference}: module {module} has no {name}{nearest(name, own)}"
-        ) from None
+        hint = nearest(name, _public(module)) or _listed(_fitting(module, fits))
+        raise UsageError(f"{option} {reference}: module {module} has no {name}{hint}") from None
     return found
+
+
+def _public(module: str) -> list[str]:
+    return [name for name in vars(sys.modules[module]) if not name.startswith("_")]
+
+
+def _fitting(module: str, fits: Callable[[object], bool]) -> list[str]:
+    """Names of what the module itself defines and that fits."""
+    values = vars(sys.modules[module])
+    own = (n for n in _public(module) if getattr(values[n], "__module__", None) == module)
+    return [name for name in own if fits(values[name])]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"; it has {', '.join(names)}" if names else ""
 
 
 def _is_trusted(module: str) -> bool:

@@ -1,9 +1,11 @@
 """Names of options on the command line, and ranges of their values."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import (
     Annotated,
+    Any,
     Literal,
     get_args,
     get_origin,
@@ -41,6 +43,8 @@ Positive = Annotated[float, Range(0, above=True)]
 Share = Annotated[float, Range(0, 1, above=True)]
 """A number above 0 and at most 1."""
 Probability = Annotated[float, Range(0, 1)]
+Device = Literal["auto", "cpu", "cuda"]
+"""Where a learner computes."""
 
 
 def check_ranges(options: object) -> None:
@@ -67,6 +71,15 @@ def check_ranges(options: object) -> None:
 def option(name: str) -> str:
     """The name of a field on the command line."""
     return "--" + name.replace("_", "-")
+
+
+def with_truth_values(pairs: Mapping[str, object]) -> dict[str, Any]:
+    """The pairs of an option such as --family-options, with the words true and false as bool.
+
+    Numbers are as they are: the command line parses them itself.
+    """
+    truth = {"true": True, "false": False}
+    return {n: truth.get(x.lower(), x) if isinstance(x, str) else x for n, x in pairs.items()}
 
 
 def at_least(name: str, value: int, lowest: int) -> None:

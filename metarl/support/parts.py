@@ -46,7 +46,7 @@ class Parts(Generic[P]):
         if part is not None and not isinstance(part, str):
             return part
         reference = part or self._reference(name)
-        found = import_object(reference, self.option)
+        found = import_object(reference, self.option, self.fits)
         if not self.fits(found):
             where = name if name == reference else f"{name} ({reference})"
             raise UsageError(f"{self.option} {where} must be {self.what}")

@@ -204,15 +204,6 @@ def load_declaration(reference: str | F, options: Mapping[str, Any]) -> F:
     return family
 
 
-def parse_value(value: object) -> object:
-    """Converts the strings `true` and `false`, which a command line gives, to bool.
-
-    Other values are returned as they are: the command line parses numbers itself.
-    """
-    truth = {"true": True, "false": False}
-    return truth.get(value.lower(), value) if isinstance(value, str) else value
-
-
 def _is_of(kind: object, value: object) -> bool:
     """Whether the value has the annotated type; a bool does not count as a number."""
     origin = get_origin(kind)

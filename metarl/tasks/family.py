@@ -34,11 +34,12 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from metarl.support.errors import FamilyError, UnfitError, UsageError
 from metarl.support.foreign import START_LIMIT, Calling
 from metarl.support.modules import import_module_here
+from metarl.support.options import with_truth_values
 from metarl.support.places import described
 from metarl.support.randomness import RandomKey, Use
 from metarl.support.signals import is_request_to_end
 from metarl.support.types import Json
-from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, load_declaration, parse_value
+from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, load_declaration
 from metarl.tasks.distributions import TaskDistribution
 from metarl.tasks.suggestions import SHIPPED, suggestion
 from metarl.tasks.task import (
@@ -352,7 +353,7 @@ def make_family(id: str, horizon: int | None = None, **options: object) -> TaskF
     horizon = horizon if horizon is not None else spec.max_episode_steps
     if horizon is None:
         raise UsageError(f"{id} is registered without max_episode_steps: give a horizon")
-    family = TaskFamily(id, horizon, {name: parse_value(given) for name, given in options.items()})
+    family = TaskFamily(id, horizon, with_truth_values(options))
     _ = family.prototype  # made here, so that a bad option is an error here
     return family
 
