@@ -1,9 +1,14 @@
 """The benchmarks run; what they measure is for people to look at, on a quiet machine."""
 
+import time
+
 import pytest
+import supervised
 from documentation import ROOT
 from forked import python
+from measurements import measured
 from scaling import Inputs
+from supervised import lines
 
 BENCHMARKS, DOCS = ROOT / "experiments" / "benchmarks", ROOT / "docs"
 
@@ -19,12 +24,11 @@ BENCHMARKS, DOCS = ROOT / "experiments" / "benchmarks", ROOT / "docs"
             "--families envs:ReacherGoal-v0 --tasks 2 --episodes 2 --horizon 3 --seconds 0",
             "ReacherGoal-v0",
         ),
-        pytest.param(
+        (
             "gpu",
             "--worlds 4 --tasks 2 --horizon 3 --rounds 1 --batch-worlds 4 --curve-episodes 2 "
-            "--curve-seconds 0 --families HalfCheetahDir --results /dev/null",
-            '{"measured": "HalfCheetahDir warp 4"',
-            marks=pytest.mark.slow,
+            "--curve-seconds 1 --families HalfCheetahDir --no-deterministic --results /dev/null",
+            '{"measured": "HalfCheetahDir curve 2"',
         ),
         pytest.param(
             "ranks",
@@ -40,6 +44,30 @@ def test_a_benchmark_prints_figures_and_their_limit(script, options, told):
     line = next(line for line in result.stdout.splitlines() if line.startswith(told))
     assert any(word[0].isdigit() for word in line.split())
     assert "limit" in result.stdout
+
+
+def test_a_measurement_that_fails_takes_no_other_one_along():
+    names = ["raises", "well", "dies", "hangs", "last"]
+    begin = time.time()
+    found = list(lines(measured, names, end=begin + 60, silence=2))
+    assert [line for _, line in found if "begun" in line] == [{"begun": name} for name in names]
+    assert [name for name, line in found if "done" in line] == ["well", "last"]
+    assert {name: line["failed"] for name, line in found if "failed" in line} == {
+        "raises": "ValueError: no such family",
+        "dies": "its process ended",
+        "hangs": "no line for 2 s",
+    }
+    assert time.time() - begin < 30
+
+
+def test_nothing_begins_after_the_end(monkeypatch):
+    monkeypatch.setattr(supervised, "GRACE", 0.5)
+    names = ["hangs", "well"]
+    found = dict(lines(measured, names, end=time.time() + 2, silence=60))
+    assert "failed" in found["hangs"]
+    assert found["well"] == {"left out": "no time was left"}
+    none = list(lines(measured, names, end=time.time(), silence=60))
+    assert none == [(name, {"left out": "no time was left"}) for name in names]
 
 
 LIMIT = "limit: efficiency of at least 0.9 with 2 processes; expected"

@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarl import Config, Learner
 from metarl.learners.rl2 import RL2Config, RL2Learner
-from metarl.maml import inner_loop, meta_objective
+from metarl.maml import meta_objective
 from metarl.maml.estimators import SURROGATES
 from metarl.maml.inner_loop import InnerLoop, adapt
 from metarl.maml.meta_objective import MetaObjective, policy_objective
-from metarl.outer.objective import divergence
+from metarl.outer import natural_gradient, policy_gradient, ppo, reptile, trpo
+from metarl.outer.registry import OUTER_LOOPS
 from metarl.policies.action_units import ActionUnits
 from metarl.policies.parameters import expand
 from metarl.policies.policy import make_policy
-from metarl.sampling import advantage
 from metarl.sampling import rollout as sampling
 from metarl.sampling.actor import MostLikely, PolicyActor
 from metarl.sampling.advantage import make_scaled_batch
@@ -31,7 +32,8 @@ from metarl.simulation.backends import make_simulation
 from metarl.simulation.device import DeviceSimulation
 from metarl.simulation.dynamics import DynamicsPhysics
 from metarl.simulation.physics import WarpOptions
-from metarl.support import graphs
+from metarl.support import finite, graphs
+from metarl.support.looks import read
 from metarl.support.parallel import Workers
 from metarl.support.randomness import RandomKey
 from metarl.tasks.family import make_family
@@ -60,23 +62,52 @@ def collected(family, simulation, device, mean=False, tasks=TASKS, horizon=HORIZ
     )
 
 
+def devices(values):
+    return {value.device for value in values if isinstance(value, torch.Tensor)}
+
+
+class SendsNoNumbers(TorchFunctionMode):
+    """Fails where numbers of Python become a tensor of a device."""
+
+    makers = (torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **kwargs or {})
+        made = function in self.makers and not isinstance(args[-1], torch.Tensor)
+        sends = made and result.device == ELSEWHERE
+        assert not sends, f"{function.__name__} sends numbers to the device"
+        return result
+
+
 class StaysOnDevice(TorchDispatchMode):
-    """Fails where an operation reads a value on the host, or moves one between devices."""
+    """Fails where an operation reads a value of a device, or moves one between devices.
+
+    The host's own numbers are free, such as the number of its steps that torch's Adam counts.
+    """
 
     looks = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal")
 
     def __init__(self):
         super().__init__()
         self.seen = 0
+        self.sending = SendsNoNumbers()
+
+    def __enter__(self):
+        self.sending.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.sending.__exit__(*error)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
-        assert name not in self.looks, f"{name} reads a value on the host"
+        reads = name in self.looks and ELSEWHERE in devices(args)
+        assert not reads, f"{name} reads a value on the host"
         result = function(*args, **kwargs or {})
-        assert name != "lift_fresh", "torch.tensor sends numbers to the device"
-        if name in ("_to_copy", "copy_"):
-            of = {x.device.type for x in (result, *args) if isinstance(x, torch.Tensor)}
-            assert len(of) == 1, f"{name} moves values between {of}"
+        of = devices((result, *args))
+        moves = name in ("_to_copy", "copy_") and len(of) > 1
+        assert not moves, f"{name} moves values between {of}"
         self.seen += 1
         return result
 
@@ -178,12 +209,17 @@ def test_the_watch_sees_a_look_and_a_copy():
             torch.ones(3).to(ELSEWHERE)
         with pytest.raises(AssertionError, match="moves values between"):
             x.copy_(torch.ones(3))
+        for make in (torch.tensor, torch.as_tensor):
+            with pytest.raises(AssertionError, match="sends numbers to the device"):
+                make([1.0, 2.0], device=ELSEWHERE)
         with pytest.raises(AssertionError, match="nonzero reads"):
             x.nonzero()
-        with pytest.raises(AssertionError, match="_local_scalar_dense reads"):
-            float(torch.ones(3)[0])
-        with pytest.raises(NotImplementedError, match="copy out"):
-            x.cpu()
+        for look in (torch.Tensor.item, torch.Tensor.tolist, float, bool):
+            with pytest.raises((RuntimeError, AssertionError), match=r"meta|reads"):
+                look(x[0])
+        for look in (torch.Tensor.cpu, torch.Tensor.numpy):
+            with pytest.raises((NotImplementedError, TypeError), match=r"copy out|meta"):
+                look(x)
 
 
 @pytest.mark.parametrize("on_device", [False, True])
@@ -259,11 +295,12 @@ def test_a_captured_loop_gives_what_the_same_loop_gives_uncaptured(id, monkeypat
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_an_iteration_waits_for_the_gpu_as_often_whatever_the_number_of_steps():
+    """And whatever that of the conjugate gradients."""
     pytest.importorskip("mujoco_warp")
 
-    def waits(horizon):
+    def waits(horizon, iterations):
         sizes = {"meta_batch_size": 4, "episodes": 4, "hidden_sizes": (8,), "horizon": horizon}
-        decisions = {"cg_iterations": 2, "line_search_steps": 1}
+        decisions = {"cg_iterations": iterations, "line_search_steps": 1}
         learner = Learner(Config("envs:HalfCheetahDir-v0", simulation="warp", **sizes, **decisions))
         learner.iterate()
         with warnings.catch_warnings(record=True) as caught:
@@ -275,14 +312,27 @@ def test_an_iteration_waits_for_the_gpu_as_often_whatever_the_number_of_steps():
                 torch.cuda.set_sync_debug_mode("default")
         return sum("synchroniz" in str(warning.message) for warning in caught)
 
-    number = waits(10)
+    number = waits(10, 2)
     print(f"{number} waits of an iteration")
-    assert 0 < number == waits(20)
+    assert 0 < number == waits(20, 10)
 
 
-def test_nor_in_value_fitting_advantages_adaptation_and_fisher_products(monkeypatch):
-    for module in (advantage, inner_loop, meta_objective):  # which look once at each batch
-        monkeypatch.setattr(module, "expect_finite", lambda *_, **__: None)
+@pytest.fixture
+def looks(monkeypatch):
+    """How many numbers each look is at; the host is told that all is finite, and else .5."""
+    counted = []
+
+    def told(*values):
+        counted.append(len(values))
+        return [1.0 if value.dtype == torch.bool else 0.5 for value in values]
+
+    for module in (finite, meta_objective, trpo, natural_gradient, ppo, policy_gradient, reptile):
+        monkeypatch.setattr(module, "read", told)
+    return counted
+
+
+def updated(outer, estimator="naive", baseline=fit_values, **options):
+    """θ after an inner step and a meta-update of the outer loop, all of it under watch."""
     family = make_family(NAVIGATION, horizon=HORIZON)
     policy = make_policy(family.prototype.observation_space, family.prototype.action_space)
     theta = there(policy.initial_parameters(np.random.default_rng(0)))
@@ -297,15 +347,52 @@ def test_nor_in_value_fitting_advantages_adaptation_and_fisher_products(monkeypa
         terminated=steps[..., 0].bool(),
         final_observations=steps.new_zeros(*shape[:2], 2),
     )
-    inner = InnerLoop(policy_objective(policy, SURROGATES["naive"]), 0.1)
+    inner = InnerLoop(
+        policy_objective(policy, SURROGATES[estimator]), 0.1, first_order=estimator == "first_order"
+    )
+    kind = OUTER_LOOPS.find(outer)
     with StaysOnDevice() as watch:
-        batch, _ = make_scaled_batch(rollout, 0.99, 0.9, Workers(1), fit_values)
-        begin = inner.begin(theta, TASKS)
-        adapted = adapt(inner, begin, batch, 0, Workers(1))
+        batch, _ = make_scaled_batch(rollout, 0.99, 0.9, Workers(1), baseline)
+        adapted = adapt(inner, inner.begin(theta, TASKS), batch, 0, Workers(1))
         objective = MetaObjective(policy, inner, [batch, batch], theta, adapted, Workers(1))
-        product = objective.curvature(theta, divergence, 2)(theta)
+        changed, _ = kind(kind.Options(**options)).step(objective, theta)
     assert watch.seen > 200
-    assert product.keys() == theta.keys()
+    assert changed.keys() == theta.keys()
+
+
+BATCH, ADAPTED, GRADIENT, DIRECTION, TRIAL, NORM = [4], [7], [8, 2], [1], [2], [1]
+"""Numbers of each look: in expect_finite those of tensors, otherwise those that are asked for."""
+
+
+@pytest.mark.parametrize(("trials", "iterations"), [(1, 3), (3, 1)])
+def test_nor_in_value_fitting_advantages_adaptation_and_meta_update(trials, iterations, looks):
+    """The host looks once at each batch and each trial of the line search, and nowhere else."""
+    updated("trpo", line_search_steps=trials, cg_iterations=iterations)
+    assert looks == [*BATCH, *ADAPTED, *GRADIENT, *DIRECTION, *trials * TRIAL, *NORM]
+
+
+@pytest.mark.parametrize("estimator", SURROGATES)
+def test_nor_in_any_estimator(estimator, looks):
+    updated("natural", estimator, cg_iterations=1)
+    assert looks == [*BATCH, *ADAPTED, *GRADIENT, *DIRECTION, *TRIAL, 2]
+
+
+@pytest.mark.parametrize(
+    ("outer", "options", "expected"),
+    [
+        ("ppo", {"ppo_epochs": 2, "inner_kl_penalty": 1.0}, [*2 * GRADIENT, 3, *NORM]),
+        ("gradient", {}, [*GRADIENT, *TRIAL, *NORM]),
+        ("reptile", {}, [*2 * TRIAL, *NORM]),
+    ],
+)
+def test_nor_in_other_outer_loops(outer, options, expected, looks):
+    updated(outer, **options)
+    assert looks == [*BATCH, *ADAPTED, *expected]
+
+
+def test_one_look_reads_numbers_of_any_type():
+    values = torch.tensor(0.1), torch.tensor(True), torch.tensor(0.1, dtype=torch.float64)
+    assert read(*values) == [float(value) for value in values]
 
 
 class FakeGraph:

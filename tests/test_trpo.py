@@ -45,6 +45,18 @@ def test_conjugate_gradient_solves_in_as_many_iterations_as_dimensions(fisher):
     torch.testing.assert_close(residual, SLOPE - fisher @ x, atol=1e-12, rtol=0)
 
 
+def test_conjugate_gradient_changes_nothing_once_the_tolerance_is_reached(fisher):
+    """Whatever the iterations that follow, also where b is 0 and the first one divides by 0."""
+    for b in (SLOPE, torch.zeros_like(SLOPE)):
+        solved = conjugate_gradient(lambda v: fisher @ v, b, 4)
+        assert (solved[1] @ solved[1]) < 1e-10
+        for more in (5, 40):
+            for one, other in zip(
+                solved, conjugate_gradient(lambda v: fisher @ v, b, more), strict=True
+            ):
+                assert torch.equal(one, other)
+
+
 def test_conjugate_gradient_reports_the_residual_when_it_stops_early(fisher):
     x, residual = conjugate_gradient(lambda v: fisher @ v, SLOPE, 2)
     torch.testing.assert_close(residual, SLOPE - fisher @ x)

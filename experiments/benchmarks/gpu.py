@@ -1,30 +1,35 @@
 """Environment steps per second with physics on a GPU, beside MuJoCo's batch on all cores.
 
-It is made for a short lease of a machine: kernels of all families are compiled in parallel first,
-every measurement is appended to a file as soon as it is there, and what no time is left for is left
-out and named. Each measurement is of whole meta-iterations of MAML-TRPO, after one that compiles
-and reserves memory:
+It is made for a short lease of a machine. The most important measurements come first, small ones
+before large ones, and every line is appended to a file as soon as it is there. A measurement that
+fails or hangs is named, and the others follow in a new process; what no time is left for is named
+too. Kernels of all families are compiled in parallel at the beginning.
 
-- sampling and end-to-end steps per second, and seconds of each part;
-- for the GPU, kernels of a step and their time in physics (warp) and in the rest (torch), from
-  torch's profiler, and the memory in use.
+Each measurement is of whole meta-iterations of MAML-TRPO, after one that compiles and reserves
+memory. Its lines are:
+
+- sampling and end-to-end steps per second, seconds of each part, the memory in use, and returns
+  before and after adaptation, which in the first iteration are alike on both simulators;
+- for the GPU, from torch's profiler, kernels of an environment step and their time in physics
+  (warp) and in the rest (torch); and kernels of a meta-update, their time, and that on the clock.
 
 Then it trains HalfCheetahDir to a return of 200 and writes the curve in seconds. On a machine
 without a GPU it measures warp's CPU device, which is to try the script.
 """
 
 import dataclasses
-import gc
+import functools
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
+from supervised import Line, lines
 
 from metarl import Config, Learner
 from metarl.sampling.rollout import collect
@@ -62,8 +67,10 @@ class Options:
     goal: float = 200.0
     """Return after adaptation at which a training curve ends."""
     budget: float = 570.0
-    """Seconds after which nothing more is begun."""
-    deterministic: bool = False
+    """Seconds after which nothing more is begun; what runs then is ended 20 seconds later."""
+    silence: float = 150.0
+    """Seconds without a line after which a measurement is ended."""
+    deterministic: bool = True
     """Whether to measure the first family again with --warp-deterministic."""
     capture: bool = True
     """Whether what torch does in a step is captured and replayed; the physics always are."""
@@ -75,42 +82,49 @@ class Options:
 
 def main(options: Options) -> None:
     """Measures all that there is time for."""
-    begin = time.perf_counter()
-    if not options.capture:
-        graphs.WARM_UPS = sys.maxsize
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "warp's CPU device"
-    write(options, {"machine": device, "cores": available_cores(), "torch": torch.__version__})
-    if torch.cuda.is_available():
-        compile_all(options)
-        write(options, {"compiled": sorted(options.families), "seconds": since(begin)})
-    for name, measure in measurements(options):
-        if since(begin) > options.budget:
-            write(options, {"left out, as no time was left": name})
-            continue
-        try:
-            for line in measure:
-                write(options, {"measured": name, "at": since(begin), **line})
-        except Exception as error:  # the other measurements are worth having
-            write(options, {"measured": name, "failed": f"{type(error).__name__}: {error}"[:500]})
-        gc.collect()
-        torch.cuda.empty_cache()
+    begin = time.time()
+    gpu = torch.cuda.is_available()  # which this process leaves to those that measure
+    write(options, {"gpu": gpu, "cores": available_cores(), "torch": torch.__version__})
+    compilers = start_compilers(options) if gpu else []
+    for names in stages(options):
+        for compiled, process in compilers:
+            if any(name.startswith(compiled) for name in names):
+                code = exit_code(process, begin + options.budget - time.time())
+                write(options, {"compiled": compiled, "exit code": code, "at": since(begin)})
+        measure = functools.partial(measured, options)
+        for name, line in lines(measure, names, begin + options.budget, options.silence):
+            write(options, {"measured": name, "at": since(begin), **line})
     print(f"limit: at least {TARGET:,} steps/s end to end on HalfCheetahDir at a size of choice")
 
 
-def measurements(options: Options) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
-    """The measurements by name, the most important ones first."""
-    first, *_ = options.families
-    for family in options.families:
-        batch = config(options, family, options.batch_worlds, simulation="batch")
-        yield f"{family} batch", iterations(options, batch)
-        for worlds in options.worlds:
-            yield f"{family} warp {worlds}", iterations(options, config(options, family, worlds))
-        if family == first:
-            for episodes in options.curve_episodes:
-                yield f"{family} curve {episodes}", curve(options, family, episodes)
+def stages(options: Options) -> tuple[list[str], list[str]]:
+    """The names of the measurements of the first family, and of what can wait."""
+
+    def of(family: str) -> list[str]:
+        sizes = [f"{family} warp {worlds}" for worlds in options.worlds]
+        return [*sizes, f"{family} batch {options.batch_worlds}"]
+
+    first, *others = options.families
+    curves = [f"{first} curve {episodes}" for episodes in options.curve_episodes]
+    rest = [name for family in others for name in of(family)]
     if options.deterministic:
-        fixed = config(options, first, max(options.worlds), warp_deterministic=True)
-        yield f"{first} deterministic", iterations(options, fixed)
+        rest.append(f"{first} deterministic {options.worlds[-1]}")
+    return of(first) + curves[:1], rest + curves[1:]
+
+
+def measured(options: Options, name: str) -> Iterator[Line]:
+    """The lines of the measurement of that name, such as "AntDir warp 800"."""
+    if not options.capture:
+        graphs.WARM_UPS = sys.maxsize
+    family, kind, size = name.split()
+    if kind == "curve":
+        yield from curve(options, config(options, family, options.tasks * int(size)))
+        return
+    more = {"simulation": "batch"} if kind == "batch" else {}
+    yield from iterations(
+        options,
+        config(options, family, int(size), warp_deterministic=kind == "deterministic", **more),
+    )
 
 
 def config(options: Options, family: str, worlds: int, simulation: str = "warp", **more: Any):
@@ -126,12 +140,12 @@ def config(options: Options, family: str, worlds: int, simulation: str = "warp",
     )
 
 
-def iterations(options: Options, run: Config) -> Iterator[dict[str, Any]]:
+def iterations(options: Options, run: Config) -> Iterator[Line]:
     """Steps per second and seconds of the parts, the means of some meta-iterations."""
     learner = Learner(run)
-    begin = time.perf_counter()
-    learner.iterate()
-    first, rows = since(begin), []
+    begin = time.time()
+    yield {"first iteration": returns(learner.iterate()), "seconds": since(begin)}
+    rows = []
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     for _ in range(options.rounds if run.horizon == options.horizon else 1):
@@ -144,94 +158,141 @@ def iterations(options: Options, run: Config) -> Iterator[dict[str, Any]]:
     yield {
         "worlds": run.environments,
         "steps": steps,
-        "first iteration, s": round(first, 2),
         "sampling steps/s": round(steps / mean["time/sampling"]),
         "end to end steps/s": round(steps / mean["time/whole"]),
         **{f"{name[5:]}, s": round(seconds, 4) for name, seconds in mean.items()},
+        **returns(metrics),
         **(memory() if torch.cuda.is_available() else {}),
-        **(profile(learner) if learner.simulation_device.type == "cuda" else {}),
     }
+    if learner.simulation_device.type == "cuda":
+        yield of_step(learner)
+        yield of_update(learner)
     learner.close()
 
 
-def memory() -> dict[str, Any]:
+def returns(metrics: dict[str, float]) -> Line:
+    """Mean returns of an iteration."""
+    return {when: round(metrics[f"return/{when}"], 2) for when in ("before", "after")}
+
+
+def memory() -> Line:
     """GB in use: the most that torch has had, and all of the GPU's."""
     free, total = torch.cuda.mem_get_info()
     return {
+        "GPU": torch.cuda.get_device_name(),
         "torch, GB": round(torch.cuda.max_memory_allocated() / 1e9, 2),
         "GPU, GB": round((total - free) / 1e9, 2),
     }
 
 
-def profile(learner: Any) -> dict[str, Any]:
+def kernels_of(function: Callable[[], object]) -> tuple[list[Any], float]:
+    """The kernels that a function runs, and seconds on the clock until all of them have ended."""
+    cuda = torch.profiler.ProfilerActivity.CUDA
+    with torch.profiler.profile(activities=[cuda], acc_events=True) as profiler:
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        function()
+        torch.cuda.synchronize()
+        wall = time.perf_counter() - begin
+    return [event for event in profiler.events() if event.device_type.name == "CUDA"], wall
+
+
+def milliseconds(kernels: list[Any]) -> float:
+    """Their time on the GPU."""
+    return sum(event.device_time_total for event in kernels) / 1e3
+
+
+def of_step(learner: Any, steps: int = 12) -> Line:
     """Kernels of an environment step, and milliseconds of them in physics and in the rest."""
-    key, steps = RandomKey(1, Phase.EVALUATION), 12
+    key = RandomKey(1, Phase.EVALUATION)
     number = learner.config.meta_batch_size
     tasks = learner.family.sample_tasks(number, key)
     simulations, actor = learner._simulations_of(number), learner.begin(tasks).actor()
-    cuda = torch.profiler.ProfilerActivity.CUDA
-    begin = time.perf_counter()
-    with torch.profiler.profile(activities=[cuda], acc_events=True) as profiler:
-        collect(
+    kernels, wall = kernels_of(
+        lambda: collect(
             *(simulations, actor, learner.units, tasks, learner.episodes, steps, key, 0),
             learner.workers,
         )
-    wall = since(begin)
-    kernels = [e for e in profiler.events() if e.device_type.name == "CUDA"]
-    physics = [e for e in kernels if e.name.endswith(WARP_KERNEL)]
-    of_physics = sum(e.device_time_total for e in physics)
-    whole = sum(e.device_time_total for e in kernels)
+    )
+    physics = [event for event in kernels if event.name.endswith(WARP_KERNEL)]
+    of_physics = milliseconds(physics)
     return {
         "kernels per step": round(len(kernels) / steps, 1),
         "of warp": round(len(physics) / steps, 1),
-        "physics per step, ms": round(of_physics / steps / 1e3, 4),
-        "torch per step, ms": round((whole - of_physics) / steps / 1e3, 4),
-        "wall per step under the profiler, ms": round(1e3 * wall / steps, 4),
+        "physics per step, ms": round(of_physics / steps, 4),
+        "torch per step, ms": round((milliseconds(kernels) - of_physics) / steps, 4),
+        "clock per step under the profiler, ms": round(1e3 * wall / steps, 4),
     }
 
 
-def curve(options: Options, family: str, episodes: int) -> Iterator[dict[str, Any]]:
+def of_update(learner: Any) -> Line:
+    """Kernels of a meta-update: what is not their time is what launching them takes."""
+    step, found = learner.outer.step, {}
+
+    def profiled(*arguments: Any) -> Any:
+        results = []
+        kernels, wall = kernels_of(lambda: results.append(step(*arguments)))
+        found["kernels of an update"] = float(len(kernels))
+        found["their time, ms"] = round(milliseconds(kernels), 2)
+        found["clock under the profiler, ms"] = round(1e3 * wall, 2)
+        return results[0]
+
+    learner.outer.step = profiled
+    learner.iterate()
+    learner.outer.step = step
+    return found
+
+
+def curve(options: Options, run: Config) -> Iterator[Line]:
     """Trains to the goal; a line for each iteration."""
-    learner = Learner(config(options, family, options.tasks * episodes))
-    begin = time.perf_counter()
+    learner = Learner(run)
+    begin = time.time()
     while since(begin) < options.curve_seconds:
         metrics = learner.iterate()
         yield {
             "iteration": learner.iteration,
-            "seconds": round(since(begin), 2),
+            "seconds": since(begin),
             "steps": learner.env_steps,
-            "before": round(metrics["return/before"], 2),
-            "after": round(metrics["return/after"], 2),
+            **returns(metrics),
         }
         if metrics["return/after"] >= options.goal:
             break
     learner.close()
 
 
-def compile_all(options: Options) -> None:
-    """Fills warp's cache for all families, each in a process of its own: compilers use one core."""
+def start_compilers(options: Options) -> list[tuple[str, subprocess.Popen[bytes]]]:
+    """Begins to fill warp's cache, each family in a process of its own: compilers use one core."""
     code = (
         "import sys, metarl; "
         "c = metarl.Config(sys.argv[1], simulation='warp', meta_batch_size=2, "
         "episodes=int(sys.argv[2]), horizon=4, warp_deterministic=sys.argv[3] == 'True'); "
         "metarl.Learner(c).iterate()"
     )
-    wanted = [(family, False) for family in options.families]
+    wanted = [(f"{family} warp", False) for family in options.families]
     if options.deterministic:
-        wanted.append((options.families[0], True))
-    episodes = min(options.worlds) // options.tasks
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, f"envs:{family}-v0", str(episodes), str(fixed)]
+        wanted.append((f"{options.families[0]} deterministic", True))
+    episodes = str(options.worlds[0] // options.tasks)
+    return [
+        (
+            name,
+            subprocess.Popen(
+                [sys.executable, "-c", code, f"envs:{name.split()[0]}-v0", episodes, str(fixed)]
+            ),
         )
-        for family, fixed in wanted
+        for name, fixed in wanted
     ]
-    for (family, _), process in zip(wanted, running, strict=True):
-        if process.wait():
-            write(options, {"compiled": family, "failed": process.returncode})
 
 
-def write(options: Options, line: dict[str, Any]) -> None:
+def exit_code(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """That of a process, None if it takes longer; it is ended then."""
+    try:
+        return process.wait(max(0.0, seconds))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return None
+
+
+def write(options: Options, line: Line) -> None:
     """Prints the line, and appends it to the file."""
     text = json.dumps(line)
     print(text, flush=True)
@@ -241,7 +302,7 @@ def write(options: Options, line: dict[str, Any]) -> None:
 
 def since(begin: float) -> float:
     """Seconds."""
-    return time.perf_counter() - begin
+    return round(time.time() - begin, 2)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ def loaded_dice(log_probs: Tensor, batch: Batch, decay: float = 1.0) -> Tensor:
     log_ratio = _log_ratio(log_probs, batch)
     lag = torch.arange(log_ratio.shape[-1], device=log_ratio.device)
     lag = lag - lag.unsqueeze(-1)  # [k, t]: t − k
-    decays = torch.triu(torch.tensor(decay, device=lag.device).to(log_ratio) ** lag.clamp(min=0))
+    base = torch.full((), decay, dtype=log_ratio.dtype, device=lag.device)
+    decays = torch.triu(base ** lag.clamp(min=0))
     v = log_ratio @ decays
     return batch.mean((torch.exp(v) - torch.exp(v - log_ratio)) * batch.advantages)
 

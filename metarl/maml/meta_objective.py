@@ -18,6 +18,7 @@ from metarl.policies.policy import Policy
 from metarl.sampling.data import Batch
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.finite import expect_finite, not_finite
+from metarl.support.looks import read
 from metarl.support.parallel import Shard, Workers
 
 BYTES_OF_GRAPH = 48.0
@@ -136,7 +137,7 @@ class MetaObjective:
                 replay = self._replay(path, chunk)
                 return tuple(term(replay).sum() / self.tasks for term in terms)
 
-        return [total.item() for total in self._sum(of_chunk, self._chunks)]
+        return read(*self._sum(of_chunk, self._chunks))
 
     def gradient(
         self, parameters: Mapping[str, Tensor], term: Term = surrogate
@@ -156,15 +157,16 @@ class MetaObjective:
 
         mean, *gradients = self._sum(of_chunk, self._chunks)
         first, second = gradients[: len(parameters)], gradients[len(parameters) :]
-        if self.agreement is None:
-            self.agreement = _cosine(first, second)
         total = (a + b for a, b in zip(first, second, strict=True))
         whole = dict(zip(parameters, total, strict=True))
         try:
             expect_finite("the meta-gradient", {"the objective": mean, **whole})
         except NonFiniteError as error:
             raise NonFiniteError(str(error), self._without_gradient(parameters, term)) from None
-        return mean.item(), whole
+        value, agreement = read(mean, _cosine(first, second))
+        if self.agreement is None:
+            self.agreement = agreement
+        return value, whole
 
     def displacement(self) -> Parameters:
         """mean_i θ'_i(θ_0) − θ_0."""
@@ -416,10 +418,10 @@ def _gradients(
     )
 
 
-def _cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-    """Cosine of the angle between two lists of tensors, each read as one vector; 0 for zeros."""
+def _cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """Cosine of the angle between two lists of tensors, each taken as one vector; 0 for zeros."""
     a, b = (torch.cat([tensor.reshape(-1) for tensor in tensors]) for tensors in (first, second))
-    return torch.nn.functional.cosine_similarity(a, b, dim=0).item()
+    return torch.nn.functional.cosine_similarity(a, b, dim=0)
 
 
 def _mean_reward(batch: Batch) -> Tensor:

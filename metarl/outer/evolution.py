@@ -12,6 +12,7 @@ from metarl.outer.adam import Adam
 from metarl.outer.loop import OtherOptions, OuterLoop, Start, StepSizeOptions, expect
 from metarl.outer.objective import PolicyObjective
 from metarl.policies.parameters import Parameters, flatten
+from metarl.support.looks import read
 from metarl.support.options import Positive
 from metarl.support.randomness import RandomKey, Use
 
@@ -80,7 +81,7 @@ class EvolutionStrategies(OuterLoop[EvolutionOptions]):
             for name, noise in self._noise.items()
         }
         theta = self._adam.ascend(parameters, gradient)
-        norm = float(flatten(gradient).norm())
+        norm = read(flatten(gradient).norm())[0]
         return theta, {"outer/accepted": 1.0, "outer/gradient_norm": norm}
 
     def state(self) -> dict[str, Any]:

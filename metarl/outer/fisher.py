@@ -54,24 +54,27 @@ def natural_step(
     expect_finite("the natural gradient", {"its direction": direction})
     # (F + damping I) x = ∇ − residual, so the quadratic form needs no further product.
     form = direction @ (gradient - residual)
-    length = torch.sqrt(2 * options.max_kl / form) if form > 0 else torch.zeros_like(form)
+    length = torch.where(form > 0, torch.sqrt(2 * options.max_kl / form), 0.0)
     return surrogate, gradient, direction, length
 
 
 def conjugate_gradient(
     product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float = 1e-10
 ) -> tuple[Tensor, Tensor]:
-    """Solves A x = b for a positive definite A given by products: (x, b − A x)."""
+    """Solves A x = b for a positive definite A given by products: (x, b − A x).
+
+    Nothing changes once ‖b − A x‖² is below the tolerance. To stop then, a GPU would have to wait
+    at each iteration for the host to look, and the tolerance is rarely reached.
+    """
     x = torch.zeros_like(b)
     residual, p = b.clone(), b.clone()
     squared = residual @ residual
     for _ in range(iterations):
-        if squared < tolerance:
-            break
+        done = squared < tolerance
         ap = product(p)
         alpha = squared / (p @ ap)
-        x = x + alpha * p
-        residual = residual - alpha * ap
+        x = torch.where(done, x, x + alpha * p)
+        residual = torch.where(done, residual, residual - alpha * ap)
         previous, squared = squared, residual @ residual
-        p = residual + squared / previous * p
+        p = torch.where(done, p, residual + squared / previous * p)
     return x, residual

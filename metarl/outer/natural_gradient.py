@@ -4,6 +4,7 @@ from metarl.outer.fisher import NaturalOptions, natural_step
 from metarl.outer.loop import OuterLoop
 from metarl.outer.objective import PolicyObjective
 from metarl.policies.parameters import Parameters, flatten, unflatten
+from metarl.support.looks import read
 
 
 class NaturalGradient(OuterLoop[NaturalOptions]):
@@ -25,10 +26,11 @@ class NaturalGradient(OuterLoop[NaturalOptions]):
         before, gradient, direction, length = natural_step(objective, parameters, self._options)
         theta = unflatten(flatten(parameters) + length * direction, parameters)
         surrogate, kl = objective.value(theta)
+        step, norm = read(length, gradient.norm())
         return theta, {
             "outer/kl": kl,
-            "outer/kl_claimed": self._options.max_kl if length > 0 else 0.0,
+            "outer/kl_claimed": self._options.max_kl if step > 0 else 0.0,
             "outer/surrogate": surrogate - before,
             "outer/accepted": 1.0,
-            "outer/gradient_norm": float(gradient.norm()),
+            "outer/gradient_norm": norm,
         }

@@ -6,6 +6,7 @@ from metarl.outer.adam import Adam
 from metarl.outer.loop import OuterLoop, StepSizeOptions
 from metarl.outer.objective import Objective
 from metarl.policies.parameters import Parameters, flatten
+from metarl.support.looks import read
 
 
 class PolicyGradient(OuterLoop[StepSizeOptions]):
@@ -28,7 +29,7 @@ class PolicyGradient(OuterLoop[StepSizeOptions]):
             "outer/kl": kl,
             "outer/surrogate": surrogate - before,
             "outer/accepted": 1.0,
-            "outer/gradient_norm": float(flatten(gradient).norm()),
+            "outer/gradient_norm": read(flatten(gradient).norm())[0],
         }
 
     def state(self) -> dict[str, Any]:

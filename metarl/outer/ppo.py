@@ -10,6 +10,7 @@ from metarl.outer.adam import Adam
 from metarl.outer.loop import OuterLoop, StepSizeOptions
 from metarl.outer.objective import PolicyObjective, Replay, Term, divergence, surrogate
 from metarl.policies.parameters import Parameters, flatten
+from metarl.support.looks import read
 from metarl.support.options import Count, NonNegative, Positive
 
 
@@ -77,14 +78,14 @@ class PPO(OuterLoop[PPOOptions]):
         for _ in range(self._options.ppo_epochs):
             value, gradient = objective.gradient(theta, self.term)
             values.append(value)
-            norms.append(float(flatten(gradient).norm()))
+            norms.append(flatten(gradient).norm())
             theta = self._adam.ascend(theta, gradient)
         after, kl, inner_kl = objective.means(theta, surrogate, divergence, inner_divergence)
         metrics = {
             "outer/kl": kl,
             "outer/surrogate": after - values[0],
             "outer/accepted": 1.0,
-            "outer/gradient_norm": norms[0],
+            "outer/gradient_norm": read(norms[0])[0],
             "outer/inner_kl": inner_kl,
             "outer/inner_kl_penalty": self.penalty,
         }

@@ -3,6 +3,7 @@
 from metarl.outer.loop import OtherOptions, OuterLoop, StepSizeOptions, expect
 from metarl.outer.objective import Objective
 from metarl.policies.parameters import Parameters, flatten
+from metarl.support.looks import read
 
 
 class Reptile(OuterLoop[StepSizeOptions]):
@@ -46,5 +47,5 @@ class Reptile(OuterLoop[StepSizeOptions]):
             "outer/kl": kl,
             "outer/surrogate": surrogate - before,
             "outer/accepted": 1.0,
-            "outer/gradient_norm": float(flatten(moves).norm()),
+            "outer/gradient_norm": read(flatten(moves).norm())[0],
         }

@@ -7,6 +7,7 @@ from metarl.outer.fisher import NaturalOptions, natural_step
 from metarl.outer.loop import OuterLoop
 from metarl.outer.objective import PolicyObjective
 from metarl.policies.parameters import Parameters, flatten, unflatten
+from metarl.support.looks import read
 from metarl.support.options import Count, Share
 
 AIM, CLOSE_ENOUGH = 0.97, 0.9
@@ -43,8 +44,9 @@ class TRPO(OuterLoop[TRPOOptions]):
     ) -> tuple[Parameters, dict[str, float]]:
         """θ after one update, and `outer/...` metrics; θ itself where no step was acceptable."""
         options = self._options
-        surrogate, gradient, direction, natural = natural_step(objective, parameters, options)
-        theta, length = flatten(parameters), natural
+        surrogate, gradient, direction, length = natural_step(objective, parameters, options)
+        theta = flatten(parameters)
+        scale = 1.0  # the length over that of the natural step
         best, metrics = parameters, _metrics()
         for tries in range(1, options.line_search_steps + 1):  # noqa: B007 (reported at the end)
             candidate = unflatten(theta + length * direction, parameters)
@@ -52,16 +54,16 @@ class TRPO(OuterLoop[TRPOOptions]):
             improvement = new_surrogate - surrogate
             if improvement > metrics["outer/surrogate"] and kl <= options.max_kl:
                 best = candidate
-                claimed = options.max_kl * float(length / natural) ** 2
-                metrics = _metrics(kl, claimed, improvement, 1.0)
+                metrics = _metrics(kl, options.max_kl * scale**2, improvement, 1.0)
                 if kl >= CLOSE_ENOUGH * options.max_kl:
                     break
             elif metrics["outer/accepted"]:
                 break
-            length = length * self._ratio(improvement, kl)
+            ratio = self._ratio(improvement, kl)
+            length, scale = length * ratio, scale * ratio
         return best, metrics | {
             "outer/line_search_steps": float(tries),
-            "outer/gradient_norm": float(gradient.norm()),
+            "outer/gradient_norm": read(gradient.norm())[0],
         }
 
     def _ratio(self, improvement: float, kl: float) -> float:

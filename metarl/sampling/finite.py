@@ -6,6 +6,7 @@ from torch import Tensor
 from metarl.sampling.data import Rollout
 from metarl.support.errors import NonFiniteError
 from metarl.support.finite import not_finite
+from metarl.support.looks import read
 
 REMEDIES = {
     "the policy sees": "to find divisions by 0 and unstable physics in the environment",
@@ -35,7 +36,7 @@ def expect_finite_rollout(rollout: Rollout) -> None:
         "rewards have a sum": rollout.returns.unsqueeze(2),
     }
     every = (*per_step.values(), *last.values())
-    if all(values.isfinite().all() for values in every):
+    if all(read(*(values.isfinite().all() for values in every))):
         return
     steps = rollout.valid.sum(-1)
     nothing = torch.zeros_like(steps)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metarl.support.errors import NonFiniteError
+from metarl.support.looks import read
 
 
 def expect_finite(what: str, values: Mapping[str, Tensor], by_task: bool = False) -> None:
@@ -27,7 +28,7 @@ def expect_finite(what: str, values: Mapping[str, Tensor], by_task: bool = False
 
     """
     finite = [value.isfinite().all() for value in values.values()]
-    if not finite or torch.stack(finite).all():
+    if not finite or all(read(*finite)):
         return
     name, value = next(pair for pair, ok in zip(values.items(), finite, strict=True) if not ok)
     raise NonFiniteError(
