@@ -243,6 +243,44 @@ def test_a_short_run_learns_and_its_policy_is_worth_the_same_on_mujoco():
     assert mean.min() > 5
 
 
+def test_a_short_run_learns():
+    config = Config(
+        CHEETAH,
+        simulation="warp",
+        meta_batch_size=10,
+        episodes=10,
+        horizon=40,
+        hidden_sizes=(32,),
+        max_kl=0.1,
+        inner_lr=0.5,
+        seed=1,
+    )
+    gains = [metrics["return/gain"] for metrics in Learner(config).learn(6)]
+    print(gains)
+    assert np.mean(gains[:2]) < 3
+    assert np.mean(gains[-2:]) > 5
+
+
+@SLOW
+def test_a_trained_ant_is_worth_the_same_on_mujoco():
+    """Before and after adaptation on MuJoCo, 64 worlds of each."""
+    config = Config(
+        "envs:AntDir-v0", simulation="batch", preset="tuned", meta_batch_size=10, horizon=100
+    )
+    trained = Learner(config)
+    *_, last = trained.learn(8)
+    assert last["return/gain"] > 1
+    key, tasks = RandomKey(1), {"direction": np.tile([1.0, -1.0], 32)}
+    adaptive = [trained.begin(tasks)]
+    adaptive.append(adaptive[0].learn(trained.sample(adaptive[0], tasks, key, 0)))
+    both = [Learner(replace(config, simulation=name, episodes=1)) for name in ("warp", "batch")]
+    for stage, adapted in enumerate(adaptive):
+        returns = torch.cat([x.sample(adapted, tasks, key, stage + 1).returns.T for x in both])
+        mean, error = returns.mean(1), returns.std(1) / 8
+        print(f"stage {stage}: warp, MuJoCo {mean.tolist()} ± {error.tolist()}")
+        assert abs(mean[0] - mean[1]) < 4 * error.square().sum().sqrt()
+
+
 @SLOW
 def test_deterministic_physics_give_the_same_bits_again():
     def states(**options):
