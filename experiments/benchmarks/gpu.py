@@ -19,6 +19,7 @@ without a GPU it measures warp's CPU device, which is to try the script.
 
 import dataclasses
 import functools
+import gc
 import json
 import subprocess
 import sys
@@ -114,6 +115,8 @@ def stages(options: Options) -> tuple[list[str], list[str]]:
 
 def measured(options: Options, name: str) -> Iterator[Line]:
     """The lines of the measurement of that name, such as "AntDir warp 800"."""
+    gc.collect()  # what the measurement before has left
+    torch.cuda.empty_cache()
     if not options.capture:
         graphs.WARM_UPS = sys.maxsize
     family, kind, size = name.split()
