@@ -103,15 +103,16 @@ def targets(held: Mapping[str, Json]) -> list[str]:
 def command_of(whole: Comparison) -> str:
     """The command line of a comparison."""
     words = ["metarl compare"]
-    for item in dataclasses.fields(whole):
-        value = getattr(whole, item.name)
-        if item.name == "run_dir" or value == item.default:
+    own = {field.name: field.default for field in dataclasses.fields(whole)}
+    given = {n: getattr(whole, n) for n in own if n not in ("run_dir", "options")}
+    for name, value in (given | whole.options).items():
+        if value == own.get(name, dataclasses.MISSING):
             continue
-        if item.name == "family_options":
+        if isinstance(value, dict):
             value = tuple(word for pair in value.items() for word in pair)
         values = value if isinstance(value, tuple) else (value,)
         if values:
-            words.append(" ".join((option(item.name), *map(str, values))))
+            words.append(" ".join((option(name), *map(str, values))))
     return " ".join(words)
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from forked import metarl
+from gymnasium.spaces import Box
 
 from metarl.simulation import checks
 from metarl.simulation.backends import make_simulation
+from metarl.simulation.bounds import FamilyFaultError, outside
 from metarl.simulation.checker import check_family
 from metarl.simulation.checks import CHECKS
 from metarl.support.errors import UsageError
@@ -164,3 +166,13 @@ def test_a_leak_is_found_among_more_entries_than_tasks():
     np.testing.assert_allclose(share, few, rtol=1e-9)  # constant entries explain nothing
     image = generator.normal(size=(8, 40_000))  # whose squares' products would take 51 GB
     assert explained_variance(image, {"mass": task[:8, 0]}, ())[0] < 1
+
+
+def test_a_type_that_training_converts_is_told_and_another_is_a_fault():
+    space = Box(-1.0, 1.0, (2,), np.float32)
+    assert "observation has type float64, but the space is" in outside(space, np.zeros(2))
+    bytes_ = Box(0, 255, (2,), np.uint8)
+    assert "observation has type int64" in outside(bytes_, np.array([3, 4]))
+    for other, value in ((space, np.zeros(2, complex)), (bytes_, np.array([0.5, 1.0]))):
+        with pytest.raises(FamilyFaultError, match="has type"):
+            outside(other, value)

@@ -295,7 +295,7 @@ FAMILY = ["--family", SMALL.family]
             [*FAMILY, "--algorithms", "es-maml", "--meta-batch-size", "3"],
             "--outer evolution needs pairs: --meta-batch-size 3 must be even",
         ),
-        ([*FAMILY, "--sedes", "1"], "has an option sedes; did you mean seeds?"),
+        ([*FAMILY, "--sedes", "1"], "has an option --sedes; did you mean seeds?"),
         ([*FAMILY, "--seed", "1"], "--seed: a comparison chooses it for each run"),
         ([*FAMILY, "--outer", "ppo"], "--outer: a comparison chooses it for each run"),
         ([*FAMILY, "--algorithms", "dice-maml", "--estimator", "lvc"], "is what makes dice-maml"),
@@ -340,7 +340,7 @@ def test_options_in_python_are_those_of_every_run_that_has_them(tmp_path):
     other = dataclasses.replace(comparison, options={})
     assert not is_finished(other, "maml-pg", 1)
     wrong = dataclasses.replace(comparison, options={"hidden_size": 8})
-    with pytest.raises(UsageError, match="an option hidden_size; did you mean hidden_sizes"):
+    with pytest.raises(UsageError, match="an option --hidden-size; did you mean hidden_sizes"):
         compare(wrong)
 
 

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from metarl import UsageError
+from metarl import Config, UsageError
 from metarl.cli.config_file import expanded
 from metarl.cli.main import main
+from metarl.cli.parsing import parse, without_repeats
 
 OPTIONS = {
     "family": "envs:HalfCheetahDir-v0",
@@ -122,9 +123,41 @@ def test_a_file_that_is_missing_is_told(arguments, message):
 def test_an_unknown_option_in_a_file_is_refused(tmp_path, capsys):
     file = tmp_path / "a.yaml"
     file.write_text("family: envs:Navigation2D-v0\niteratons: 1\n")
+    for command in ("train", "compare", "tune"):
+        more = ["--search", "inner-lr=0.1:1"] if command == "tune" else []
+        with pytest.raises(SystemExit):
+            main([command, "--config", str(file), "--run-dir", str(tmp_path / "run"), *more])
+        assert "iteratons" in (message := capsys.readouterr().err)
+        assert f"({file} has --iteratons)" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "learner", "message"),
+    [
+        ("meta_batch_size: two", "maml", "(FILE has --meta-batch-size)"),
+        ("meta_batch_size: 2", "rl2", "--meta-batch-size is an option of --learner maml, not of "
+         "rl2: metarl train --learner rl2 --help lists its options (FILE has --meta-batch-size)"),
+        ("trials: 2", "maml", "--trials is an option of --learner rl2, not of maml"),
+    ],
+)  # fmt: skip
+def test_a_message_says_whose_option_it_is(tmp_path, capsys, text, learner, message):
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
     with pytest.raises(SystemExit):
-        main(["train", "--config", str(file), "--run-dir", str(tmp_path / "run")])
-    assert "iteratons" in capsys.readouterr().err
+        main(["train", "--family", "envs:Navigation2D-v0", "--learner", learner,
+              "--config", str(file)])  # fmt: skip
+    assert message.replace("FILE", str(file)) in capsys.readouterr().err
+
+
+def test_pairs_that_are_given_twice_are_put_together():
+    words = ["--family-options", "a", "1", "b", "2", "--seed", "3", "--family-options=b", "4"]
+    default = Config(family="envs:Navigation2D-v0")
+    parsed = parse(Config, words, "", default)
+    assert (parsed.family_options, parsed.seed) == ({"a": 1, "b": 4}, 3)
+    more = [*words, "--no-resume", "--seed", "5", "--resume"]
+    assert without_repeats(Config, more) == [
+        *("--family-options", "a", "1", "b", "2", "b", "4"), *("--seed", "5", "--resume")
+    ]  # fmt: skip
 
 
 def test_a_run_with_pairs_of_options_is_resumed_by_the_same_command(tmp_path):

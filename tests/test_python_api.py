@@ -137,6 +137,7 @@ def test_a_recurrent_policy_takes_the_reward_too():
         called(torch.zeros(1, 2))
     step = called.example(6)
     together, apart = called(*step), called(*(x.reshape(2, 3, -1) for x in step))
+    assert not any(result.requires_grad for result in together)
     for one, other in zip(together, apart, strict=True):
         assert torch.equal(one.reshape(other.shape), other)
 
@@ -292,10 +293,34 @@ def test_a_module_adapts_as_a_plain_loop_does_and_is_exported(few_shot, tmp_path
     assert len(repr(adapted)) < 200
     adapted.export(tmp_path)
     program = torch.export.load(tmp_path / "model.pt2").module()
+    assert not program(x[:1]).requires_grad
     torch.testing.assert_close(program(x[:1]), adapted(x[:1]))
     weights = load_file(tmp_path / "model.safetensors")
     assert weights.keys() == plain.state_dict().keys()
     assert json.loads((tmp_path / "model.json").read_text())["input_shape"] == [3]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "targets", "message"),
+    [
+        (np.zeros((3, 2)), [0, 1, 1], r"inputs a tensor \[3, 2\] of torch.float32 and targets a"),
+        (np.zeros((3, 3)), [0, 1, 2], "own data: .* Target 2 is out of bounds"),
+        (np.zeros((3, 3)), [0, 1], r"targets a tensor \[2\] of torch.int64"),
+    ],
+)
+def test_samples_that_do_not_fit_are_one_line(few_shot, inputs, targets, message):
+    with pytest.raises(UsageError, match=message):
+        few_shot.adapt(inputs, targets)
+
+
+def test_a_module_that_does_not_fit_the_ways_is_one_line(classes):
+    domain = Domain.split(classes, held_out=0.5)
+    problem = FewShotClassification.of(
+        domain, ways=3, queries=4, module=nn.Sequential(nn.Linear(3, 2))
+    )
+    learner = metarl.FewShotLearner(metarl.FewShotConfig(device="cpu"), problem)
+    with pytest.raises(UsageError, match=r"inputs a tensor \[3, 3\] .* Target 2 is out of bounds"):
+        learner.evaluate(tasks=2)
 
 
 def test_a_run_that_names_its_problem_is_loaded_from_its_folder_alone(tmp_path, capsys):

@@ -6,7 +6,9 @@ import pytest
 
 from metarl import Config, Learner, UsageError, train
 from metarl.cli.main import main
+from metarl.cli.train import progress_of
 from metarl.runs.stopping import reason_to_stop
+from metarl.studies.jobs import Job
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -103,6 +105,14 @@ def test_a_callback_sees_every_iteration_and_ends_the_run(tmp_path, capsys):
     assert (tmp_path / "checkpoints" / "000002").exists()
 
 
+def test_a_callback_that_returns_a_number_is_an_error(tmp_path):
+    def call(learner, metrics):
+        return metrics["iteration"]
+
+    with pytest.raises(UsageError, match="callback call returned a int: it must return None, or"):
+        train(Config(**SMALL, run_dir=tmp_path), [call])
+
+
 @pytest.mark.parametrize("option", [{"patience": 1}, {"target": 0.0}])
 def test_without_evaluations_there_is_nothing_to_wait_for(option):
     (name,) = option
@@ -140,3 +150,16 @@ def test_callbacks_are_named_on_the_command_line(tmp_path, monkeypatch, capsys):
             main(["train", *options, "--callbacks", name, "--run-dir", "other"])
         assert message in capsys.readouterr().err
         assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("iterations", "told"),
+    [(2, "finished"), (5, "ended after iteration 2 of 5; LOG says why")],
+)
+def test_the_progress_of_one_of_several_seeds_is_told(tmp_path, iterations, told):
+    config = Config(**SMALL | {"iterations": iterations}, run_dir=tmp_path)
+    log = tmp_path / "log.txt"
+    lines = [json.dumps({"iteration": i, "seconds": 1.0}) + "\n" for i in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    job = Job("seed 1", train, (config, None), log)
+    assert progress_of(job) == told.replace("LOG", str(log))

@@ -151,7 +151,9 @@ def test_an_error_in_an_environments_own_code_is_told_with_its_place(error, mess
 
 
 def test_an_option_that_is_not_taken_is_told_as_such():
-    with pytest.raises(UsageError, match=r"cannot be made with {'speed': 2}: .*unexpected keyword"):
+    with pytest.raises(
+        UsageError, match=r"cannot be made with {'speed': 2}: .*'speed'; it takes flag"
+    ):
         make_family("faulty_families:Switched-v0", speed=2)
 
 

@@ -8,8 +8,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from metarl.cli.config_file import expanded
-from metarl.cli.parsing import parse, parse_known
+from metarl.cli.config_file import expanded, naming_file
+from metarl.cli.parsing import name_of, parse, parse_known, words_of_options
 from metarl.studies.comparison import Comparison, compare, option_names, table_rows
 from metarl.support.errors import UsageError
 from metarl.support.types import Json
@@ -47,22 +47,20 @@ def run(arguments: Sequence[str]) -> None:
 
 def parse_comparison(arguments: Sequence[str]) -> Comparison:
     """The comparison of a command line, with the options of `metarl train` that it has."""
-    words = expanded(arguments)
-    comparison, others = parse_known(_Compare, words, ABOUT, command="compare")
-    return dataclasses.replace(comparison, options=_shared(comparison, others))
+    with naming_file(arguments):
+        words = expanded(arguments)
+        comparison, others = parse_known(_Compare, words, ABOUT, command="compare")
+        return dataclasses.replace(comparison, options=_shared(comparison, others))
 
 
 def _shared(comparison: Comparison, words: Sequence[str]) -> Json:
     """The options of runs in the rest of a command line, with the types that the runs have."""
     given: dict[str, list[str]] = {}  # the words of each option
-    for word in words:
-        if word.startswith("--"):
-            name = word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
-            comparison.expect_option(name)
-            values = given.setdefault(name, [])
-        elif not given:
-            raise UsageError(f"metarl compare: {word} belongs to no option")
-        values.append(word)
+    for part in words_of_options(words):
+        if not part[0].startswith("--"):
+            raise UsageError(f"metarl compare: {part[0]} belongs to no option")
+        comparison.expect_option(name := name_of(part[0]))
+        given.setdefault(name, []).extend(part)
     # A comparison refuses some: that comes before what the values are.
     dataclasses.replace(comparison, options=dict.fromkeys(given))
     shared: Json = {}

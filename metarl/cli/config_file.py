@@ -1,8 +1,10 @@
 """`--config FILE`: options from a file, before those of the command line, which come after them."""
 
+import contextlib
 import json
+import re
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,29 @@ def expanded(arguments: Sequence[str]) -> list[str]:
             raise UsageError(f"{OPTION} needs a file: {', '.join(READERS)}")
         words += _words(_read(Path(path)), path)
     return [*words, *others]
+
+
+@contextlib.contextmanager
+def naming_file(arguments: Sequence[str]) -> Iterator[None]:
+    """In the block, a message about an option of the `--config` file names the file too."""
+    try:
+        yield
+    except UsageError as error:
+        text = str(error)
+        for path, words in _files(arguments):
+            given = [word for word in words if re.search(rf"{word}(?![\w-])", text)]
+            if given and path not in text:
+                raise type(error)(f"{text} ({path} has {', '.join(given)})") from error
+        raise
+
+
+def _files(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """The path of each `--config` file, and the options in it."""
+    for word, after in zip(arguments, (*arguments[1:], ""), strict=False):
+        name, equals, value = word.partition("=")
+        if name == OPTION:
+            path = value if equals else after
+            yield path, [w for w in expanded([OPTION, path]) if w.startswith("--")]
 
 
 def _read(path: Path) -> Json:

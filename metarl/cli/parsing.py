@@ -6,7 +6,7 @@ import io
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import tyro
 
@@ -41,6 +41,7 @@ def parse(
 
     """
     output = _Text()
+    arguments = joined_pairs(options, arguments)
     default, kept = _without_pairs(default, arguments)
     try:
         with _errors_of_tyro(arguments), contextlib.redirect_stdout(output):
@@ -57,6 +58,44 @@ def parse(
         raise
     merged = {name: pairs | getattr(parsed, name) for name, pairs in kept.items()}
     return dataclasses.replace(parsed, **merged) if merged else parsed  # type: ignore[type-var]
+
+
+def words_of_options(arguments: Sequence[str]) -> list[list[str]]:
+    """The command line in parts, each of which begins with an option, as `--option=` or alone."""
+    parts: list[list[str]] = []
+    for word in arguments:
+        if word.startswith("--") or not parts:
+            parts.append([])
+        parts[-1].append(word)
+    return parts
+
+
+def name_of(word: str) -> str:
+    """The option that a word of the command line gives, in the form of the field: inner_lr."""
+    return word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
+
+
+def joined_pairs(options: type, arguments: Sequence[str]) -> list[str]:
+    """The command line with all pairs of an option at its first place, later values of a name last.
+
+    Tyro takes the last of several `--family-options` alone.
+    """
+    fields = get_type_hints(options)
+    words: dict[str | int, list[str]] = {}
+    for number, part in enumerate(words_of_options(arguments)):
+        name = name_of(part[0])
+        if get_origin(fields.get(name)) is not dict:
+            words[number] = part
+            continue
+        _, equals, value = part[0].partition("=")
+        words.setdefault(name, [option(name)]).extend(([value] if equals else []) + part[1:])
+    return [word for part in words.values() for word in part]
+
+
+def without_repeats(options: type, arguments: Sequence[str]) -> list[str]:
+    """The command line with the last of each option alone, which is the one that counts."""
+    parts = words_of_options(joined_pairs(options, arguments))
+    return [word for part in {name_of(part[0]): part for part in parts}.values() for word in part]
 
 
 def _without_pairs(
@@ -85,6 +124,7 @@ def parse_known(
         UsageError: the command line is wrong; the message is tyro's on one line.
 
     """
+    arguments = joined_pairs(options, arguments)
     with _errors_of_tyro(arguments):
         parsed, others = tyro.cli(
             options,
@@ -116,6 +156,7 @@ def peek(options: type[T], arguments: Sequence[str]) -> T:
 
     If the parser finds a mistake, the defaults are returned; parsing all options then reports it.
     """
+    arguments = joined_pairs(options, arguments)
     try:
         known, _ = tyro.cli(
             options, args=arguments, return_unknown_args=True, add_help=False, console_outputs=False

@@ -11,8 +11,8 @@ from typing import Final
 import tyro
 
 from metarl.cli.command_line import LAUNCHED, one_line_errors
-from metarl.cli.config_file import expanded
-from metarl.cli.parsing import parse, parse_known, peek
+from metarl.cli.config_file import expanded, naming_file
+from metarl.cli.parsing import name_of, parse, parse_known, peek
 from metarl.learners.base import BaseLearner
 from metarl.learners.config import FamilyOption, FamilyRunConfig, RunConfig
 from metarl.learners.maml_config import MAMLConfig
@@ -20,6 +20,7 @@ from metarl.learners.presets import find_algorithm, tuned_options
 from metarl.learners.registry import LEARNERS
 from metarl.runs.folder import CONFIG, holds_run
 from metarl.runs.loading import policy_of_run, read_config
+from metarl.runs.metrics import read_intact_metrics
 from metarl.runs.run import train
 from metarl.studies.jobs import LOG, Job, expect_success, run_jobs
 from metarl.support.errors import UsageError
@@ -92,7 +93,11 @@ def run_experiment(
     trained by a process of its own, and there is no learner to return.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    with one_line_errors(), options_of_a_run(source := _source(given, default)):
+    with (
+        one_line_errors(),
+        naming_file(given),
+        options_of_a_run(source := _source(given, default)),
+    ):
         arguments = [word for word in expanded(given) if word != TRUST]
         if any(word.split("=")[0] == "--seeds" for word in arguments):
             several, others = parse_known(_Several, arguments, None, command or "train")
@@ -157,9 +162,20 @@ def _train_each(configs: Sequence[RunConfig], source: Source) -> None:
         threads = config.threads or available_cores() // at_a_time
         one = dataclasses.replace(config, threads=threads)
         jobs.append(Job(f"seed {config.seed}", _train_one, (one, source), config.run_folder / LOG))
-    expect_success(run_jobs(jobs, at_a_time=at_a_time))
+    expect_success(run_jobs(jobs, at_a_time=at_a_time, described=progress_of))
     folders = " ".join(str(config.run_folder) for config in configs)
     print(f"next: metarl plot {folders}")
+
+
+def progress_of(job: Job) -> str:
+    """How far the run of a job has come."""
+    (config, _), done = job.arguments, 0
+    assert isinstance(config, RunConfig)
+    if lines := read_intact_metrics(config.run_folder):
+        done = int(lines[-1]["iteration"])
+    if done >= config.iterations:
+        return "finished"
+    return f"ended after iteration {done} of {config.iterations}; {job.log} says why"
 
 
 def _train_one(config: RunConfig, source: Source) -> None:
@@ -209,8 +225,29 @@ def parse_config(
         default = default.extended(choices.outer)
     if choices.init_from is not None:
         default = _with_policy_of(choices.init_from, default, arguments)
+    _expect_options_of(default, arguments)
     about = f"{description or type(default).__doc__}\n\n{BESIDE}"
     return parse(type(default), arguments, about, default, command)
+
+
+def _expect_options_of(config: RunConfig, arguments: Sequence[str]) -> None:
+    """Checks that no option of the command line is one of another learner alone.
+
+    Raises:
+        UsageError: one is.
+
+    """
+    own = {field.name for field in dataclasses.fields(config)}
+    given = {name_of(word) for word in arguments if word.startswith("--")}
+    if not (unknown := given - own):
+        return
+    for learner in LEARNERS.own:
+        fields = {field.name for field in dataclasses.fields(LEARNERS.find(learner).Config)}
+        if name := next(iter(sorted(unknown & fields)), None):
+            raise UsageError(
+                f"{option(name)} is an option of --learner {learner}, not of {config.learner}: "
+                f"metarl train --learner {config.learner} --help lists its options"
+            )
 
 
 def _with_policy_of(folder: Path, default: RunConfig, arguments: Sequence[str]) -> RunConfig:

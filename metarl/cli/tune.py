@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from metarl.cli.config_file import expanded
-from metarl.cli.parsing import parse_known
+from metarl.cli.config_file import expanded, naming_file
+from metarl.cli.parsing import parse_known, without_repeats
 from metarl.cli.train import parse_config
 from metarl.learners.config import FamilyRunConfig
 from metarl.studies.search import Value, by_option
@@ -23,8 +23,10 @@ SHOWN = 5
 
 def run(arguments: Sequence[str]) -> None:
     """Runs the trials, and prints the best ones and the command that trains with their options."""
-    tuning, fixed = parse_known(Tuning, expanded(arguments), Tuning.__doc__, command="tune")
-    base = configure(fixed, {})
+    with naming_file(arguments):
+        tuning, fixed = parse_known(Tuning, expanded(arguments), Tuning.__doc__, command="tune")
+        base = configure(fixed, {})
+    fixed = without_repeats(type(base), fixed)
     folder = tuning.run_dir or default_folder(base)
     trials = tune(tuning, folder, functools.partial(configure, fixed))
     complete = [trial for trial in trials if trial.state == "complete"]
@@ -34,7 +36,8 @@ def run(arguments: Sequence[str]) -> None:
     states = [trial.state for trial in trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     print(f"{len(trials)} trials ({counts}) in {folder}; the best one's options:")
-    print(shlex.join(["metarl", "train", *trial_arguments(fixed, complete[0].params)]))
+    best = without_repeats(type(base), trial_arguments(fixed, complete[0].params))
+    print(shlex.join(["metarl", "train", *best]))
 
 
 def configure(fixed: Sequence[str], values: Mapping[str, Value]) -> FamilyRunConfig:
@@ -69,7 +72,9 @@ def _parsed(arguments: Sequence[str]) -> FamilyRunConfig:
 
 def _print_best(trials: Sequence[Trial]) -> None:
     """Prints a row for each trial: its value, its options and its folder."""
-    table = Table("value", *trials[0].params, "folder", box=None)
+    table = Table(box=None)
+    for name in ("value", *trials[0].params, "folder"):
+        table.add_column(name, overflow="fold")
     for trial in trials:
         values = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in trial.params.values())
         table.add_row(f"{trial.value:.4g}", *values, str(trial.folder))

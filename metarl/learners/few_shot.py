@@ -29,6 +29,7 @@ from metarl.maml.inner_loop import (
 from metarl.maml.supervised import (
     FewShotObjective,
     Loss,
+    expect_fit,
     module_objective,
     query_outputs,
 )
@@ -38,7 +39,7 @@ from metarl.outer.reptile import Reptile
 from metarl.policies.deployed import DeployedModule
 from metarl.policies.module_network import initial_parameters
 from metarl.policies.parameters import Parameters
-from metarl.support.errors import NonFiniteError, UsageError
+from metarl.support.errors import NonFiniteError, UsageError, hint_of_call
 from metarl.support.finite import expect_finite, expect_finite_state, not_finite
 from metarl.support.modules import import_object
 from metarl.support.options import Count, Positive, WholeNumber, with_truth_values
@@ -162,7 +163,8 @@ def make_problem(config: FewShotConfig) -> Problem:
         try:
             problem: Problem = make(**with_truth_values(config.problem_options))
         except TypeError as error:
-            raise UsageError(f"--problem {config.problem} cannot be made: {error}") from error
+            hint = hint_of_call(error, make)
+            raise UsageError(f"--problem {config.problem} cannot be made: {error}{hint}") from error
     return problem
 
 
@@ -200,6 +202,7 @@ class FewShotLearner(BaseLearner):
         )
         outer = PolicyGradient if config.outer == "gradient" else Reptile
         self.outer = outer(config)
+        self._fits = False  # the module and the samples are looked at once
         problem.module.to(self.device)
         initial = initial_parameters(problem.module)
         own = {name: p for name, p in initial.items() if self.inner.adapts(name)}
@@ -307,16 +310,21 @@ class FewShotLearner(BaseLearner):
             targets: [samples, ...]; the numbers 0 to N − 1 of N classes.
             steps: as many as in an evaluation, if not given.
 
+        Raises:
+            UsageError: the module or its loss does not take these inputs and targets.
+
         """
         module = self.problem.module
         dtype = next(module.parameters()).dtype
         x, y = (torch.as_tensor(np.asarray(values)) for values in (inputs, targets))
         x, y = (values.to(dtype) if values.is_floating_point() else values for values in (x, y))
-        support = Samples(x.unsqueeze(0), y.unsqueeze(0)).to(self.device)
+        adapted = copy.deepcopy(module).cpu()
+        samples = Samples(x.unsqueeze(0), y.unsqueeze(0))
+        expect_fit(adapted, self.problem.loss, samples, self.problem.name)
+        support = samples.to(self.device)
         number = self.config.test_steps if steps is None else steps
         path = self.inner.path(self.inner.begin(self.parameters, 1), [support] * number)
         losses = [-float(self.inner.objective(parameters, support)) for parameters in path]
-        adapted = copy.deepcopy(module).cpu()
         for name, parameter in adapted.named_parameters():
             parameter.data = path[-1][name][0].detach().cpu()
         return AdaptedModule(DeployedModule(adapted, x.shape[1:], dtype), losses, self.problem.name)
@@ -342,6 +350,11 @@ class FewShotLearner(BaseLearner):
     def _sample(self, number: int, key: RandomKey, split: str) -> tuple[Samples, Samples, Shard]:
         """Support and query sets of the tasks of this process, and which of all these are."""
         sets = self.problem.sample(number, lambda task: key.generator(Use.TASK, task), split)
+        if not self._fits:
+            module = copy.deepcopy(self.problem.module).cpu()
+            for samples in sets:
+                expect_fit(module, self.problem.loss, samples, self.problem.name)
+            self._fits = True
         if self.dropped and key.phase is Phase.TRAINING:
             kept = self._kept(number)
             if not kept:

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from metarl.maml.inner_loop import InnerLoop, Objective
 from metarl.policies.module_network import module_outputs
+from metarl.policies.observations import form_of
 from metarl.policies.parameters import Parameters
 from metarl.support.errors import UsageError
 from metarl.support.finite import expect_finite
 from metarl.support.parallel import Shard, Workers
+from metarl.support.places import described
 from metarl.tasks.samples import Samples
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -42,6 +44,32 @@ def module_objective(module: nn.Module, loss: Loss) -> Objective:
         return -torch.vmap(loss)(outputs, samples.targets)
 
     return objective
+
+
+def expect_fit(module: nn.Module, loss: Loss, samples: Samples, name: str) -> None:
+    """Checks that a module and a loss take the samples of the first of some tasks.
+
+    Args:
+        module: what is learned, on the CPU, where a label out of range is a readable error.
+        loss: of its outputs.
+        samples: [tasks, samples, ...].
+        name: of the problem, for the message.
+
+    Raises:
+        UsageError: they do not.
+
+    """
+    inputs, targets = samples.inputs[0].cpu(), samples.targets[0].cpu()
+    forms = (f"{what} {form_of(x)}" for what, x in (("inputs", inputs), ("targets", targets)))
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            value = loss(module(inputs), targets)
+    except Exception as error:
+        raise UsageError(
+            f"{name}: the module and its loss do not take {' and '.join(forms)}: {described(error)}"
+        ) from error
+    if value.shape:
+        raise UsageError(f"{name}: the loss has the shape {tuple(value.shape)}, not one number")
 
 
 class FewShotObjective:

@@ -240,11 +240,12 @@ class RecurrentDeployedPolicy(NetworkPolicy):
         self.cell = nn.GRUCell(network.gru.input_size, network.gru.hidden_size)
         weights = network.gru.state_dict().items()
         self.cell.load_state_dict({name.removesuffix("_l0"): w for name, w in weights})
-        self.actor = network.actor
-        self.encoder, self.form = network.encoder, network.form
+        self.actor = copy.deepcopy(network.actor)
+        self.encoder, self.form = copy.deepcopy(network.encoder), network.form
         mean, std = network.seen.moments
         self.register_buffer("mean", mean.clone())
         self.register_buffer("std", std.clone())
+        self.requires_grad_(False)
         self._remembered = (hidden.clone(), action.clone(), torch.tensor([[reward]]))
         self._began = 1.0
 
@@ -312,7 +313,7 @@ class DeployedModule(DeployedPolicy):
     def __init__(self, module: nn.Module, shape: Sequence[int], dtype: torch.dtype):
         """`shape` and `dtype` are those of one input."""
         super().__init__()
-        self.module = module
+        self.module = module.requires_grad_(False)
         self._shape, self._dtype = tuple(shape), dtype
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from metarl.policies.modules import MODULES, arguments, choose_policy, expect_st
 from metarl.policies.normalisation import ObservationNormaliser
 from metarl.policies.observations import Observations, has_image
 from metarl.policies.parameters import Parameters, expand
-from metarl.support.errors import UsageError
+from metarl.support.errors import UsageError, hint_of_call
 from metarl.support.options import with_truth_values
 from metarl.support.places import place_of
 from metarl.support.randomness import Array, NoiseSource
@@ -182,7 +182,8 @@ def module_network(
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(_failed(name, "cannot be made", error)) from error
+        hint = hint_of_call(error, module_class)
+        raise UsageError(_failed(name, "cannot be made", error) + hint) from error
     expect_stateless(network.module, name)
     own = {parameter for parameter, _ in network.module.named_parameters()}
     for declared in ("head", "context"):

@@ -103,6 +103,18 @@ def _find_callback(name: str) -> Callback:
     return callback
 
 
+def _called(callback: Callback, learner: BaseLearner, metrics: Mapping[str, float]) -> str | None:
+    """What a callback returns."""
+    reason = callback(learner, metrics)
+    if reason is not None and not isinstance(reason, str):
+        name = getattr(callback, "__name__", type(callback).__name__)
+        raise UsageError(
+            f"callback {name} returned a {type(reason).__name__}: it must return None, or a text "
+            "to end the run"
+        )
+    return reason
+
+
 def _lead(
     learner: BaseLearner,
     processes: Ranks,
@@ -227,7 +239,7 @@ def _loop(
                     folder.say("alarms", f"**{name}**: {message}", learner.iteration)
                     display.say(f"iteration {learner.iteration}: {message}", "yellow")
             reasons = [reason_to_stop(history, learner)]
-            reasons += [call(learner, metrics) for call in callbacks]
+            reasons += [_called(call, learner, metrics) for call in callbacks]
             for reason in filter(None, reasons):
                 display.say(f"iteration {learner.iteration}: {reason}")
             # Read once: a later signal must not end the run before this iteration is saved.

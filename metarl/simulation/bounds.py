@@ -12,10 +12,10 @@ class FamilyFaultError(Exception):
 
 
 def outside(space: Space, value: object, name: str = "observation") -> str:
-    """The number of an observation that exceeds a bound of its space.
+    """The number of an observation that exceeds a bound of its space, or a type that is converted.
 
     Raises:
-        FamilyFaultError: it is of another form than the space.
+        FamilyFaultError: it is of another form than the space, or of a type that does not fit.
 
     """
     for key, part in parts(space).items():
@@ -28,7 +28,15 @@ def outside(space: Space, value: object, name: str = "observation") -> str:
     held = np.asarray(value)
     if isinstance(space, gymnasium.spaces.Box) and held.shape == space.shape:
         if not np.can_cast(held.dtype, space.dtype):
-            raise FamilyFaultError(f"{name} has type {held.dtype}, but the space is {space}")
+            # Training converts what loses nothing but precision.
+            fits = held.dtype.kind in "biuf" and (
+                np.can_cast(held.dtype, space.dtype, "same_kind")
+                or (held == held.astype(space.dtype)).all()
+            )
+            text = f"{name} has type {held.dtype}, but the space is {space}"
+            if not fits:
+                raise FamilyFaultError(text)
+            return text
         wrong = np.argwhere(~((held >= space.low) & (held <= space.high)))
         if len(wrong):
             place = tuple(wrong[0].tolist())

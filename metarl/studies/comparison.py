@@ -163,7 +163,7 @@ class Comparison:
         known = {n for name in self.names for n in option_names(self.config_class(name))}
         if given not in known:
             hint = nearest(given, known | vars(self).keys())
-            raise UsageError(f"no run of the comparison has an option {given}{hint}")
+            raise UsageError(f"no run of the comparison has an option {option(given)}{hint}")
 
     def config(self, name: str, seed: int) -> FamilyRunConfig:
         """The configuration of one run; `name` is an algorithm, a control or a learner."""

@@ -1,7 +1,9 @@
 """The exceptions of the library."""
 
 import difflib
-from collections.abc import Iterable
+import inspect
+import re
+from collections.abc import Callable, Iterable
 
 
 class UsageError(Exception):
@@ -58,6 +60,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # of a GPU
         return True
     return type(error) is RuntimeError and "DefaultCPUAllocator" in str(error)
+
+
+def hint_of_call(error: BaseException, called: Callable[..., object]) -> str:
+    """What `called` takes, if the error is that it was given a name that it does not take."""
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if not found:
+        return ""
+    known = [name for name in inspect.signature(called).parameters if name != "self"]
+    return nearest(found[1], known) or f"; it takes {', '.join(known)}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -10,8 +10,8 @@ from metarl.support.text import one_line
 
 METARL = str(Path(__file__).parents[1])
 """Folder of metarl."""
-INSTALLED = (METARL, *sysconfig.get_paths().values())
-"""Folders of metarl, Python and installed packages."""
+INSTALLED = (METARL, *sysconfig.get_paths().values(), "<")
+"""Folders of metarl, Python and installed packages, and what code without a file begins with."""
 DUMPED = re.compile(r'File "(.+)", line (\d+) in (.+)')
 """A line of what `faulthandler` writes."""
 

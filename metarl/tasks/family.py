@@ -31,7 +31,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
-from metarl.support.errors import FamilyError, UnfitError, UsageError
+from metarl.support.errors import FamilyError, UnfitError, UsageError, hint_of_call
 from metarl.support.foreign import START_LIMIT, Calling
 from metarl.support.modules import import_module_here
 from metarl.support.options import with_truth_values
@@ -335,7 +335,10 @@ class TaskFamily:
         while _raised_by_gymnasium(error) and isinstance(error.__cause__, TypeError):
             error = error.__cause__
         if _raised_by_gymnasium(error) and isinstance(error, TypeError):  # the call itself fails
-            return f"{self.id} cannot be made with {self.options}: {error}"
+            entry = self.spec.entry_point
+            load = gymnasium.envs.registration.load_env_creator
+            hint = hint_of_call(error, load(entry)) if isinstance(entry, str) else ""
+            return f"{self.id} cannot be made with {self.options}: {error}{hint}"
         return f"{self.id} cannot be made: {described(error)}"
 
 
