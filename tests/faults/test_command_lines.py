@@ -14,9 +14,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import metarl
+from metarl.cli import check
 from metarl.cli import train as train_command
 from metarl.cli.main import COMMANDS, main
+from metarl.simulation.checker import findings_of
+from metarl.simulation.checks import CHECKS
 from metarl.studies import comparison, tuning
+from metarl.tasks.family import make_family
 
 EXIT_CODES = {0, 1, 2}
 LONGEST_LINE = 700
@@ -181,6 +185,10 @@ def tried(examples, folder, counts, monkeypatch):
 
     for module in (comparison, tuning, train_command):
         monkeypatch.setattr(module, "run_jobs", no_jobs)
+
+    # Processes of `check` take seconds each: what they do is tested elsewhere, too.
+    monkeypatch.setattr(check, "check_apart", lambda name: findings_of(make_family(name)))
+    monkeypatch.delitem(CHECKS, "pickles")
 
     @settings(
         max_examples=examples, derandomize=True, database=None, deadline=None,
