@@ -6,10 +6,12 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import torch
+from torch import Tensor
 
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.files import (
@@ -122,6 +124,15 @@ def _learned(state: State) -> State:
     return {name: value for name, value in state.items() if name != "config"}
 
 
+def _tensors_in(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors in nested dicts and lists, each with its innermost key."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, dict | list | tuple):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _tensors_in(part, str(key))
+
+
 def load_checkpoint(checkpoint: Path) -> State:
     """Loads the state of a checkpoint and compares its hash with the manifest.
 
@@ -143,6 +154,9 @@ def load_checkpoint(checkpoint: Path) -> State:
     try:
         state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         expect(state, StateFile)
+        for name, tensor in _tensors_in(state):
+            if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+                raise ValueError(f"{name} is not an array of numbers")
         if state["iteration"] != int(checkpoint.name):
             raise ValueError(f"it is that of iteration {state['iteration']}")
     except Exception as error:  # whatever the bytes make of the unpickler

@@ -5,12 +5,18 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 
+from metarl.support.text import one_line
+
 
 class UsageError(Exception):
     """A mistake of the user, with a message of one line: what is wrong, where, and what is right.
 
     The command line prints the message and exits with status 2.
     """
+
+    def __init__(self, message: str):
+        """Cuts long values in the message, which may come from a file."""
+        super().__init__(one_line(message))
 
 
 class InUseError(UsageError):

@@ -27,6 +27,7 @@ from metarl.runs.metrics import METRICS
 from metarl.studies.comparison import Comparison, is_finished
 from metarl.studies.curves import draw, group, read_run, rows
 from metarl.studies.tuning import STUDY, Tuning, open_study, results
+from metarl.support.text import json_text
 
 FEW = 6
 """Damaged files of each kind in the default suite."""
@@ -98,7 +99,7 @@ class Try:
         """The figure is of what the files hold, read plainly."""
         read = read_run(self.folder)
         lines = (self.folder / METRICS).read_text().split("\n")[:-1]
-        assert read.metrics == [json.loads(line) for line in lines]
+        assert json_text(read.metrics) == json_text([json.loads(line) for line in lines])
         if read.returns is not None:
             plain = json.loads((self.folder / EVALUATION).read_text())
             tasks = plain["splits"]["test"]["tasks"]
