@@ -80,7 +80,12 @@ class HalfCheetahVel(HalfCheetah):
     # experiments/benchmarks/results/outer_update.txt
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **HalfCheetah.tuned,
-        "maml-trpo": {"gae_lambda": 1.0, "max_kl": 0.03},
+        "maml-trpo": {
+            "gae_lambda": 1.0,
+            "max_kl": 0.03,
+            "normalise_observations": True,
+            "hidden_sizes": (128, 128),
+        },
     }
 
     maximum_velocity: float = 2.0
