@@ -102,7 +102,8 @@ def gains(family: str, least: float) -> Callable[[Records], str]:
 
     def found(records: Records) -> str:
         gain = ends(records, family, "maml-trpo", 1) - ends(records, family, "maml-trpo", 0)
-        return judged(gain.min() > least, f"{gain.min():.1f} to {gain.max():.1f}")
+        each = ", ".join(f"{value:.1f}" for value in gain)
+        return judged(gain.min() > least, f"{each} ({len(gain)} of 3 seeds)")
 
     return found
 
