@@ -92,8 +92,8 @@ def each_killed(calls, number, expected, make_folder, counts, **first):
         list(pool.map(lambda pair: kill(make_folder(*pair), *pair), picked))
 
 
-def scalars_of_the_server(parent):
-    """What TensorBoard's data server reads of each run below the folder: {run: {tag: points}}."""
+def scalars_of_the_server(parent, runs):
+    """What TensorBoard's data server reads of so many runs in the folder: {run: {tag: points}}."""
     ingester = SubprocessServerDataIngester(
         server_binary=get_server_binary(),
         logdir=str(parent),
@@ -123,20 +123,18 @@ def scalars_of_the_server(parent):
                 }
                 for run, tags in series.items()
             }
-            if found and found == before:
+            if len(found) == runs and found == before:
                 return found
             time.sleep(1.5)
     finally:
         ingester._stdin_handle.close()  # it ends with its input
-    raise AssertionError("the data server does not come to rest")
+    raise AssertionError(f"the data server has {len(found)} of {runs} runs, or does not rest")
 
 
 def expect_the_same_in_the_server(parent, reference, counts):
     """Compares what the data server reads of each run with the Python loader's undisturbed run."""
     scalars = shown(reference)[0]
-    found = scalars_of_the_server(parent)
-    folders = [path for path in Path(parent).iterdir() if path.is_dir()]
-    assert len(found) == len(folders)
+    found = scalars_of_the_server(parent, sum(path.is_dir() for path in Path(parent).iterdir()))
     for run, tags in found.items():
         if tags != scalars:
             counts.add("silent", f"data server: {run}")
