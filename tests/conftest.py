@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
+import fault_counts
 import hypothesis
 import numpy as np
 import pytest
@@ -98,3 +99,22 @@ def no_figures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("metarl.runs.run.evaluation_figures", lambda *_: {})
         yield
+
+
+def pytest_terminal_summary(terminalreporter):
+    """A table of what the tests of faults have tried."""
+    sums = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for property_name, row in getattr(report, "user_properties", ()):
+                if property_name == fault_counts.PROPERTY:
+                    name, *numbers = row
+                    before = sums.get(name, [0] * len(numbers))
+                    sums[name] = [a + b for a, b in zip(before, numbers, strict=True)]
+    if sums:
+        terminalreporter.section("faults")
+        rows = [[name, *numbers] for name, numbers in sums.items()]
+        whole = ["all", *(sum(column) for column in zip(*sums.values(), strict=True))]
+        terminalreporter.write_line(
+            fault_counts.table([["what", *fault_counts.COLUMNS], *rows, whole])
+        )

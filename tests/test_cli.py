@@ -466,6 +466,15 @@ def test_wrong_seeds_are_refused_before_any_run_begins(tmp_path, capsys, seeds, 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_name_that_no_disk_takes_is_one_line(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["plot", "é" * 200])
+    assert exit.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: é")
+    assert line.endswith("File name too long")
+
+
 def test_a_message_is_one_line_that_a_terminal_can_show():
     assert one_line("as it\nis: /a/path\t'x'") == "as it is: /a/path 'x'"
     assert one_line("\x1b[31mred\x07") == "\\x1b[31mred\\x07"

@@ -17,8 +17,11 @@ from metarl.support.text import one_line
 
 LAUNCHED = "TORCHELASTIC_RUN_ID"
 """Environment variable that torchrun sets in the processes that it starts."""
-OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
-"""Numbers of errors that a full, broken or protected disk causes."""
+OF_THE_DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM),
+    errno.ENAMETOOLONG,
+)
+"""Numbers of errors of a full, broken or protected disk, and of names that no disk takes."""
 DEBUG = "METARL_DEBUG"
 """Environment variable: 1 prints the traceback of a one-line error."""
 

@@ -1,9 +1,7 @@
-"""A table of what the tests of faults have tried, at the end of the output."""
+"""What the tests of faults share."""
 
 import pytest
-from counts import COLUMNS, Counts, table
-
-PROPERTY = "faults"
+from fault_counts import PROPERTY, Counts
 
 
 @pytest.fixture
@@ -24,19 +22,3 @@ def ended(counts):
         counts.expect_survival(at_least=1)
 
     return record
-
-
-def pytest_terminal_summary(terminalreporter):
-    sums = {}
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            for property_name, row in getattr(report, "user_properties", ()):
-                if property_name == PROPERTY:
-                    name, *numbers = row
-                    before = sums.get(name, [0] * len(numbers))
-                    sums[name] = [a + b for a, b in zip(before, numbers, strict=True)]
-    if sums:
-        terminalreporter.section("faults")
-        rows = [[name, *numbers] for name, numbers in sums.items()]
-        whole = ["all", *(sum(column) for column in zip(*sums.values(), strict=True))]
-        terminalreporter.write_line(table([["what", *COLUMNS], *rows, whole]))

@@ -7,6 +7,10 @@ COLUMNS = ("tried", "survived", "traceback", "hang", "lost", "silent")
 word about it."""
 
 
+PROPERTY = "faults"
+"""Of a test's report, with its row of the table."""
+
+
 class Counts:
     """How often each outcome came, and what led to the bad ones."""
 
