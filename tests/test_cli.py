@@ -92,6 +92,7 @@ def failure(capsys, *arguments):
             ["--problem envs.sinusoid:Sinusoid cannot be made", "'shot'"],
         ),
         (["--resume", "--run-dir", "runs/sed-1"], ["runs/sed-1 holds no run to resume"]),
+        (["--preset", "tuned"], ["Missing from", "--family"]),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(capsys, arguments, parts):

@@ -217,14 +217,14 @@ def test_values_become_options_of_train():
     ],
 )
 def test_wrong_searches_are_refused_on_one_line(tmp_path, capsys, options, message):
-    folder = tmp_path / "study"
+    folder = tmp_path / "new" / "study"
     with pytest.raises(SystemExit) as exit:
         main(["tune", "--run-dir", str(folder), *RUN, "--search", *options])
     assert exit.value.code == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-    assert not list(folder.glob("*"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_optuna_the_message_says_how_to_install_it(monkeypatch, tmp_path):

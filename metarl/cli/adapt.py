@@ -17,7 +17,7 @@ from metarl.learners.learner import MetaLearner
 from metarl.policies.export import expect_onnx
 from metarl.runs.report import load_with
 from metarl.support.errors import UsageError
-from metarl.support.options import Device, at_least
+from metarl.support.options import Device, WholeNumber, check_ranges
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.text import counted, described_units
 from metarl.tasks.parameterised import single_task_family
@@ -36,7 +36,7 @@ class _Adapt:
     """Parameters of the task, as in velocity=1.5 or goal=0.3,-0.2; the others are random."""
     env: str | None = None
     """Id of a Gymnasium environment without a task: the policy adapts to it, not to the family."""
-    steps: int = 1
+    steps: WholeNumber = 1
     """Inner steps; for rl2, episodes of experience."""
     test_later_lr: float | None = None
     """Factor on the step size of all inner steps after the first; by default that of the run."""
@@ -52,7 +52,7 @@ class _Adapt:
     body."""
     device: Device = "auto"
     """Where the learner computes; auto takes a GPU if there is one."""
-    seed: int = 1
+    seed: WholeNumber = 1
     """Seed of the random numbers."""
     trust: bool = False
     """Import what the run names from the working folder: its code runs with your permissions."""
@@ -61,8 +61,7 @@ class _Adapt:
 def run(arguments: Sequence[str]) -> None:
     """Adapts a run's policy to a task and exports it."""
     options = parse(_Adapt, arguments, _Adapt.__doc__, command="adapt")
-    at_least("--steps", options.steps, 0)
-    at_least("--seed", options.seed, 0)
+    check_ranges(options)
     if options.video is not None:
         check_clip_name(options.video, "--video")
     if options.onnx:

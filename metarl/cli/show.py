@@ -9,6 +9,7 @@ import tyro
 
 from metarl.cli.parsing import parse
 from metarl.evaluation.clips import check_clip_name, prefer_offscreen, show
+from metarl.support.options import Count, WholeNumber, check_ranges
 from metarl.tasks.family import make_family
 from metarl.tasks.task import parse_task, select_tasks
 
@@ -23,17 +24,18 @@ class Show:
     """Parameters of the task, as in velocity=1.5 or goal=0.3,-0.2; the others are random."""
     out: Path | None = None
     """The file: .mp4, .gif, or some of the frames side by side as .png; by default FAMILY.gif."""
-    steps: int = 100
+    steps: Count = 100
     """Largest number of steps; the clip ends with the episode."""
     camera: str | None = None
     """Camera, by its name in a MuJoCo model; by default one that sees the whole body."""
-    seed: int = 0
+    seed: WholeNumber = 0
     """Seed of the random numbers."""
 
 
 def run(arguments: Sequence[str]) -> None:
     """Writes a clip."""
     options = parse(Show, arguments, Show.__doc__, command="show")
+    check_ranges(options)
     prefer_offscreen()
     family = make_family(options.family)
     drawn = select_tasks(family.sample_tasks(1, options.seed), 0)

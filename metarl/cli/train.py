@@ -214,10 +214,13 @@ def parse_config(
     if choices.algorithm is not None and isinstance(default, MAMLConfig):
         preset = find_algorithm(choices.algorithm)
         default = dataclasses.replace(default, algorithm=choices.algorithm, **preset.options)
-    if isinstance(default, FamilyRunConfig) and (choices.preset or default.preset) == TUNED:
-        family = make_family(
-            choices.family or default.family, 1, **(default.family_options | choices.family_options)
-        )
+    named = choices.family or getattr(default, "family", None)
+    if (
+        isinstance(default, FamilyRunConfig)
+        and (choices.preset or default.preset) == TUNED
+        and isinstance(named, str)  # otherwise, parsing says that --family is missing
+    ):
+        family = make_family(named, 1, **(default.family_options | choices.family_options))
         default = dataclasses.replace(
             default, preset=TUNED, **tuned_options(family, _algorithm(default))
         )

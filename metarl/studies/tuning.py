@@ -171,14 +171,14 @@ def tune(tuning: Tuning, folder: Path, configure: Configure) -> list[Trial]:
 @contextlib.contextmanager
 def _begun(folder: Path) -> Iterator[None]:
     """Makes the folder; removes it if the block finds a mistake before anything is in it."""
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     with expect_writable(folder, "study"):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except UsageError:
-        if made:
-            folder.rmdir()
+        for path in made:
+            path.rmdir()
         raise
 
 
