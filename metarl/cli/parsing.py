@@ -75,6 +75,11 @@ def name_of(word: str) -> str:
     return word.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_")
 
 
+def names_in(arguments: Sequence[str]) -> set[str]:
+    """The options that a command line gives, in the form of their fields."""
+    return {name_of(word) for word in arguments if word.startswith("--")}
+
+
 def joined_pairs(options: type, arguments: Sequence[str]) -> list[str]:
     """The command line with all pairs of an option at its first place, later values of a name last.
 
@@ -107,9 +112,9 @@ def _without_pairs(
     """
     if not dataclasses.is_dataclass(default):
         return default, {}
-    given = {word.partition("=")[0].replace("_", "-") for word in arguments}
+    given = names_in(arguments)
     values = {field.name: getattr(default, field.name) for field in dataclasses.fields(default)}
-    kept = {n: x for n, x in values.items() if isinstance(x, dict) and x and option(n) in given}
+    kept = {n: x for n, x in values.items() if isinstance(x, dict) and x and n in given}
     if kept:
         default = dataclasses.replace(default, **{name: {} for name in kept})  # type: ignore[type-var]
     return default, kept

@@ -12,7 +12,7 @@ import tyro
 
 from metarl.cli.command_line import LAUNCHED, one_line_errors
 from metarl.cli.config_file import expanded, naming_file
-from metarl.cli.parsing import name_of, parse, parse_known, peek
+from metarl.cli.parsing import names_in, parse, parse_known, peek
 from metarl.learners.base import BaseLearner
 from metarl.learners.config import FamilyOption, FamilyRunConfig, RunConfig
 from metarl.learners.maml_config import MAMLConfig
@@ -241,12 +241,10 @@ def _expect_options_of(config: RunConfig, arguments: Sequence[str]) -> None:
 
     """
     own = {field.name for field in dataclasses.fields(config)}
-    given = {name_of(word) for word in arguments if word.startswith("--")}
-    if not (unknown := given - own):
-        return
-    for learner in LEARNERS.own:
+    unknown = names_in(arguments) - own
+    for learner in LEARNERS.own if unknown else ():
         fields = {field.name for field in dataclasses.fields(LEARNERS.find(learner).Config)}
-        if name := next(iter(sorted(unknown & fields)), None):
+        for name in sorted(unknown & fields):
             raise UsageError(
                 f"{option(name)} is an option of --learner {learner}, not of {config.learner}: "
                 f"metarl train --learner {config.learner} --help lists its options"
@@ -255,10 +253,9 @@ def _expect_options_of(config: RunConfig, arguments: Sequence[str]) -> None:
 
 def _with_policy_of(folder: Path, default: RunConfig, arguments: Sequence[str]) -> RunConfig:
     """The options with those of the policy of a run, where the command line does not name them."""
-    words = {word.partition("=")[0].replace("_", "-") for word in arguments}
-    given = {n for n in default.of_policy if {option(n), option(f"no_{n}")} & words}
     # Of pairs, those of the command line are put in later.
-    own = policy_of_run(folder, default, given - {"policy_options"})
+    given = (default.of_policy & names_in(arguments)) - {"policy_options"}
+    own = policy_of_run(folder, default, given)
     return dataclasses.replace(default, **own)
 
 

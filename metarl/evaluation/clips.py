@@ -62,7 +62,7 @@ class Clip:
 def prefer_offscreen() -> None:
     """Lets MuJoCo render without a display, if it can. Call it before MuJoCo is imported.
 
-    MuJoCo cannot be imported, not even to compute, if it is to use EGL and a library lacks.
+    MuJoCo cannot be imported, not even to compute, if it is to use EGL and a library is missing.
     """
     if sys.platform != "linux" or os.environ.get("DISPLAY"):
         return

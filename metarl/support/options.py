@@ -65,7 +65,8 @@ def check_ranges(options: object) -> None:
         for part in (hint, *get_args(hint)):  # includes the alternatives of `Count | None`
             for limits in getattr(part, "__metadata__", ()):
                 if isinstance(limits, Range) and value is not None and not limits.holds(value):
-                    raise UsageError(f"{option(name)} {value} must be {limits}")
+                    right = f"at most {WHOLE}" if limits.high == WHOLE < value else limits
+                    raise UsageError(f"{option(name)} {value} must be {right}")
 
 
 def option(name: str) -> str:
