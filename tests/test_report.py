@@ -238,7 +238,7 @@ def test_adapting_to_an_environment_without_a_task(run, tmp_path, capsys):
         (["evaluate", "RUN", "--clips", "-1"], "--clips -1 must be at least 0"),
         (["adapt", "RUN", "--task", "speed=1"], "--task speed=1: a task has goal, not speed"),
         (["adapt", "RUN", "--task", "goal=9,9"], "goal = 9 is outside [-0.75, 0.75]"),
-        (["adapt", "RUN", "--steps", "-1"], "--steps -1 must be at least 0"),
+        (["adapt", "RUN", "--steps", "-1"], "--steps -1 must be a number of at least 0"),
         (["adapt", "RUN", "--video", "x.avi"], "--video x.avi must end in .mp4, .gif or .png"),
         (["adapt", "RUN", "--env", "Nothing-v0"], "there is no task family Nothing-v0"),
         (["adapt", "RUN", "--env", "CartPole-v1", "--task", "a=1"], "has no task"),

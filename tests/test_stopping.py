@@ -9,6 +9,7 @@ from metarl.cli.main import main
 from metarl.cli.train import progress_of
 from metarl.runs.stopping import reason_to_stop
 from metarl.studies.jobs import Job
+from metarl.support.places import place_in_called_code
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -111,6 +112,15 @@ def test_a_callback_that_returns_a_number_is_an_error(tmp_path):
 
     with pytest.raises(UsageError, match="callback call returned a int: it must return None, or"):
         train(Config(**SMALL, run_dir=tmp_path), [call])
+
+
+def test_code_that_was_typed_into_python_is_the_users(tmp_path):
+    typed = {}
+    code = "def broken(learner, metrics):\n    raise KeyError('typed')\n"
+    exec(compile(code, "<stdin>", "exec"), typed)
+    with pytest.raises(KeyError) as raised:
+        train(Config(**SMALL, run_dir=tmp_path), [typed["broken"]])
+    assert place_in_called_code(raised.value) == "<stdin>:2, in broken"
 
 
 @pytest.mark.parametrize("option", [{"patience": 1}, {"target": 0.0}])

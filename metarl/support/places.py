@@ -10,8 +10,10 @@ from metarl.support.text import one_line
 
 METARL = str(Path(__file__).parents[1])
 """Folder of metarl."""
-INSTALLED = (METARL, *sysconfig.get_paths().values(), "<")
-"""Folders of metarl, Python and installed packages, and what code without a file begins with."""
+INSTALLED = (METARL, *sysconfig.get_paths().values(), "<frozen ")
+"""What files of metarl, of Python and of installed packages begin with."""
+GENERATED = "<string>", "__init__"
+"""File and name of what `dataclasses` generates."""
 DUMPED = re.compile(r'File "(.+)", line (\d+) in (.+)')
 """A line of what `faulthandler` writes."""
 
@@ -23,9 +25,15 @@ def place_of(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return "another process"
-    own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
+    own = list(filter(_is_own, frames))
     place = (own or frames)[-1]
     return f"{place.filename}:{place.lineno}"
+
+
+def _is_own(frame: traceback.FrameSummary) -> bool:
+    """Whether a line is the user's, who may also type it into Python: `<stdin>`."""
+    generated = (frame.filename, frame.name) == GENERATED
+    return not generated and not frame.filename.startswith(INSTALLED)
 
 
 def place_in_called_code(error: BaseException) -> str | None:
@@ -36,13 +44,13 @@ def place_in_called_code(error: BaseException) -> str | None:
     frames = traceback.extract_tb(error.__traceback__)
     called = [i for i, frame in enumerate(frames) if frame.filename.startswith(METARL)]
     inner = frames[called[0] :] if called else []
-    own = [frame for frame in inner if not frame.filename.startswith(INSTALLED)]
+    own = list(filter(_is_own, inner))
     return f"{own[-1].filename}:{own[-1].lineno}, in {own[-1].name}" if own else None
 
 
 def place_in_stack(frames: Sequence[traceback.FrameSummary]) -> str:
     """FILE:LINE, in FUNCTION, of the innermost line of the user's code in a stack."""
-    own = [frame for frame in frames if not frame.filename.startswith(INSTALLED)]
+    own = list(filter(_is_own, frames))
     place = (own or list(frames))[-1]
     return f"{place.filename}:{place.lineno}, in {place.name}"
 
