@@ -77,10 +77,11 @@ class HalfCheetahDir(HalfCheetah):
 class HalfCheetahVel(HalfCheetah):
     """Run at a given speed: r = −|v − g| − .05 ‖a‖²; g uniform over [0, maximum_velocity] m/s."""
 
-    # experiments/benchmarks/results/outer_update.txt
+    # experiments/benchmarks/results/outer_update.txt; for all algorithms and controls, so that a
+    # comparison of them is fair.
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **HalfCheetah.tuned,
-        "maml-trpo": {
+        "maml": {
             "gae_lambda": 1.0,
             "max_kl": 0.03,
             "normalise_observations": True,
