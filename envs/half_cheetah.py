@@ -32,7 +32,12 @@ class HalfCheetah(Locomotion):
     reset_noise: ClassVar[float] = 0.1
     normal_velocities: ClassVar[bool] = True
     source: ClassVar[str] = "Finn 2017, ProMP"
-    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {"rl2": {"action_scale": 1.0}}
+    # experiments/benchmarks/results/outer_update.txt; for all algorithms and controls, so that a
+    # comparison of them is fair.
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "maml": {"normalise_observations": True, "hidden_sizes": (128, 128)},
+        "rl2": {"action_scale": 1.0},
+    }
 
     observation: Literal["promp", "finn"] = "promp"
     """`promp`: joint positions without x, and velocities (17). `finn`: also the torso's
@@ -77,16 +82,9 @@ class HalfCheetahDir(HalfCheetah):
 class HalfCheetahVel(HalfCheetah):
     """Run at a given speed: r = −|v − g| − .05 ‖a‖²; g uniform over [0, maximum_velocity] m/s."""
 
-    # experiments/benchmarks/results/outer_update.txt; for all algorithms and controls, so that a
-    # comparison of them is fair.
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **HalfCheetah.tuned,
-        "maml": {
-            "gae_lambda": 1.0,
-            "max_kl": 0.03,
-            "normalise_observations": True,
-            "hidden_sizes": (128, 128),
-        },
+        "maml": {**HalfCheetah.tuned["maml"], "gae_lambda": 1.0, "max_kl": 0.03},
     }
 
     maximum_velocity: float = 2.0

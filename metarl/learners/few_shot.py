@@ -7,18 +7,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metarl.evaluation.evaluation import Evaluation
 from metarl.learners.adapted import AdaptedModule
 from metarl.learners.base import BaseLearner
 from metarl.learners.config import FamilyOption, RunConfig
 from metarl.learners.iteration import located
+from metarl.learners.problem import Problem, expect_problem, make_problem
 from metarl.maml.inner_loop import (
     STEP_SIZE,
     InnerLoop,
@@ -28,7 +29,6 @@ from metarl.maml.inner_loop import (
 )
 from metarl.maml.supervised import (
     FewShotObjective,
-    Loss,
     expect_fit,
     module_objective,
     query_outputs,
@@ -39,10 +39,9 @@ from metarl.outer.reptile import Reptile
 from metarl.policies.deployed import DeployedModule
 from metarl.policies.module_network import initial_parameters
 from metarl.policies.parameters import Parameters
-from metarl.support.errors import NonFiniteError, UsageError, hint_of_call
+from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.finite import expect_finite, expect_finite_state, not_finite
-from metarl.support.modules import import_object
-from metarl.support.options import Count, Positive, WholeNumber, with_truth_values
+from metarl.support.options import Count, Positive, WholeNumber
 from metarl.support.parallel import Shard, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
 from metarl.support.ranks import make_workers
@@ -108,66 +107,6 @@ class FewShotConfig(StepSizeOptions, RunConfig):
             )
 
 
-class Problem(Protocol):
-    """A distribution over supervised tasks, and the model that learns them."""
-
-    name: str
-    measure: str
-    """What `score` measures: the name of the curves."""
-
-    @property
-    def module(self) -> nn.Module:
-        """The model."""
-
-    @property
-    def loss(self) -> Loss:
-        """The loss of outputs under targets."""
-
-    @property
-    def head(self) -> tuple[str, ...]:
-        """Names of the parameters that `--adapts head` adapts."""
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Names of several domains; task i is of domain i modulo their number. Empty: one."""
-
-    def sample(
-        self, number: int, generator: Callable[[int], np.random.Generator], split: str
-    ) -> tuple[Samples, Samples]:
-        """Support and query sets of tasks of a split (train or test); a generator for each."""
-
-    def score(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Outputs and targets [tasks, samples, ...] -> [tasks]."""
-
-
-PARTS = ("name", "module", "loss", "head", "measure", "groups", "sample", "score")
-"""What every problem has."""
-
-
-def make_problem(config: FewShotConfig) -> Problem:
-    """The problem that the configuration names; its module begins with the run's seed.
-
-    Raises:
-        UsageError: none is named, it cannot be made, or it lacks a part of a problem.
-
-    """
-    if config.problem is None:
-        raise UsageError(
-            "a few-shot run needs its problem: --problem MODULE:NAME, or problem=... in Python"
-        )
-    make = import_object(config.problem, "--problem")
-    if not callable(make):
-        raise UsageError(f"--problem {config.problem} is neither a class nor a function")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        try:
-            problem: Problem = make(**with_truth_values(config.problem_options))
-        except TypeError as error:
-            hint = hint_of_call(error, make)
-            raise UsageError(f"--problem {config.problem} cannot be made: {error}{hint}") from error
-    return problem
-
-
 class FewShotLearner(BaseLearner):
     """Meta-learns the initial parameters of a module for a problem's tasks."""
 
@@ -183,9 +122,13 @@ class FewShotLearner(BaseLearner):
 
         """
         if problem is None:
-            problem = make_problem(config)
-        if missing := [part for part in PARTS if not hasattr(problem, part)]:
-            raise UsageError(f"{type(problem).__name__} is no few-shot problem: no {missing[0]}")
+            if config.problem is None:
+                raise UsageError(
+                    "a few-shot run needs its problem: --problem MODULE:NAME, or problem=... in "
+                    "Python"
+                )
+            problem = make_problem(config.problem, config.problem_options, config.seed)
+        expect_problem(problem)
         self.config = config
         self.problem = problem
         self.device = pick_device(config.device)
