@@ -15,7 +15,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def install(folder, name, version, *files):
-    """The metadata that pip writes for a distribution."""
+    """The files of a distribution, and the metadata that pip writes for it."""
+    for file in files:  # Python 3.12 and later list only the files that are there
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).touch()
     info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
