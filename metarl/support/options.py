@@ -12,7 +12,14 @@ from typing import (
     get_type_hints,
 )
 
+import numpy as np
+
 from metarl.support.errors import UsageError, nearest
+
+WHOLE = 2**63 - 1
+"""The largest whole number of arrays and random numbers."""
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest number that learners compute with."""
 
 
 @dataclass(frozen=True)
@@ -20,22 +27,23 @@ class Range:
     """The range of an option, declared in its type and checked by `check_ranges`."""
 
     low: float
-    high: float = math.inf
+    high: float = LARGEST
     above: bool = False
     """Whether `low` is excluded."""
 
     def holds(self, value: float) -> bool:
-        """Whether the value is finite and within the range."""
-        enough = value > self.low if self.above else value >= self.low
-        return enough and value <= self.high and math.isfinite(value)
+        """Whether the value is within the range; NaN is in none."""
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
 
-    def __str__(self) -> str:
+    def expected(self, value: float) -> str:
+        """What would be right in place of a value that is not within the range."""
         low = f"a number {'above' if self.above else 'of at least'} {self.low:g}"
-        return low if self.high >= WHOLE else f"{low} and at most {self.high:g}"
+        if self.high not in (WHOLE, LARGEST):
+            return f"{low} and at most {self.high:g}"
+        highest = f"{self.high:g}" if self.high == LARGEST else str(self.high)
+        return f"at most {highest}" if self.high < value < math.inf else low
 
 
-WHOLE = 2**63 - 1
-"""The largest whole number of arrays and random numbers."""
 Count = Annotated[int, Range(1, WHOLE)]
 WholeNumber = Annotated[int, Range(0, WHOLE)]
 NonNegative = Annotated[float, Range(0)]
@@ -65,8 +73,7 @@ def check_ranges(options: object) -> None:
         for part in (hint, *get_args(hint)):  # includes the alternatives of `Count | None`
             for limits in getattr(part, "__metadata__", ()):
                 if isinstance(limits, Range) and value is not None and not limits.holds(value):
-                    right = f"at most {WHOLE}" if limits.high == WHOLE < value else limits
-                    raise UsageError(f"{option(name)} {value} must be {right}")
+                    raise UsageError(f"{option(name)} {value} must be {limits.expected(value)}")
 
 
 def option(name: str) -> str:

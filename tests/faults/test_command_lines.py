@@ -17,6 +17,7 @@ import metarl
 from metarl.cli import check
 from metarl.cli import train as train_command
 from metarl.cli.main import COMMANDS, main
+from metarl.learners.presets import ALGORITHMS, CONTROLS
 from metarl.simulation.checker import findings_of
 from metarl.simulation.checks import CHECKS
 from metarl.studies import comparison, tuning
@@ -67,14 +68,14 @@ TEXTS = st.text(st.characters(exclude_characters="\0"), max_size=12)
 """A command line cannot have the character 0."""
 
 
-def options_of(command):
+def options_of(command, *learner):
     """The options that --help lists, and the kind of their values."""
     if not COMMANDS[command].has_options:
         return {"--mujoco": ""}
     output = io.StringIO()
     more = ["--family", "envs:Navigation2D-v0"] if command in ("train", "compare", "tune") else []
     with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
-        main([command, *more, "--help"])
+        main([command, *more, *learner, "--help"])
     return dict(
         re.findall(r"(?m)^[^\w-]*(--[a-z][a-z0-9-]*)(?: (?:\{None\}\|)?(\S+))?", output.getvalue())
     )
@@ -179,6 +180,16 @@ def begin_anew(folder):
         shutil.copytree(folder / "kept", folder / "run")
 
 
+def noted(words, folder, counts):
+    """Tries a command line, and counts what came of it."""
+    begin_anew(folder)
+    wrong = fault(words, folder)
+    if wrong is None:
+        counts.add("survived", "")
+    else:
+        counts.add(wrong[0], f"{wrong[1]}\n    metarl {' '.join(map(repr, words))}")
+
+
 def tried(examples, folder, counts, monkeypatch):
     """Tries so many command lines, the same ones each time."""
     monkeypatch.chdir(folder)
@@ -200,12 +211,7 @@ def tried(examples, folder, counts, monkeypatch):
     )  # fmt: skip
     @given(lines())
     def each(words):
-        begin_anew(folder)
-        wrong = fault(words, folder)
-        if wrong is None:
-            counts.add("survived", "")
-        else:
-            counts.add(wrong[0], f"{wrong[1]}\n    metarl {' '.join(map(repr, words))}")
+        noted(words, folder, counts)
 
     each()
     counts.expect_survival(at_least=examples)
@@ -214,3 +220,27 @@ def tried(examples, folder, counts, monkeypatch):
 @pytest.mark.faults
 def test_command_lines(folder, counts, monkeypatch):
     tried(int(os.environ.get("FUZZ", 5000)), folder, counts, monkeypatch)
+
+
+LEARNERS = ["--learner rl2", *(f"--algorithm {name}" for name in ALGORITHMS | CONTROLS)]
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        pytest.param(name, marks=() if name.endswith("promp") else pytest.mark.faults)
+        for name in LEARNERS
+    ],
+)
+def test_numbers_that_are_too_large(learner, folder, counts, monkeypatch):
+    """Every number of every algorithm, beyond what float32 holds and just within."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: None)
+    beginning = BEGINNINGS["train"][2 if "rl2" in learner else 0].split()
+    sizes = SMALL[8:] if "rl2" in learner else SMALL
+    numbers = [n for n, kind in options_of("train", *learner.split()).items() if "FLOAT" in kind]
+    for name in numbers:
+        for value in ("1e300", "3e38"):
+            noted(["train", *beginning, *sizes, *learner.split(), name, value], folder, counts)
+    assert {"--inner-lr", "--clip", "--gae-lambda"} & set(numbers)
+    counts.expect_survival(at_least=2 * len(numbers))
