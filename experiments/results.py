@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 from results_page import BLOCK, page
 
-from metarl.learners.maml_config import MAMLConfig
+from metarl.learners.config import RunConfig
 from metarl.runs.folder import CONFIG, EVALUATION, METRICS
+from metarl.runs.loading import read_config
 from metarl.studies.comparison import Comparison, compare
 from metarl.support.files import replace_durably
 from metarl.support.options import option
@@ -138,27 +139,37 @@ def means_of_blocks(lines: list[dict[str, float]], name: str) -> list[float]:
 
 def long_record(folder: Path) -> dict[str, object]:
     """What the page shows of a long training run."""
-    config = json.loads((folder / CONFIG).read_text())
     lines = metrics(folder)
-    return {
+    record: dict[str, object] = {
         "machine": machine(),
-        "commit": config["git_commit"][:7],
-        "command": command_of_run(config["config"]),
+        "commit": json.loads((folder / CONFIG).read_text())["git_commit"][:7],
+        "command": command_of_run(read_config(folder)),
         "env_steps": [line["env_steps"] for line in lines[BLOCK - 1 :: BLOCK]],
         "minutes": round(lines[-1]["seconds"] / 60, 1),
         **{when: means_of_blocks(lines, f"return/{when}") for when in ("before", "after")},
     }
+    if "success/after" in lines[-1]:
+        record["success"] = {
+            when: means_of_blocks(lines, f"success/{when}") for when in ("before", "after")
+        }
+    return record
 
 
-def command_of_run(config: dict[str, object]) -> str:
-    """The command line of a training run of MAML, without options that change no number."""
-    default = MAMLConfig.of(str(config["algorithm"]), family=str(config["family"]))
-    defaults = json.loads(json.dumps(default.to_json()))
-    words = [f"metarl train --family {config['family']}"]
-    for name, value in config.items():
-        if name in {"family", *MAMLConfig.changeable} - {"iterations"} or value == defaults[name]:
+def command_of_run(config: RunConfig) -> str:
+    """The command line of a training run, without options that change no number."""
+    given = config.to_json()
+    words = [f"metarl train --family {given['family']}"]
+    if config.learner != "maml":
+        words.append(f"--learner {config.learner}")
+    for name, value in given.items():
+        if name in {"family", *config.changeable} - {"iterations"}:
             continue
-        values = value if isinstance(value, list) else [value]
+        if value == json.loads(json.dumps(config.defaults.get(name))):
+            continue
+        if isinstance(value, bool):
+            words.append(option(name if value else f"no_{name}"))
+            continue
+        values = value if isinstance(value, list | tuple) else [value]
         if isinstance(value, dict):
             values = [word for pair in value.items() for word in pair]
         words.append(" ".join((option(name), *map(str, values))))

@@ -188,6 +188,10 @@ def long_runs(records: Mapping[str, Json]) -> list[str]:
             cells(("env steps", *(f"{run['env_steps'][i] / 1e6:.1f}M" for i in at))),
             cells(("return", *(f"{run['before'][i]:.1f} / {run['after'][i]:.1f}" for i in at))),
         ]
+        if "success" in run:
+            rates = zip(run["success"]["before"], run["success"]["after"], strict=True)
+            shares = [f"{before:.0%} / {after:.0%}" for before, after in rates]
+            lines.append(cells(("success", *(shares[i] for i in at))))
         about = f"Commit {run['commit']}; {run['minutes']:.0f} minutes; {run['machine']}.\n"
         command = f"```text\n{run['command']}\n```\n"
         parts += [f"### {name}\n", command, "\n".join(lines) + "\n", about]

@@ -4,11 +4,15 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import results
 import results_targets
 from results_page import cell, command_of, page
 
+import metarl
 from metarl.cli.parsing import parse
+from metarl.cli.train import parse_config
+from metarl.learners.rl2 import RL2Config
 from metarl.studies.comparison import Comparison
 
 
@@ -87,6 +91,28 @@ def test_a_table_is_recorded_from_its_runs(tmp_path, monkeypatch):
     assert "Fewer than 3 seeds: maml-trpo (2), random (2), oracle (2)." in text
     assert "Not trained yet: promp, e-maml, pretrained, rl2." in text
     assert "maml-trpo 55%" in text  # 8.0 of the way from 2.5 to 12.5, at step 1
+
+
+@pytest.mark.parametrize(
+    ("config", "command"),
+    [
+        (
+            metarl.Config(
+                family="envs:Navigation2D-v0", normalise_observations=True, hidden_sizes=(8, 8)
+            ),
+            "--hidden-sizes 8 8 --normalise-observations",
+        ),
+        (
+            RL2Config(family="envs:Navigation2D-v0", family_options={"variant": "sparse"}),
+            "--learner rl2 --family-options variant sparse",
+        ),
+    ],
+    ids=["maml", "rl2"],
+)
+def test_the_command_of_a_run_repeats_it(config, command):
+    line = results.command_of_run(config)
+    assert line == f"metarl train --family envs:Navigation2D-v0 {command}"
+    assert parse_config(None, None, line.split()[2:], "train") == config
 
 
 def test_rows_that_another_machine_recorded_stay(tmp_path, monkeypatch):
