@@ -7,7 +7,7 @@ physics are Gymnasium's Ant-v5. C = Σ clip(cfrc_ext, ±1)², a the control in �
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -66,6 +66,9 @@ class Ant(Locomotion):
 @dataclass(frozen=True)
 class AntDir(Ant):
     """Run forwards (+1) or backwards (−1): r = g v − .005 ‖a‖² − .0005 C + .05."""
+
+    # experiments/benchmarks/results/outer_update.txt
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {"maml": {"max_kl": 0.03}}
 
     @property
     def tasks(self) -> TaskDistribution:

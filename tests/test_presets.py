@@ -1,6 +1,7 @@
 """`--preset tuned`: options that a family ships for an algorithm or a learner."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -8,11 +9,13 @@ import gymnasium
 import numpy as np
 import pytest
 
+from metarl import train
 from metarl.cli.main import main
 from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import ALGORITHMS, CONTROLS, shipped_options, tuned_options
 from metarl.learners.registry import LEARNERS
 from metarl.studies.comparison import Comparison
+from metarl.support.errors import UsageError
 from metarl.tasks.family import make_family, registered_families
 
 FAMILY = f"{__name__}:Tuned-v0"
@@ -64,6 +67,21 @@ def test_what_is_typed_stands_over_the_familys_options(tmp_path, capsys):
     assert told in capsys.readouterr().out
     main(["train", "--resume", "--run-dir", str(tmp_path), "--iterations", "2"])
     assert config_of(tmp_path) == config | {"iterations": 2, "resume": True}
+    with pytest.raises(SystemExit):
+        main(["train", "--resume", "--run-dir", str(tmp_path), "--preset", "none"])
+    assert "--preset none: a resumed run keeps its options" in capsys.readouterr().err
+
+
+def test_a_run_with_the_same_options_typed_is_that_of_the_preset(tmp_path):
+    config = MAMLConfig(
+        family=FAMILY, iterations=1, horizon=3, eval_every=0, meta_batch_size=2, episodes=2,
+        inner_lr=0.3, gae_lambda=1.0, hidden_sizes=(8, 8), run_dir=tmp_path,
+    )  # fmt: skip
+    train(config)
+    train(replace(config, preset="tuned", resume=True, iterations=2))
+    assert config_of(tmp_path)["preset"] == "tuned"
+    with pytest.raises(UsageError, match="--inner-lr"):
+        train(replace(config, inner_lr=0.1, preset="tuned", resume=True, iterations=3))
 
 
 @pytest.mark.parametrize(

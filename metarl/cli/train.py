@@ -199,6 +199,10 @@ def parse_config(
     if choices.resume and choices.run_dir and holds_run(choices.run_dir):
         # Options that are not given keep the values of the run.
         resumed = read_config(choices.run_dir)
+        if choices.preset not in (None, getattr(resumed, "preset", None)):
+            raise UsageError(
+                f"--preset {choices.preset}: a resumed run keeps its options; leave it out"
+            )
         return parse(type(resumed), arguments, description, resumed, command)
     if choices.resume and choices.run_dir and default is None and choices.family is None:
         raise UsageError(

@@ -221,6 +221,7 @@ class FamilyRunConfig(RunConfig):
     NAME for that of an episode's last step, NAME:mean for the mean of its steps."""
 
     changeable: ClassVar[frozenset[str]] = RunConfig.changeable | {
+        "preset",
         "workers",
         "worker_timeout",
         "warp_contacts",
