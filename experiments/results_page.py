@@ -15,7 +15,7 @@ from metarl.support.types import Json
 BLOCK = 10
 """Iterations whose mean return is one number of a long run."""
 SHOWN = (10, 20, 30, 40, 60, 80, 100, 150, 200)
-"""Iterations of a long run that the page shows."""
+"""Iterations of a long run that the page shows, beside the last ones."""
 
 STUDENT = dict(enumerate((12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262), 1))
 """Quantiles of Student's t at .975, by the degrees of freedom."""
@@ -180,7 +180,8 @@ def long_runs(records: Mapping[str, Json]) -> list[str]:
         "that end with the one named.\n"
     ]
     for name, run in records.items():
-        shown = [i for i in SHOWN if i <= BLOCK * len(run["after"])]
+        last = BLOCK * len(run["after"])
+        shown = sorted({i for i in SHOWN if i < last} | {last})
         at = [i // BLOCK - 1 for i in shown]
         lines = [
             cells(("iteration", *map(str, shown))),
