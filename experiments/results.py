@@ -10,10 +10,10 @@ experiments/results, from which alone the page is written.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif options.command == "add":
         write(RECORDS / "long" / f"{options.name}.json", long_record(options.run))
     else:
-        whole = dataclasses.replace(TABLES[options.family], run_dir=options.run_dir)
+        whole = replace(TABLES[options.family], run_dir=options.run_dir)
         if options.command == "run":
             compare(chosen(whole, options.names))
         path = RECORDS / f"{options.family}.json"
@@ -90,7 +90,7 @@ def chosen(whole: Comparison, names: Sequence[str]) -> Comparison:
     """The part of a comparison that trains these names, all if there are none."""
     if not names:
         return whole
-    return dataclasses.replace(
+    return replace(
         whole,
         algorithms=tuple(n for n in whole.algorithms if n in names),
         controls=tuple(n for n in whole.controls if n in names),
@@ -143,7 +143,7 @@ def long_record(folder: Path) -> dict[str, object]:
     record: dict[str, object] = {
         "machine": machine(),
         "commit": json.loads((folder / CONFIG).read_text())["git_commit"][:7],
-        "command": command_of_run(read_config(folder)),
+        "command": command_of_run(replace(read_config(folder), iterations=len(lines))),
         "env_steps": [line["env_steps"] for line in lines[BLOCK - 1 :: BLOCK]],
         "minutes": round(lines[-1]["seconds"] / 60, 1),
         **{when: means_of_blocks(lines, f"return/{when}") for when in ("before", "after")},
