@@ -96,6 +96,7 @@ def test_what_cannot_be_shown_is_one_line(command, message, capsys, tmp_path, mo
 WHOLE_BODY = """
 from metarl.evaluation.clips import prefer_offscreen
 prefer_offscreen()
+import mujoco
 import numpy as np
 from metarl.tasks.family import make_family
 
@@ -107,7 +108,12 @@ for name in ("HalfCheetahDir", "AntDir", "SwimmerVel", "HumanoidDir", "ReacherGo
     renderer, camera = own._picture._renderer, own._picture._camera
     distance = camera.distance
     renderer.enable_segmentation_rendering()
-    for _ in range(2):
+    env.action_space.seed(0)
+    arm = name == "ReacherGoal"
+    for pose in range(16 if arm else 2):
+        if arm:  # around its base, folded and stretched
+            own.data.qpos[:2] = pose * np.pi / 8, pose % 4 * 0.8
+            mujoco.mj_forward(own.model, own.data)
         renderer.update_scene(own.data, camera)
         geom = renderer.render()[..., 0]
         moves = own.model.body_weldid[own.model.geom_bodyid] != 0

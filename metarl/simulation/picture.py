@@ -21,7 +21,8 @@ class Picture:
         """`camera` is the name of a camera of the model.
 
         Without a name, the camera follows the first body from a distance that stays the same and
-        at which everything that moves fits the picture as it is now.
+        at which everything that moves fits the picture as it is now. Where that body only turns,
+        as an arm does, it looks at its base, and the arm fits in every pose.
 
         Raises:
             UsageError: MuJoCo cannot draw on this machine.
@@ -66,11 +67,34 @@ def _following(model: mujoco.MjModel, data: mujoco.MjData) -> mujoco.MjvCamera:
     """A camera at the side that follows the first body, and sees all that is not fixed."""
     camera = mujoco.MjvCamera()
     mujoco.mjv_defaultFreeCamera(model, camera)
-    camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, min(1, model.nbody - 1)
+    first = min(1, model.nbody - 1)
     moves = model.body_weldid[model.geom_bodyid] != 0
-    centre = data.subtree_com[camera.trackbodyid]  # what a tracking camera looks at
-    ends = np.linalg.norm(data.geom_xpos - centre, axis=1) + model.geom_rbound
-    radius = ends.max(where=moves, initial=0.0) or model.stat.extent / 2
+    if _travels(model, first):
+        camera.type, camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, first
+        centre = data.subtree_com[first]  # what a tracking camera looks at
+        ends = np.linalg.norm(data.geom_xpos - centre, axis=1)
+    else:  # an arm: it turns around its base, stretched or folded
+        camera.lookat[:] = data.xpos[first]
+        arm = model.body_rootid[model.geom_bodyid] == first
+        ends = np.linalg.norm(data.geom_xpos - data.xpos[first], axis=1)
+        ends[arm] = _stretched(model, first)[arm]
+    radius = (ends + model.geom_rbound).max(where=moves, initial=0.0) or model.stat.extent / 2
     camera.distance = MARGIN * radius / math.sin(math.radians(model.vis.global_.fovy) / 2)
     camera.elevation = ELEVATION
     return camera
+
+
+def _travels(model: mujoco.MjModel, body: int) -> bool:
+    """Whether a joint moves the body, and not only turns it."""
+    joints = model.jnt_type[model.jnt_bodyid == body]
+    return bool(np.isin(joints, (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE)).any())
+
+
+def _stretched(model: mujoco.MjModel, first: int) -> np.ndarray:
+    """Distance of each geom from the first body, all links in a straight line: [geoms]."""
+    links = np.linalg.norm(model.body_pos, axis=1)
+    reach = np.zeros(model.nbody)
+    for body in range(first + 1, model.nbody):  # parents come before their children
+        reach[body] = reach[model.body_parentid[body]] + links[body]
+    distance: np.ndarray = reach[model.geom_bodyid] + np.linalg.norm(model.geom_pos, axis=1)
+    return distance
