@@ -12,6 +12,7 @@ from metarl import UsageError
 from metarl.learners.rl2 import RL2Config, RL2Learner, clipped_loss, make_experience
 from metarl.policies.normalisation import Statistics
 from metarl.runs.run import run
+from metarl.sampling.advantage import discounted_sums
 from metarl.sampling.trials import join_trials
 from metarl.support.randomness import RandomKey
 
@@ -70,7 +71,7 @@ def test_inputs_hold_the_previous_step_and_mark_new_episodes():
     for i in range(SMALL.trials):
         number = int(trials.valid[i].sum())
         inputs = trials.inputs[i, :number]
-        rewards, actions, began = inputs[:, size], inputs[:, size + 1 : -1], inputs[:, -1]
+        rewards, actions, began = inputs[:, size], inputs[:, size + 1 : -3], inputs[:, -3]
         assert began.sum() == SMALL.episodes
         assert began[0] == 1
         assert not actions[0].any()
@@ -78,6 +79,35 @@ def test_inputs_hold_the_previous_step_and_mark_new_episodes():
         torch.testing.assert_close(rewards[1:].double(), trials.rewards[i, : number - 1])
         assert torch.equal(actions[1:].argmax(-1), trials.actions[i, : number - 1])
         assert float(trials.rewards[i].sum()) == pytest.approx(float(trials.returns[i].sum()))
+
+
+def test_inputs_count_the_steps_of_the_episode_and_of_the_trial():
+    """Also where an episode ended early."""
+    learner = RL2Learner(SMALL)
+    tasks = learner.family.sample_tasks(SMALL.trials, RandomKey(5))
+    rollouts = learner.sample_trials(tasks, RandomKey(5))
+    trials = join_trials(rollouts)
+    for i in range(SMALL.trials):
+        lengths = [int(rollout.valid[i].sum()) for rollout in rollouts]
+        number = sum(lengths)
+        of_episode = torch.cat([torch.arange(length) for length in lengths])
+        steps = torch.stack([of_episode, torch.arange(number)], -1).float()
+        assert torch.equal(trials.inputs[i, :number, -2:], steps)
+
+
+@pytest.mark.parametrize("discount", [0.9, 1.0])
+def test_a_steady_reward_is_worth_what_is_left_of_it(discount):
+    """A head that always gives the value of the whole trial gives every step's value."""
+    learner = RL2Learner(dataclasses.replace(SMALL, discount=discount))
+    network, steps = learner.network, SMALL.horizon * SMALL.episodes
+    worth = discounted_sums(torch.ones(1, steps), discount)
+    with torch.no_grad():
+        network.critic[-1].weight.zero_()
+        network.critic[-1].bias.fill_(float(worth[0, 0]))
+        inputs = torch.zeros(1, steps, network.gru.input_size + 2)
+        inputs[0, :, -1] = torch.arange(steps)
+        _, values, _ = network(inputs)
+    torch.testing.assert_close(values, worth.float())
 
 
 def test_advantages_run_across_the_episodes_of_a_trial():

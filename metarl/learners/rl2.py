@@ -25,7 +25,7 @@ from metarl.policies.normalisation import SMALLEST_STD
 from metarl.policies.observations import Observations
 from metarl.policies.parameters import Parameters
 from metarl.policies.policy import PolicyOptions, make_encoder
-from metarl.policies.recurrent import RecurrentPolicy
+from metarl.policies.recurrent import RecurrentPolicy, TrialLength
 from metarl.sampling.actor import Adaptive
 from metarl.sampling.advantage import discounted_sums, generalised_advantages
 from metarl.sampling.data import Rollout, Trials
@@ -198,6 +198,7 @@ class RL2Learner(MetaLearner):
             make_actions(self.action_space),
             config.hidden_size,
             seed,
+            TrialLength(self.family.horizon, config.episodes, config.discount),
             make_encoder(
                 self.observation_space,
                 config.hidden_size,

@@ -1,5 +1,7 @@
 """A recurrent policy, which keeps its hidden state across the episodes of a trial."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -13,12 +15,45 @@ LARGEST_INPUT = 10.0
 """Normalised inputs are clipped to this magnitude."""
 
 
-class RecurrentPolicy(nn.Module):
-    """A GRU over a trial with two linear heads: the distribution of actions, and the value.
+@dataclass(frozen=True)
+class TrialLength:
+    """How long trials are, and so how much reward is still to come."""
 
-    An input consists of the observation, the previous reward, the previous action, and 1 at the
-    first step of an episode (otherwise 0). Observation and reward are normalised by the statistics
-    of earlier iterations. Values are in units of the standard deviation of discounted returns.
+    horizon: int
+    """Steps of an episode, at most."""
+    episodes: int
+    discount: float
+    """γ, over the whole trial."""
+
+    def clock(self, elapsed: Tensor) -> Tensor:
+        """What has passed of the episode, and what is to come of the trial's discounted time.
+
+        Args:
+            elapsed: [..., 2], steps since the episode and since the trial began.
+
+        Returns:
+            [..., 2] from 0 to 1: steps over the horizon, and (1 − γ^left) / (1 − γ^all).
+
+        """
+        steps = self.horizon * self.episodes
+        left = (steps - elapsed[..., 1]).clamp(min=0)
+        to_come = left / steps
+        if self.discount < 1:
+            to_come = (1 - self.discount**left) / (1 - self.discount**steps)
+        return torch.stack([elapsed[..., 0] / self.horizon, to_come], -1)
+
+
+class RecurrentPolicy(nn.Module):
+    """A GRU over a trial with two heads: the distribution of actions (linear), and the value.
+
+    An input consists of the observation, the previous reward, the previous action, 1 at the first
+    step of an episode (otherwise 0), and the steps since the episode and since the trial began.
+    Observation and reward are normalised by the statistics of earlier iterations. Values are in
+    units of the standard deviation of discounted returns.
+
+    The steps are for the values alone, as the time is for the baselines of Duan et al. 2016 (arXiv
+    1604.06778): a reward that goes on is worth less the nearer the trial's end, and a GRU does not
+    count several hundred steps. The value is what the head gives times the discounted time to come.
 
     An encoder, if there is one, reads the observation instead, without that normalisation.
     """
@@ -31,18 +66,22 @@ class RecurrentPolicy(nn.Module):
         actions: Actions,
         hidden_size: int,
         seed: int,
+        length: TrialLength,
         encoder: ModuleNetwork | None = None,
     ):
         """`encoder` has `hidden_size` outputs."""
         super().__init__()
         self.observation_size = observation_size
         self.actions = actions
+        self.length = length
         self.seen = Statistics(observation_size + 1)
         self.returns = Statistics(1)
         features = hidden_size if encoder else observation_size
         self.gru = nn.GRU(features + 1 + actions.outputs + 1, hidden_size, batch_first=True)
         self.actor = nn.Linear(hidden_size, actions.outputs)
-        self.critic = nn.Linear(hidden_size, 1)
+        self.critic = nn.Sequential(
+            nn.Linear(hidden_size + 2, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1)
+        )
         for name, value in actions.own_parameters.items():
             self.register_parameter(name, nn.Parameter(value))
         self._initialise(torch.Generator().manual_seed(seed))
@@ -72,10 +111,12 @@ class RecurrentPolicy(nn.Module):
         """
         size = self.observation_size + 1
         seen = read(inputs[..., :size], *self.seen.moments, self.encoder, self.form)
-        features, hidden = self.gru(torch.cat([seen, inputs[..., size:]], -1), hidden)
+        features, hidden = self.gru(torch.cat([seen, inputs[..., size:-2]], -1), hidden)
         own = {name: getattr(self, name)[None] for name in self.actions.own_parameters}
         distribution = self.actions.distribution(self.actor(features), own)
-        return distribution, self.critic(features).squeeze(-1), hidden
+        clock = self.length.clock(inputs[..., -2:])
+        values = self.critic(torch.cat([features, clock], -1)).squeeze(-1) * clock[..., 1]
+        return distribution, values, hidden
 
 
 def read(

@@ -22,7 +22,7 @@ class Memory:
     hidden: Tensor  # [1, trials, hidden]
     action: Tensor  # [trials, action], as the next input has it
     reward: Tensor  # [trials] float64
-    began: Tensor  # [trials, 1]: 1 where an episode has just begun
+    elapsed: Tensor  # [trials, 2]: steps since the episode and since the trial began
 
     @classmethod
     def empty(cls, network: RecurrentPolicy, trials: int) -> Self:
@@ -32,7 +32,7 @@ class Memory:
             torch.zeros(1, trials, network.gru.hidden_size, device=device),
             torch.zeros(trials, network.actions.outputs, device=device),
             torch.zeros(trials, dtype=torch.float64, device=device),
-            torch.ones(trials, 1, device=device),
+            torch.zeros(trials, 2, device=device),
         )
 
 
@@ -54,7 +54,7 @@ class TrialActor:
 
     def actor(self) -> Self:
         """Itself, at the begin of an episode."""
-        self.memory.began.fill_(1.0)
+        self.memory.elapsed[:, 0] = 0.0
         return self
 
     def learn(self, rollout: Rollout) -> Self:
@@ -65,7 +65,7 @@ class TrialActor:
         """The actor of some of the trials; what it remembers, the whole remembers."""
         own, memory = slice(tasks.start, tasks.stop), self.memory
         part = Memory(
-            memory.hidden[:, own], memory.action[own], memory.reward[own], memory.began[own]
+            memory.hidden[:, own], memory.action[own], memory.reward[own], memory.elapsed[own]
         )
         return TrialActor(self._network, part)
 
@@ -74,10 +74,11 @@ class TrialActor:
         return self._network.actions.noise(generator, *shape)
 
     def perceive(self, observations: Tensor) -> Tensor:
-        """(observation, previous reward, previous action, has an episode just begun)."""
+        """The input of `RecurrentPolicy`: [trials, 1, input]."""
         memory = self.memory
         seen = torch.cat([observations.squeeze(1), memory.reward.float().unsqueeze(-1)], -1)
-        return torch.cat([seen, memory.action, memory.began], -1).unsqueeze(1)
+        began = (memory.elapsed[:, :1] == 0).float()
+        return torch.cat([seen, memory.action, began, memory.elapsed], -1).unsqueeze(1)
 
     def act(self, inputs: Tensor) -> tuple[Distribution, Tensor | None]:
         """π(· | history) and the values: [trials, 1, ...]."""
@@ -98,7 +99,7 @@ class TrialActor:
         memory.reward.copy_(
             torch.where(going.squeeze(1), rewards.to(device).squeeze(1), memory.reward)
         )
-        memory.began.zero_()
+        memory.elapsed.add_(going)
 
 
 def join_trials(rollouts: Sequence[Rollout]) -> Trials:
