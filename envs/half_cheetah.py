@@ -35,7 +35,7 @@ class HalfCheetah(Locomotion):
     # experiments/benchmarks/results/outer_update.txt; for all algorithms and controls, so that a
     # comparison of them is fair.
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "maml": {"normalise_observations": True, "hidden_sizes": (128, 128)},
+        "maml": {"normalise_observations": True, "hidden_sizes": (128, 128), "max_kl": 0.08},
         "rl2": {"action_scale": 1.0},
     }
 
@@ -84,7 +84,7 @@ class HalfCheetahVel(HalfCheetah):
 
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **HalfCheetah.tuned,
-        "maml": {**HalfCheetah.tuned["maml"], "gae_lambda": 1.0, "max_kl": 0.03},
+        "maml": {**HalfCheetah.tuned["maml"], "gae_lambda": 1.0},
     }
 
     maximum_velocity: float = 2.0
