@@ -33,6 +33,8 @@ class Ant(Locomotion):
     reset_noise: ClassVar[float] = 0.1
     normal_velocities: ClassVar[bool] = True
     source: ClassVar[str] = "Finn 2017, ProMP"
+    # experiments/benchmarks/results/outer_update.txt
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {"maml": {"max_kl": 0.1}}
 
     observation: Literal["joints", "contacts"] = "joints"
     """`joints`: positions without x and y, and velocities (27). `contacts`: also the forces on each
@@ -66,9 +68,6 @@ class Ant(Locomotion):
 @dataclass(frozen=True)
 class AntDir(Ant):
     """Run forwards (+1) or backwards (−1): r = g v − .005 ‖a‖² − .0005 C + .05."""
-
-    # experiments/benchmarks/results/outer_update.txt
-    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {"maml": {"max_kl": 0.03}}
 
     @property
     def tasks(self) -> TaskDistribution:
