@@ -95,7 +95,7 @@ def test_inputs_count_the_steps_of_the_episode_and_of_the_trial():
         assert torch.equal(trials.inputs[i, :number, -2:], steps)
 
 
-@pytest.mark.parametrize("discount", [0.9, 1.0])
+@pytest.mark.parametrize("discount", [0.0, 0.9, 1 - 1e-12, 1.0])
 def test_a_steady_reward_is_worth_what_is_left_of_it(discount):
     """A head that always gives the value of the whole trial gives every step's value."""
     learner = RL2Learner(dataclasses.replace(SMALL, discount=discount))

@@ -25,22 +25,15 @@ class TrialLength:
     discount: float
     """γ, over the whole trial."""
 
-    def clock(self, elapsed: Tensor) -> Tensor:
-        """What has passed of the episode, and what is to come of the trial's discounted time.
+    def to_come(self) -> Tensor:
+        """The share of the discounted time that is left after so many steps: [steps + 1].
 
-        Args:
-            elapsed: [..., 2], steps since the episode and since the trial began.
-
-        Returns:
-            [..., 2] from 0 to 1: steps over the horizon, and (1 − γ^left) / (1 − γ^all).
+        Σ_{k < steps − t} γ^k / Σ_{k < steps} γ^k
 
         """
-        steps = self.horizon * self.episodes
-        left = (steps - elapsed[..., 1]).clamp(min=0)
-        to_come = left / steps
-        if self.discount < 1:
-            to_come = (1 - self.discount**left) / (1 - self.discount**steps)
-        return torch.stack([elapsed[..., 0] / self.horizon, to_come], -1)
+        steps = torch.arange(self.horizon * self.episodes, dtype=torch.float64)
+        worth = (self.discount**steps).cumsum(0)
+        return torch.cat([torch.zeros(1), worth / worth[-1]]).flip(0).float()
 
 
 class RecurrentPolicy(nn.Module):
@@ -59,6 +52,7 @@ class RecurrentPolicy(nn.Module):
     """
 
     log_std: nn.Parameter  # [action], if actions are continuous
+    to_come: Tensor  # [steps + 1], of `TrialLength`
 
     def __init__(
         self,
@@ -73,7 +67,8 @@ class RecurrentPolicy(nn.Module):
         super().__init__()
         self.observation_size = observation_size
         self.actions = actions
-        self.length = length
+        self.horizon = length.horizon
+        self.register_buffer("to_come", length.to_come(), persistent=False)
         self.seen = Statistics(observation_size + 1)
         self.returns = Statistics(1)
         features = hidden_size if encoder else observation_size
@@ -114,8 +109,10 @@ class RecurrentPolicy(nn.Module):
         features, hidden = self.gru(torch.cat([seen, inputs[..., size:-2]], -1), hidden)
         own = {name: getattr(self, name)[None] for name in self.actions.own_parameters}
         distribution = self.actions.distribution(self.actor(features), own)
-        clock = self.length.clock(inputs[..., -2:])
-        values = self.critic(torch.cat([features, clock], -1)).squeeze(-1) * clock[..., 1]
+        of_episode, of_trial = inputs[..., -2] / self.horizon, inputs[..., -1].long()
+        to_come = self.to_come[of_trial.clamp(max=len(self.to_come) - 1)]
+        clock = torch.stack([of_episode, to_come], -1)
+        values = self.critic(torch.cat([features, clock], -1)).squeeze(-1) * to_come
         return distribution, values, hidden
 
 
