@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from results_targets import half_width
 from results_targets import lines as lines_of_targets
 
 from metarl.studies.comparison import Comparison
@@ -16,9 +17,6 @@ BLOCK = 10
 """Iterations whose mean return is one number of a long run."""
 SHOWN = (10, 20, 30, 40, 60, 80, 100, 150, 200)
 """Iterations of a long run that the page shows, beside the last ones."""
-
-STUDENT = dict(enumerate((12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262), 1))
-"""Quantiles of Student's t at .975, by the degrees of freedom."""
 
 FINN = "Finn et al. 2017: horizon 200, other physics"
 PUBLISHED = {
@@ -151,10 +149,7 @@ def cell(means: np.ndarray, errors: np.ndarray, step: int, digits: int) -> str:
         return ""
     ends, seeds = means[:, step], len(means)
     tasks = 1.96 * float((errors[:, step] ** 2).sum()) ** 0.5 / seeds
-    over_seeds = ""
-    if seeds > 1:
-        half = STUDENT[seeds - 1] * ends.std(ddof=1) / seeds**0.5
-        over_seeds = f" ± {half:.{digits}f}"
+    over_seeds = f" ± {half_width(ends):.{digits}f}" if seeds > 1 else ""
     return f"{ends.mean():.{digits}f}{over_seeds} ({tasks:.{digits}f})"
 
 

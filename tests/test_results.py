@@ -37,7 +37,12 @@ def test_a_cell_has_the_interval_over_seeds_and_that_over_tasks():
 
 
 def rows(**means):
-    return {"rows": {name.replace("_", "-"): {"means": own} for name, own in means.items()}}
+    return {
+        "rows": {
+            name.replace("_", "-"): {"seeds": [*range(1, len(own) + 1)], "means": own}
+            for name, own in means.items()
+        }
+    }
 
 
 def test_targets_are_judged_by_the_records():
@@ -47,6 +52,8 @@ def test_targets_are_judged_by_the_records():
     }
     held |= {
         "Navigation2D": rows(random=[[-50, -40]], oracle=[[-10]], maml_trpo=[[-40, -14]]),
+        "HalfCheetahDir": rows(maml_trpo=[[0, 20], [0, 30], [0, 90]], pretrained=[[0, 1], [0, 9]]),
+        "HalfCheetahVel": rows(maml_trpo=[[0, 10], [0, 20]], pretrained=[[0, 1], [0, 9]]),
         "AntDir": rows(maml_trpo=[[0, 250, 0], [10, 205, 0]]),
         "long/half_cheetah_dir_tuned": {"env_steps": [2e7, 3e7, 4e7], "after": [200, 254, 260]},
     }
@@ -54,7 +61,11 @@ def test_targets_are_judged_by_the_records():
     (dir255, *_), missing = found.values(), results_targets.MISSING
     assert dir255 == "260.0 at 40.0M steps, one seed: not reached"
     assert found["Navigation2D: 90 % of the way to the oracle after 3 steps"] == "90%: reached"
-    assert found["Navigation2D: each seed above each pretrained one"] == missing
+    margin = "above the pretrained policy after 3 steps, by more than the interval"
+    assert found[f"Navigation2D: {margin}"] == missing
+    # Student's t with 1 degree of freedom: 12.706 · √2 / √2 about the mean of 19 and 21.
+    assert found[f"HalfCheetahDir: {margin}"] == "20.0 ± 12.7 (19.0, 21.0): reached"
+    assert found[f"HalfCheetahVel: {margin}"] == "10.0 ± 12.7 (9.0, 11.0): not reached"
     assert found["AntDir: a gain of 200 after one step"] == (
         "250.0, 195.0 (2 of 3 seeds): not reached"
     )
