@@ -113,8 +113,7 @@ def test_two_processes_compute_what_one_does_and_one_goes_on_where_they_stopped(
 
 @pytest.mark.ranks
 def test_an_error_is_told_once_with_the_process_that_met_it(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text("{}")
+    main(["train", *MAML, "--iterations", "1", "--run-dir", str(tmp_path / "run")])
     process = start(
         *(2, ("-m", "metarl"), "train", *MAML, "--run-dir", "run"),
         cwd=tmp_path,

@@ -1,10 +1,13 @@
 """`Batch.every`: which time steps Fisher products see."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metarl.sampling.advantage import discounted_sums
 from metarl.sampling.data import Batch
 
 
@@ -65,6 +68,17 @@ def test_a_task_of_which_no_step_is_seen_has_mean_0():
     batch.weight[:, :, 1:] = 0  # episodes of one step; the second task's first one seen is its 2nd
     every = batch.every(5)
     assert every.mean(torch.ones_like(every.weight)).tolist() == [1, 0]
+
+
+@given(*SIZES)
+def test_the_rewards_to_come_of_a_step_are_those_of_all_steps(episodes, steps, stride):
+    """Σ_{k ≥ t} rewards_k − values_t is the advantage of t, which DiCE multiplies its score by."""
+    rewards = torch.rand(3, episodes, steps)
+    batch = numbered(3, episodes, steps)
+    batch = replace(batch, rewards=rewards, values=discounted_sums(rewards, 1.0))
+    every = batch.every(stride)
+    advantages = (discounted_sums(every.rewards, 1.0) - every.values) * every.weight
+    torch.testing.assert_close(advantages, torch.zeros_like(advantages), atol=1e-5, rtol=0)
 
 
 def test_means_of_what_depends_on_the_phase_of_a_gait_are_right():
