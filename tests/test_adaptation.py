@@ -137,16 +137,48 @@ def test_kl_curvature_agrees_with_finite_differences(
     assert exact == pytest.approx(numeric, rel=1e-4)
 
 
+@pytest.mark.parametrize("separable", [True, False])
 def test_subsampled_curvature_is_that_of_the_steps_it_sees(
-    inner, theta, make_random_batch, objective_of
+    inner, theta, make_random_batch, objective_of, separable
 ):
-    batches = [make_random_batch(30 + i) for i in range(2)]
+    inner = dataclasses.replace(inner, separable=separable)
+    first, last = (make_random_batch(30 + i) for i in range(2))
     vector = {name: torch.ones_like(p) for name, p in theta.items()}
-    ours = objective_of(batches).curvature(theta, divergence, stride=2)(vector)
-    seen = [batch.every(2) for batch in batches]
+    ours = objective_of([first, last], inner).curvature(theta, divergence, stride=2)(vector)
+    seen = [first.every(2) if separable else first, last.every(2)]
     expected = objective_of(seen).curvature(theta, divergence)(vector)
     for name in theta:
         assert torch.equal(ours[name], expected[name])
+
+
+@pytest.mark.parametrize("reduced", ["sum", "mean"])
+def test_the_sampling_correction_credits_the_returns_of_whole_episodes(
+    policy, theta, make_random_batch, objective_of, reduced
+):
+    """A plain loop over tasks whose episodes differ in length, and advantages in deviation."""
+    first, last = make_random_batch(50), make_random_batch(51)
+    deviations = torch.tensor([0.1, 1.0, 7.0], dtype=torch.float64)
+    scaled = dataclasses.replace(last, rewards=last.rewards / deviations[:, None, None])
+    moved = {name: p + 0.01 for name, p in theta.items()}
+    plain = objective_of([first, scaled]).value(moved)[0]
+    corrected = objective_of(
+        [first, scaled],
+        sampling_correction=True,
+        correction_over_steps=reduced,
+        deviations=deviations,
+    ).value(moved)[0]
+    episodes = last.weight.shape[1]
+    returns = [last.rewards[i].sum().item() / episodes for i in range(3)]
+    lengths = [last.weight[i].sum().item() / episodes for i in range(3)]
+    log_probs = policy.distribution(expand(moved, 3), first.observations).log_prob(first.actions)
+    expected = 0.0
+    for i in range(3):
+        others = [returns[j] for j in range(3) if j != i]
+        gain = (returns[i] - sum(others) / 2) / (deviations[i].item() * lengths[i])
+        ratios = ((log_probs - first.log_probs)[i] * first.weight[i]).sum().item()
+        steps = first.weight[i].sum().item() if reduced == "mean" else 1
+        expected += gain * ratios / steps / 3
+    assert corrected - plain == pytest.approx(expected, rel=1e-9)
 
 
 def test_threads_change_no_bit(inner, theta, make_random_batch, objective_of):

@@ -317,14 +317,15 @@ def test_options_of_train_are_those_of_every_run_that_has_them(tmp_path):
     file = tmp_path / "own.yaml"
     file.write_text("hidden_size: 8\nworkers: 3\n")
     words = "--algorithms maml-trpo cavia --controls rl2 --policy net:Net --policy-options width 4 "
-    words += f"--config {file} --workers 2 --hidden-sizes 8 8 --no-normalise-observations"
+    words += f"--config {file} --workers 2 --hidden-sizes 8 8 --no-normalise-observations "
+    words += "--minibatches 1"
     comparison = parse_comparison([*FAMILY, *words.split()])
     for name in ("maml-trpo", "cavia", "rl2"):
         config = comparison.config(name, 2)
         assert (config.policy, config.policy_options) == ("net:Net", {"width": 4})
         assert (config.workers, config.seed) == (2, 2)
         if name == "rl2":
-            assert config.hidden_size == 8
+            assert (config.hidden_size, config.minibatches) == (8, 1)
         else:
             assert config.hidden_sizes == (8, 8)
 
@@ -375,6 +376,7 @@ def test_a_control_is_fine_tuned_with_the_best_step_size_of_training_tasks():
     class Fake:
         config = SimpleNamespace(inner_lr=0.2)
         inner = Inner(0.2)
+        parameters = {}
         asked = set()
 
         def evaluate(self, tasks, steps, split):
@@ -391,7 +393,9 @@ def test_a_control_is_fine_tuned_with_the_best_step_size_of_training_tasks():
         assert fake.asked == {(TUNING_TASKS, 3, "train")}
 
 
-def test_fine_tuning_finds_the_step_size_that_trying_each_finds():
+@pytest.mark.parametrize("step_sizes", ["fixed", "per_layer", "per_parameter"])
+def test_fine_tuning_finds_the_step_size_that_trying_each_finds(step_sizes):
+    """Those that are learned, but were not by runs without inner steps, do not come before it."""
     config = Config.of("random", **{"family": "envs:Navigation2D-v0", "horizon": 6, "episodes": 3})
 
     def learner(rate):
@@ -401,7 +405,7 @@ def test_fine_tuning_finds_the_step_size_that_trying_each_finds():
         rate: learner(rate).evaluate(TUNING_TASKS, 2, "train").returns[-1].mean() for rate in RATES
     }
     assert len(set(finals.values())) == len(RATES)
-    tuned = learner(1.0)
+    tuned = Learner(dataclasses.replace(config, step_sizes=step_sizes))
     best = tune(tuned, 2)
     assert best == pytest.approx(config.inner_lr * max(finals, key=finals.get))
     expected = learner(best / config.inner_lr).evaluate(4, 2).returns

@@ -190,6 +190,22 @@ def test_a_resumed_run_is_the_same_run(family, tmp_path):
         assert torch.equal(value, second.network.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("episodes", [0, 1, 2])
+def test_an_adapted_policy_has_the_episodes_that_it_was_adapted_to(episodes):
+    """And not the one after, by which it is judged."""
+    learner, _ = sampled()
+    drawn = learner.family.sample_tasks(1, RandomKey(5))
+    task = {name: values[0] for name, values in drawn.items()}
+    adapted = learner.adapt(task, episodes)
+    hidden = torch.zeros(1, 1, SMALL.hidden_size)
+    if episodes:
+        trials = join_trials(learner.rollouts(task, episodes)[:episodes])
+        with torch.no_grad():
+            _, _, hidden = learner.network(trials.inputs)
+        assert adapted.env_steps == int(trials.valid.sum())
+    torch.testing.assert_close(adapted.parameters["hidden"], hidden[0, 0])
+
+
 THREADS = """
 import hashlib, torch
 from metarl import RL2Config, make_learner

@@ -316,6 +316,29 @@ def test_a_backbone_that_does_not_fit_is_one_line(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        (nn.Dropout(0.5), "Dropout at 0"),
+        (nn.Dropout2d(0.5), "Dropout2d at 0"),
+        (nn.MultiheadAttention(4, 2, dropout=0.5), "MultiheadAttention at 0"),
+        (
+            nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+            "MultiheadAttention at 0.self_attn",
+        ),
+    ],
+)
+def test_a_module_that_drops_out_is_refused_and_the_remedy_works(part, name):
+    with pytest.raises(UsageError, match=f"{name} drops out"):
+        module_objective(nn.Sequential(part), nn.functional.mse_loss)
+    for module in part.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            module.dropout = 0.0
+        elif isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    module_objective(nn.Sequential(part), nn.functional.mse_loss)
+
+
 def test_running_statistics_are_refused_and_the_remedy_works():
     module = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
     with pytest.raises(UsageError, match="BatchNorm1d at 1 keeps running statistics"):

@@ -21,11 +21,11 @@ from metarl.learners.config import FamilyOption, RunConfig
 from metarl.learners.iteration import located
 from metarl.learners.problem import Problem, expect_problem, make_problem
 from metarl.maml.inner_loop import (
-    STEP_SIZE,
     InnerLoop,
     every_parameter,
     initial_step_sizes,
     step_size_metrics,
+    without_step_sizes,
 )
 from metarl.maml.supervised import (
     FewShotObjective,
@@ -232,9 +232,7 @@ class FewShotLearner(BaseLearner):
         def at(rate: float, split: str) -> Evaluation:
             plain = copy.copy(self)
             plain.inner = dataclasses.replace(self.inner, learning_rate=rate)
-            plain.parameters = {
-                name: p for name, p in self.parameters.items() if not name.startswith(STEP_SIZE)
-            }
+            plain.parameters = without_step_sizes(self.parameters)
             # A step size that lets some tasks diverge is not chosen.
             return plain._evaluation(None, None, split, expects_finite=False)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl.evaluation.outcomes import return_metrics
 from metarl.learners.learner import MetaLearner
 from metarl.learners.maml_config import MAMLConfig
-from metarl.maml.estimators import ESTIMATORS, FIRST_ORDER
+from metarl.maml.estimators import ESTIMATORS, FIRST_ORDER, SEPARABLE
 from metarl.maml.inner_loop import (
     INNER_UPDATES,
     InnerLoop,
@@ -147,6 +147,7 @@ class MAMLLearner(MetaLearner):
                 after.nan_to_num(float(after.nanmean())),
                 shard,
                 self.dropped,
+                spreads[-1] if self._common_scale is None else None,
             )
             with self.located(tasks, key, last, shard):
                 updated, update = self.outer.step(objective, self.parameters)
@@ -279,15 +280,20 @@ class MAMLLearner(MetaLearner):
 
     def _make_scaled_batch(self, rollout: Rollout) -> tuple[Batch, Tensor]:
         """The batch, and the deviations of its advantages before they were scaled: [tasks]."""
-        scales = self.config.normalise_rewards and self.advantages.count > 0
         return make_scaled_batch(
             rollout.to(self.device),
             self.config.discount,
             self.config.gae_lambda,
             self.workers,
             BASELINES.find(self.config.baseline),
-            float(self.advantages.moments[1]) if scales else None,
+            self._common_scale,
         )
+
+    @property
+    def _common_scale(self) -> float | None:
+        """What the rewards of all tasks are divided by, with --normalise-rewards."""
+        known = self.config.normalise_rewards and self.advantages.count > 0
+        return float(self.advantages.moments[1]) if known else None
 
     def _add_observations(self, rollout: Rollout, shard: Shard) -> None:
         """Adds the observations of all processes to what they are normalised by."""
@@ -352,11 +358,13 @@ def make_inner_loop(config: MAMLConfig, policy: Policy, device: torch.device) ->
             f"--adapts head: --policy {config.policy} names no head; give the class "
             '`head = ("name of a parameter", ...)`'
         )
+    estimator = ESTIMATORS.find(config.estimator)
     return InnerLoop(
-        policy_objective(policy, ESTIMATORS.find(config.estimator)),
+        policy_objective(policy, estimator),
         config.inner_lr,
         adapts=adapts,
         fresh=fresh,
         first_order=config.estimator == FIRST_ORDER,
         update=INNER_UPDATES.find(config.inner_update),
+        separable=estimator in SEPARABLE,
     )

@@ -71,9 +71,9 @@ class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
 
     estimator: str = "naive"
     """Surrogate that the inner loop maximises: naive, lvc, dice, loaded_dice, taypo2, first_order
-    or MODULE:FUNCTION. Those of metarl have the same gradient. They differ in the derivative of
-    this gradient, which the meta-gradient needs; first_order leaves it out. Naive learns both half
-    cheetahs in fewer steps than lvc, in spite of its bias."""
+    or MODULE:FUNCTION. All of metarl but dice, which knows no λ, have the same gradient. They
+    differ in the derivative of this gradient, which the meta-gradient needs; first_order leaves it
+    out. Naive learns both half cheetahs in fewer steps than lvc, in spite of its bias."""
     inner_update: str = "gradient"
     """What an inner step does with the gradient of the surrogate: gradient ascent, or what
     MODULE:FUNCTION returns."""

@@ -113,7 +113,7 @@ class RL2Config(TaskChoiceOptions, PolicyRunConfig):
                 f"--meta-batch-size times --episodes is {budget.batch}, less than one trial of "
                 f"rl2, which has {episodes} episodes"
             )
-        minibatches = min(cls.minibatches, trials)
+        minibatches = min(options.get("minibatches", cls.minibatches), trials)
         sizes = {"trials": trials, "episodes": episodes, "minibatches": minibatches}
         return super().at_budget(budget, **(options | sizes))
 
@@ -257,8 +257,12 @@ class RL2Learner(MetaLearner):
         """
         shard = self.shard(count_tasks(tasks))
         own = select_tasks(tasks, shard.tasks)
-        adaptive, episodes = self.begin(own), range(self.config.episodes)
-        return [self.sample(adaptive, own, key, episode, shard) for episode in episodes]
+        adaptive = self.begin(own)
+        rollouts = []
+        for episode in range(self.config.episodes):
+            rollouts.append(self.sample(adaptive, own, key, episode, shard))
+            adaptive = adaptive.learn(rollouts[-1])
+        return rollouts
 
     def begin(self, tasks: Tasks, testing: bool = False) -> TrialActor:
         """An empty memory of each task."""

@@ -1,8 +1,9 @@
 """Surrogate objectives of the inner loop, one function per estimator: [tasks] to be maximised.
 
-All have the policy gradient as their gradient where the batch was collected, θ₀. They differ in
-their Hessian there, which the meta-gradient needs. The Hessian of the expected return is
-H1 + H2 + H12 + H12ᵀ (Rothfuss et al. 2018, arXiv 1810.06784): with s_t = ∇log π_t,
+All have the policy gradient as their gradient where the batch was collected, θ₀; that of DiCE is
+discounted from the start of the episode, and has λ = 1. They differ in their Hessian there, which
+the meta-gradient needs. The Hessian of the expected return is H1 + H2 + H12 + H12ᵀ (Rothfuss et al.
+2018, arXiv 1810.06784): with s_t = ∇log π_t,
 
     H1 = E Σ_t s_t s_tᵀ Q_t,    H2 = E Σ_t ∇²log π_t Q_t,    H12 = E Σ_t s_t ∇Q_tᵀ
 
@@ -41,8 +42,8 @@ def lvc(log_probs: Tensor, batch: Batch) -> Tensor:
 def dice(log_probs: Tensor, batch: Batch) -> Tensor:
     """Ĵ = mean_t (Π_{k ≤ t} r̂_k) · reward_t + (1 − r̂_t) · b_t: exact, and of high variance.
 
-    Source: Foerster et al. 2018 (DiCE, arXiv 1802.05098). It differentiates
-    the rewards themselves, so λ has no part in it.
+    Source: Foerster et al. 2018 (DiCE, arXiv 1802.05098). It differentiates the rewards themselves,
+    so λ has no part in it, but for the deviation of the advantages that all are divided by.
     """
     log_ratio = _log_ratio(log_probs, batch)
     rewards = torch.exp(log_ratio.cumsum(-1)) * batch.rewards
@@ -82,6 +83,10 @@ SURROGATES: dict[str, Surrogate] = {
     "loaded_dice": loaded_dice,
     "taypo2": taypo2,
 }
+
+SEPARABLE = (naive, lvc)
+"""Means over time steps of functions of one step each, which some of the steps estimate. The others
+have products of steps in their Hessian, of which a tenth of the steps has a hundredth."""
 
 FIRST_ORDER = "first_order"
 """Any of the surrogates, whose second derivatives the meta-gradient leaves out."""

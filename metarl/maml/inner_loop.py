@@ -98,6 +98,8 @@ class InnerLoop:
     """Leave out the second derivatives: ∂θ'/∂θ is taken as the identity (Finn et al. 2017, 5.2)."""
     update: InnerUpdate = gradient_ascent
     """What a step does with the gradient."""
+    separable: bool = False
+    """The objective is a mean over rows of functions of one row each, which some rows estimate."""
 
     def begin(self, parameters: Mapping[str, Tensor], tasks: int) -> Parameters:
         """θ for every task before the first step: [tasks, ...] each."""
@@ -196,6 +198,11 @@ def initial_step_sizes(
         STEP_SIZE + name: torch.full(p.shape if kind == "per_parameter" else (), learning_rate)
         for name, p in parameters.items()
     }
+
+
+def without_step_sizes(parameters: Mapping[str, Tensor]) -> Parameters:
+    """The parameters for an inner loop whose step size is not learned."""
+    return {name: p for name, p in parameters.items() if not name.startswith(STEP_SIZE)}
 
 
 def step_size_metrics(parameters: Mapping[str, Tensor]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from metarl.outer.objective import Replay, Stage, Term, divergence, surrogate
 from metarl.policies.action_distributions import Distribution
 from metarl.policies.parameters import Parameters
 from metarl.policies.policy import Policy
-from metarl.sampling.data import Batch
+from metarl.sampling.data import SMALLEST_WEIGHT, Batch
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.finite import expect_finite, not_finite
 from metarl.support.looks import read
@@ -49,7 +49,7 @@ class _Chunk:
     inner_batches: list[Batch]
     batch: Batch
     collected_by: Distribution
-    gain: Tensor  # [tasks]: of the sampling correction
+    gain: Tensor  # [tasks]: (R' − b) / (σ T) of the sampling correction
     in_first_half: int  # so many of its tasks, the first ones, belong to the first half of all
     inner_collected_by: Callable[[], list[Distribution]]  # computed at the first call
 
@@ -68,13 +68,14 @@ class MetaObjective:
     with `sampling_correction` the surrogate has the term that accounts for it (E-MAML: Stadie et
     al. 2018, arXiv 1803.01118; Al-Shedivat et al. 2018, arXiv 1710.03641),
 
-        mean_i (R'_i − b_i) Σ_k Σ_{τ in batch k} log π_{θ_k}(τ),
+        mean_i (R'_i − b_i) / (σ_i T_i) Σ_k Σ_{τ in batch k} log π_{θ_k}(τ),
 
-    where R' is the return after adaptation, not normalised to mean 0, per step as the surrogate
-    is, and b_i its mean over the other tasks. It is exact, for any number of episodes, with the
-    naive inner surrogate; dice, loaded_dice and taypo2 hold its effect on the mean already. Its
-    noise grows with the number of steps that it sums; `correction_over_steps` "mean" divides it by
-    that number, as published implementations do.
+    where R' is the return after adaptation, discounted, and b_i its mean over the other tasks. As
+    the surrogate is per step and has its advantages divided by σ_i, so is the difference: T_i is
+    the mean length of the task's episodes. It is exact, for any number of episodes, with the naive
+    inner surrogate; dice, loaded_dice and taypo2 hold its effect on the mean already. Its noise
+    grows with the number of steps that it sums; `correction_over_steps` "mean" divides it by that
+    number, as published implementations do.
 
     Tasks are summed by `Workers.sum`: neither the number of threads nor the division of the tasks
     among processes changes a bit.
@@ -93,6 +94,7 @@ class MetaObjective:
         returns: Tensor | None = None,
         shard: Shard | None = None,
         dropped: Collection[int] = (),
+        deviations: Tensor | None = None,
     ):
         """An objective of one iteration.
 
@@ -103,6 +105,7 @@ class MetaObjective:
             returns: [tasks], after adaptation; for outer loops that ask for them.
             shard: which of all tasks the batches hold; all of them if not given.
             dropped: tasks among all that have no part in the means; their steps weigh nothing.
+            deviations: σ, [tasks], that the last batch was divided by; 1 if not given.
 
         """
         self._policy = policy
@@ -119,6 +122,9 @@ class MetaObjective:
         self._shard = shard or Shard.whole(first.tasks, first.rows, first.device)
         self._dropped = frozenset(dropped)
         self.tasks = self._shard.total - len(self._dropped)
+        self._gains = torch.zeros_like(first.weight[:, 0, 0])
+        if sampling_correction:
+            self._gains = self._gains_over_others(deviations)
         self.agreement: float | None = None
         """Cosine between the gradients of the two halves of the tasks, at the first θ whose
         gradient was asked for; None before. Noise brings it towards 0."""
@@ -202,9 +208,9 @@ class MetaObjective:
 
         For the KL at θ_0 this is the Fisher matrix of the adapted policies.
 
-        With a `stride` above 1 both the inner loop and the mean over steps see every `stride`-th
-        time step only (`Batch.every`): neighbouring steps say nearly the same, and a product costs
-        that much less.
+        With a `stride` above 1 the mean over steps sees every `stride`-th time step only
+        (`Batch.every`), and so does the inner loop if its objective is separable: neighbouring
+        steps say nearly the same, and a product costs that much less.
 
         A product differentiates the gradient by θ, whose graph is kept from product to product if
         there is memory for that of all tasks (`Workers.keeps`), and otherwise made for each again.
@@ -213,14 +219,19 @@ class MetaObjective:
         chunks = self._chunks
         if stride > 1:
             first = self._shard.tasks.start
-            chunks = self._split([batch.every(stride, first) for batch in self._batches], None)
+            *inner_batches, last = self._batches
+            adapted: Mapping[str, Tensor] | None = self._adapted
+            if self._inner.separable:
+                inner_batches = [batch.every(stride, first) for batch in inner_batches]
+                adapted = None
+            chunks = self._split([*inner_batches, last.every(stride, first)], adapted)
 
         def linearise(chunk: _Chunk) -> tuple[Parameters, tuple[Tensor, ...]]:
             theta, values = self._differentiable(parameters, chunk, term)
             with torch.enable_grad():
                 return theta, _gradients(values.sum(), theta, create_graph=True)
 
-        steps = len(self._batches) * chunks[0].batch.rows
+        steps = sum(batch.rows for batch in (*chunks[0].inner_batches, chunks[0].batch))
         keeps = self._workers.keeps(
             len(self._batches[0].weight), BYTES_OF_GRAPH * steps * self._numbers_kept, self._device
         )
@@ -282,21 +293,12 @@ class MetaObjective:
         self, batches: Sequence[Batch], adapted: Mapping[str, Tensor] | None
     ) -> list[_Chunk]:
         """The chunks of this process; θ'(θ_0) is computed from the batches if it is not given."""
-        if self._sampling_correction:
-            (total,) = self._sum(
-                lambda tasks: (_mean_reward(batches[-1][tasks]).sum(),), self._shard.slices
-            )
-
         # Whole chunks, so that a chunk is differentiated once; a single one is divided.
         chunks = self._shard.all_chunks
         half = self._shard.chunk * (chunks // 2) if chunks > 1 else self._shard.total // 2
 
         def of_slice(tasks: slice) -> _Chunk:
             *inner_batches, batch = [b[tasks] for b in batches]
-            gain = torch.zeros_like(batch.weight[:, 0, 0])
-            if self._sampling_correction:
-                reward = _mean_reward(batch)
-                gain = reward - (total - reward) / max(1, self.tasks - 1)
             if adapted is None:
                 begin = self._inner.begin(self._parameters, batch.tasks)
                 own = self._inner.path(begin, inner_batches)[-1]
@@ -308,12 +310,31 @@ class MetaObjective:
                 inner_batches,
                 batch,
                 collected_by,
-                gain,
+                self._gains[tasks],
                 min(max(0, half - self._shard.tasks.start - tasks.start), batch.tasks),
                 functools.cache(lambda: self._inner_policies(inner_batches)),
             )
 
         return self._workers.map(of_slice, self._shard.slices, shard=self._shard)
+
+    def _gains_over_others(self, deviations: Tensor | None) -> Tensor:
+        """The factors (R'_i − b_i) / (σ_i T_i) of the sampling correction: [tasks]."""
+        last = self._batches[-1]
+        sigma = torch.ones_like(last.weight[:, 0, 0]) if deviations is None else deviations
+
+        def of_slice(tasks: slice) -> tuple[Tensor, Tensor]:
+            """Returns, and episodes per step."""
+            batch = last[tasks]
+            episodes, steps = batch.weight[..., 0].sum(1), batch.weight.sum((1, 2))
+            # A dropped task has neither.
+            returns = batch.sum(batch.rewards) * sigma[tasks] / episodes.clamp(min=SMALLEST_WEIGHT)
+            return returns, episodes / steps.clamp(min=SMALLEST_WEIGHT)
+
+        parts = self._workers.map(of_slice, self._shard.slices, shard=self._shard)
+        (total,) = self._sum(lambda part: (part[0].sum(),), parts)
+        returns, per_step = map(torch.cat, zip(*parts, strict=True))
+        others = (total - returns) / max(1, self.tasks - 1)
+        return (returns - others) / sigma * per_step
 
     def _sum(
         self, function: Callable[[Any], tuple[Tensor, ...]], chunks: Sequence[object]
@@ -422,8 +443,3 @@ def _cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
     """Cosine of the angle between two lists of tensors, each taken as one vector; 0 for zeros."""
     a, b = (torch.cat([tensor.reshape(-1) for tensor in tensors]) for tensors in (first, second))
     return torch.nn.functional.cosine_similarity(a, b, dim=0)
-
-
-def _mean_reward(batch: Batch) -> Tensor:
-    """Mean over the steps of each task: [tasks]."""
-    return batch.mean(batch.rewards)

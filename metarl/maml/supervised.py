@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metarl.maml.inner_loop import InnerLoop, Objective
 from metarl.policies.module_network import module_outputs
+from metarl.policies.modules import drops_out
 from metarl.policies.observations import form_of
 from metarl.policies.parameters import Parameters
 from metarl.support.errors import UsageError
@@ -28,10 +29,16 @@ def module_objective(module: nn.Module, loss: Loss) -> Objective:
     """What the inner loop maximises: −loss of the module on the samples, [tasks].
 
     Raises:
-        UsageError: the module keeps running statistics, which would mix the tasks.
+        UsageError: the module keeps running statistics, which would mix the tasks, or drops out,
+            so that a loss would not be a function of the parameters.
 
     """
     for path, part in module.named_modules():
+        if drops_out(part):
+            raise UsageError(
+                f"{type(part).__name__} at {path or 'the top'} drops out: the same samples would "
+                "have another loss at each call; set its probability to 0"
+            )
         if getattr(part, "track_running_stats", False):
             raise UsageError(
                 f"{type(part).__name__} at {path or 'the top'} keeps running statistics, which "

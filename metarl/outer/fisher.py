@@ -24,7 +24,8 @@ class NaturalOptions:
     """Added to the diagonal of the Fisher matrix."""
     fisher_fraction: Share = 0.1
     """Share of the time steps that Fisher products use; 1 uses all. They are evenly spaced, and
-    begin at another step in each episode. The gradient and the line search always use all."""
+    begin at another step in each episode. The gradient and the line search always use all, and so
+    do the inner steps of estimators other than naive, lvc and first_order."""
 
 
 def natural_step(

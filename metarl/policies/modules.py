@@ -17,7 +17,7 @@ which `len(observations)` is not.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -152,25 +152,32 @@ def expect_stateless(module: nn.Module, name: str) -> None:
         UsageError: names the part that is at fault, the reason and the remedy.
 
     """
-    for kinds, reason in UNFIT:
+    for is_unfit, reason in UNFIT:
         for path, part in module.named_modules():
-            if isinstance(part, kinds) and not (isinstance(part, nn.Dropout) and part.p == 0):
+            if is_unfit(part):
                 where = f"{type(part).__name__} at {path or 'the top'}"
                 raise UsageError(f"--policy {name} has {where}: {reason}")
 
 
-UNFIT: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
+def drops_out(part: nn.Module) -> bool:
+    """Whether a part of a module sets numbers to 0 by chance, as some attention does too."""
+    is_layer = isinstance(part, nn.modules.dropout._DropoutNd)
+    chance = part.p if is_layer else getattr(part, "dropout", 0)
+    return isinstance(chance, int | float) and chance > 0
+
+
+UNFIT: tuple[tuple[Callable[[nn.Module], bool], str], ...] = (
     (
-        (nn.modules.batchnorm._NormBase,),
+        lambda part: isinstance(part, nn.modules.batchnorm._NormBase),
         "the actions of a batch would depend on one another, and its statistics mix the tasks; "
         "use LayerNorm or GroupNorm",
     ),
     (
-        (nn.modules.dropout._DropoutNd,),
+        drops_out,
         "the probability of an action would differ between sampling and learning; leave it out",
     ),
     (
-        (nn.RNNBase, nn.RNNCellBase),
+        lambda part: isinstance(part, nn.RNNBase | nn.RNNCellBase),
         "a policy without memory reads one observation; --learner rl2 has a recurrent policy",
     ),
 )

@@ -301,9 +301,6 @@ class Batch:
         task to task, so that every time step is seen equally often. If all began alike, a sum over
         steps would be of some phases of a gait and not of others.
 
-        The rewards of the steps left out go to the step seen before them, so that the sum of those
-        to come, whose baseline `values` are, stays what it is.
-
         Args:
             first_task: the number of the first task among those of all processes.
 
@@ -319,13 +316,8 @@ class Batch:
             index = t.clamp(max=steps - 1).reshape(*t.shape, *[1] * (values.dim() - 3))
             return values.gather(2, index.expand(*t.shape, *values.shape[3:]))
 
-        to_come = seen(self.rewards.flip(-1).cumsum(-1).flip(-1)).masked_fill(beyond, 0)
         batch = Batch(*(seen(getattr(self, f.name)) for f in fields(self)))
-        return replace(
-            batch,
-            rewards=to_come - lengthened(to_come[..., 1:], -1, to_come.shape[-1]),
-            weight=batch.weight.masked_fill(beyond, 0),
-        )
+        return replace(batch, weight=batch.weight.masked_fill(beyond, 0))
 
     def sum(self, values: Tensor) -> Tensor:
         """Weighted sum over the steps of each task: [tasks, episodes, time] -> [tasks]."""

@@ -1,7 +1,7 @@
 """Trials: several consecutive episodes of one task, through which a recurrent state is kept."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 import torch
@@ -17,7 +17,7 @@ from metarl.support.randomness import Array, NoiseSource
 
 @dataclass(frozen=True)
 class Memory:
-    """What a recurrent policy has of its trials so far; changed in place, step by step."""
+    """What a recurrent policy has of its trials so far; an actor changes it in place."""
 
     hidden: Tensor  # [1, trials, hidden]
     action: Tensor  # [trials, action], as the next input has it
@@ -35,31 +35,39 @@ class Memory:
             torch.zeros(trials, 2, device=device),
         )
 
+    def for_an_episode(self) -> Self:
+        """A copy, at the begin of an episode."""
+        own = type(self)(*(getattr(self, field.name).clone() for field in fields(self)))
+        own.elapsed[:, 0] = 0.0
+        return own
+
 
 class TrialActor:
     """A recurrent policy in trials of one environment each: an `Actor` and an `Adaptive`.
 
-    Adapting is acting: the memory passes from one episode of a trial to the next.
+    Adapting is acting: `learn` gives the memory of the last actor, from which the next episode
+    begins.
     """
 
     def __init__(self, network: RecurrentPolicy, memory: Memory):
         self.memory = memory
         self._network = network
         self._later = memory.hidden
+        self._last = self
 
     @property
     def device(self) -> torch.device:
         """That of the network."""
         return self.memory.hidden.device
 
-    def actor(self) -> Self:
-        """Itself, at the begin of an episode."""
-        self.memory.elapsed[:, 0] = 0.0
-        return self
+    def actor(self) -> "TrialActor":
+        """At the begin of an episode, with a memory of its own."""
+        self._last = TrialActor(self._network, self.memory.for_an_episode())
+        return self._last
 
-    def learn(self, rollout: Rollout) -> Self:
-        """Itself: the memory has the rollout already."""
-        return self
+    def learn(self, rollout: Rollout) -> "TrialActor":
+        """The last actor, whose memory has the rollout already."""
+        return self._last
 
     def part(self, tasks: slice) -> "TrialActor":
         """The actor of some of the trials; what it remembers, the whole remembers."""
@@ -109,7 +117,7 @@ def join_trials(rollouts: Sequence[Rollout]) -> Trials:
     passes through the states of sampling.
     """
     valid = torch.cat([rollout.valid.squeeze(1) for rollout in rollouts], 1)
-    fields = dict(zip(PER_STEP, ("observations", *PER_STEP[1:]), strict=True))
+    names = dict(zip(PER_STEP, ("observations", *PER_STEP[1:]), strict=True))
 
     def joined(name: str) -> Tensor:
         steps = torch.cat([getattr(rollout, name).squeeze(1) for rollout in rollouts], 1)
@@ -117,7 +125,7 @@ def join_trials(rollouts: Sequence[Rollout]) -> Trials:
 
     rates = [r.success.squeeze(1) for r in rollouts if r.success is not None]
     return Trials(
-        **{name: joined(field) for name, field in fields.items()},
+        **{name: joined(field) for name, field in names.items()},
         returns=torch.stack([rollout.returns.squeeze(1) for rollout in rollouts], 1),
         success=torch.stack(rates, 1) if len(rates) == len(rollouts) else None,
         unstable=sum(rollout.unstable for rollout in rollouts),

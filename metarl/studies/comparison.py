@@ -15,6 +15,7 @@ from metarl.learners.maml import MAMLLearner
 from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import ALGORITHMS, CONTROLS, RL2, find_algorithm, shipped_options
 from metarl.learners.registry import LEARNERS, make_learner
+from metarl.maml.inner_loop import without_step_sizes
 from metarl.runs.folder import EVALUATION, read_evaluation, read_options
 from metarl.runs.lock import FolderLock
 from metarl.runs.report import write_report
@@ -36,7 +37,7 @@ FINE_TUNED = ("random", "pretrained")
 FINE_TUNED_LR = "fine_tuned_lr"
 """Entry of evaluation.json: the step size with which a control was fine-tuned."""
 CHOSEN = (
-    *("learner", "algorithm", "outer", "seed", "resume"),
+    *("learner", "algorithm", "outer", "trials", "seed", "resume"),
     *("target", "patience", "time_limit"),  # the environment steps would differ
 )
 """Options of a run that a comparison does not share, beside those of its own."""
@@ -279,6 +280,7 @@ def _train_and_evaluate(comparison: Comparison, name: str, config: FamilyRunConf
 def tune(learner: MAMLLearner, steps: int) -> float:
     """Sets the step size of the inner loop to the best one on training tasks, and returns it."""
     rates = [rate * learner.config.inner_lr for rate in RATES]
+    learner.parameters = without_step_sizes(learner.parameters)  # they would come before the rates
     inner = learner.inner
 
     def final_return(rate: float) -> float:
