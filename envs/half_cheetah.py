@@ -15,7 +15,7 @@ from gymnasium import spaces
 from metarl.tasks.declaration import Array, Fields
 from metarl.tasks.distributions import Choice, TaskDistribution, Uniform
 
-from .locomotion import Locomotion, squared
+from .locomotion import WIDE_TRUST_REGION, Locomotion, squared
 
 TORSO_HEIGHT = 0.7  # m; of the torso's frame at qpos = 0, in the model
 CONTROL_COST = 0.05  # per unit of control, squared
@@ -32,10 +32,8 @@ class HalfCheetah(Locomotion):
     reset_noise: ClassVar[float] = 0.1
     normal_velocities: ClassVar[bool] = True
     source: ClassVar[str] = "Finn 2017, ProMP"
-    # experiments/benchmarks/results/outer_update.txt; for all algorithms and controls, so that a
-    # comparison of them is fair.
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "maml": {"normalise_observations": True, "hidden_sizes": (128, 128), "max_kl": 0.08},
+        "maml": WIDE_TRUST_REGION,
         "rl2": {"action_scale": 1.0},
     }
 
@@ -84,7 +82,7 @@ class HalfCheetahVel(HalfCheetah):
 
     tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         **HalfCheetah.tuned,
-        "maml": {**HalfCheetah.tuned["maml"], "gae_lambda": 1.0},
+        "maml": {**WIDE_TRUST_REGION, "gae_lambda": 1.0},
     }
 
     maximum_velocity: float = 2.0

@@ -5,14 +5,14 @@ Source: Rakelly et al. 2019 (PEARL, arXiv 1903.08254). The physics are Gymnasium
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from array_api_compat import array_namespace
 
 from metarl.tasks.declaration import Array, Fields
 from metarl.tasks.distributions import TaskDistribution
 
-from .locomotion import Locomotion, squared
+from .locomotion import WIDE_TRUST_REGION, Locomotion, squared
 from .random_parameters import MODEL_FIELDS, scale_distribution, scaled
 
 LARGEST_STATE = 100.0
@@ -30,6 +30,7 @@ class HopperParams(Locomotion):
     observation_size: ClassVar[int] = 11
     reset_noise: ClassVar[float] = 0.005
     source: ClassVar[str] = "PEARL, VariBAD"
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {"maml": WIDE_TRUST_REGION}
 
     @property
     def tasks(self) -> TaskDistribution:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -10,6 +10,15 @@ from gymnasium import spaces
 
 from metarl.tasks.declaration import Array, Fields, MujocoFamily
 from metarl.tasks.noise import Noise
+
+WIDE_TRUST_REGION: Mapping[str, Any] = {
+    "normalise_observations": True,
+    "hidden_sizes": (128, 128),
+    "max_kl": 0.08,
+}
+"""Options of MAML with which planar runners learn most: outer_update.txt in
+experiments/benchmarks/results. They are for all algorithms and controls, so that a comparison of
+them is fair."""
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ Sources: Rothfuss et al. 2018 (ProMP, arXiv 1810.06784): direction and speed; Ra
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from array_api_compat import array_namespace
 
 from metarl.tasks.declaration import Array, Fields
 from metarl.tasks.distributions import Choice, TaskDistribution, Uniform
 
-from .locomotion import Locomotion, squared
+from .locomotion import WIDE_TRUST_REGION, Locomotion, squared
 from .random_parameters import MODEL_FIELDS, scale_distribution, scaled
 
 CONTROL_COST = 0.001  # per unit of control, squared
@@ -80,6 +80,7 @@ class Walker2dParams(Walker2d):
 
     model_fields: ClassVar[tuple[str, ...]] = MODEL_FIELDS
     source: ClassVar[str] = "PEARL, VariBAD"
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {"maml": WIDE_TRUST_REGION}
 
     @property
     def tasks(self) -> TaskDistribution:

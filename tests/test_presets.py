@@ -119,13 +119,13 @@ def test_options_for_all_algorithms_lie_below_what_makes_an_algorithm_up():
             ("--family", FAMILY, "--algorithm", "anil"),
             "ships options for maml-trpo, promp, rl2 alone, not for anil",
         ),
-        (("--family", "envs:HopperParams-v0"), "ships options for none, not for maml-trpo"),
+        (("--family", "envs:ReacherGoal-v0"), "ships options for none, not for maml-trpo"),
         (("--family", "envs:Navigation2D-v0", "--preset", "tunde"), "tunde"),
     ],
 )
 def test_where_there_are_none_the_message_says_so(tmp_path, capsys, options, message):
     with pytest.raises(SystemExit) as exit:
-        main(["train", "--preset", "tuned", *options, "--run-dir", str(tmp_path / "run")])
+        main(["train", "--preset", "tuned", *options, *TINY, "--run-dir", str(tmp_path / "run")])
     assert exit.value.code == 2
     error = capsys.readouterr().err
     assert message in error
