@@ -132,6 +132,17 @@ class AntGoal(Ant):
     3, r = −L1 − .1 ‖a‖² − .0005 C; episodes never end early."""
 
     @property
+    def observation_space(self) -> spaces.Box:
+        """Unbounded, 29 or 107 numbers: x and y come first, as the reward depends on them."""
+        size = 2 + super().observation_space.shape[0]
+        return spaces.Box(-np.inf, np.inf, (size,), np.float64)
+
+    def observe(self, state: Fields) -> Array:
+        """x and y, and what the other ant families see."""
+        xp = array_namespace(state.qpos)
+        return xp.concat([state.qpos[..., :2], super().observe(state)], axis=-1)
+
+    @property
     def tasks(self) -> TaskDistribution:
         """Coordinates of the goal; for `promp`, `beyond` extends the radius by a third."""
         if self.variant == "finn":

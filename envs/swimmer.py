@@ -1,7 +1,7 @@
 """Swimmer families: a chain in a viscous plane that swims at a given speed.
 
-Source: Rothfuss et al. 2018 (ProMP, arXiv 1810.06784), whose code has the reward's sign reversed.
-The physics are Gymnasium's Swimmer-v5.
+Source: Rothfuss et al. 2018 (ProMP, arXiv 1810.06784), whose code has the reward's sign reversed
+and a cost of 1e-4 ‖a‖², which is left out here. The physics are Gymnasium's Swimmer-v5.
 """
 
 from collections.abc import Mapping

@@ -33,6 +33,21 @@ def test_a_checkpoint_is_loaded_by_what_it_is(trained, which, iteration):
     assert load(trained, which).iteration == iteration
 
 
+def test_the_best_of_the_checkpoints_is_kept_where_a_better_iteration_has_none(
+    tmp_path, monkeypatch
+):
+    values = {3: 9.0, 6: 5.0, 9: 3.0, 12: 1.0}
+
+    def evaluated(learner, *rest):
+        return {"test/step_1/mean": values[learner.iteration]}
+
+    monkeypatch.setattr("metarl.runs.run._evaluated", evaluated)
+    every = {"eval_every": 3, "checkpoint_every": 2, "keep_checkpoints": 1}
+    train(Config(**MAML, **every, iterations=12, run_dir=tmp_path))
+    assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == {6, 12}
+    assert load(tmp_path, "best").iteration == 6
+
+
 @pytest.mark.parametrize("which", ["4", "latest", "-1", "1.0"])
 def test_a_checkpoint_that_is_not_there_is_told_with_those_that_are(trained, which, capsys):
     with pytest.raises(UsageError, match=f"--checkpoint {which}: .* has newest, best, 1, 2, 3"):

@@ -214,6 +214,18 @@ def test_an_evaluation_of_other_splits_alone_is_none(compared, tmp_path):
     assert not is_finished(comparison, "maml-pg", 1)
 
 
+def test_an_evaluation_by_the_command_evaluate_is_none_of_a_comparison(compared, tmp_path):
+    """Which may have taken the most likely actions, and averaged over several adaptations."""
+    comparison = dataclasses.replace(compared[0], run_dir=tmp_path)
+    folder = comparison.run_folder("maml-pg", 1)
+    shutil.copytree(compared[0].run_folder("maml-pg", 1), folder)
+    assert is_finished(comparison, "maml-pg", 1)
+    steps, tasks = str(comparison.inner_steps), str(comparison.eval_tasks)
+    command = ["evaluate", str(folder), "--steps", steps, "--tasks", tasks, "--splits", "test"]
+    main([*command, "--mean-actions"])
+    assert not is_finished(comparison, "maml-pg", 1)
+
+
 def test_an_evaluation_that_tuned_nothing_is_none_of_a_fine_tuned_control(compared, tmp_path):
     comparison = dataclasses.replace(compared[0], run_dir=tmp_path)
     folder = comparison.run_folder("pretrained", 1)

@@ -18,6 +18,7 @@ from metarl.tasks.distributions import (
     TaskDistribution,
     Uniform,
 )
+from metarl.tasks.family import make_family
 
 EACH = [
     Uniform(-1.0, 2.0, (2,), beyond=(-1.0, 3.0), unit="m"),
@@ -120,3 +121,16 @@ def test_one_parameter_beyond_is_enough_to_be_beyond():
 def test_what_makes_no_sense_is_an_error(make):
     with pytest.raises(UsageError):
         make()
+
+
+def test_no_row_or_column_of_a_grid_is_held_out_as_a_whole():
+    """Every fifth of 21 goals by rows of 5 would be a row of the grid."""
+    family = make_family("envs:GridNavigation-v0")
+    train, test = (
+        {tuple(goal) for goal in family.sample_tasks(400, 0, split)["goal"].tolist()}
+        for split in ("train", "test")
+    )
+    assert (len(train), len(test)) == (17, 4)
+    assert not train & test
+    for axis in (0, 1):
+        assert len({goal[axis] for goal in test}) > 1

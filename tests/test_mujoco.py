@@ -10,6 +10,7 @@ import torch
 
 import metarl.simulation.mujoco as backend
 from envs.half_cheetah import HalfCheetahDir
+from envs.humanoid import HumanoidDir
 from metarl.simulation.backends import make_simulation
 from metarl.simulation.declared import DeclaredSimulation
 from metarl.simulation.mujoco import MujocoEnv
@@ -152,6 +153,27 @@ def test_an_unstable_simulation_ends_in_its_last_good_state(batch, tmp_path, mon
     assert not step.truncated.any()
     assert not step.failed.any()
     assert not list(tmp_path.iterdir()), "MuJoCo wrote a log"
+
+
+@pytest.mark.parametrize("batch", [WITH_BATCH, False])
+def test_all_that_is_observed_of_an_unstable_simulation_is_of_its_last_good_state(
+    batch, monkeypatch
+):
+    """Inertias, velocities and forces of a humanoid's bodies too, which MuJoCo's reset changes."""
+    if not batch:
+        monkeypatch.setattr(backend, "Batch", None)
+    simulation = batch_of(HumanoidDir(), 2)
+    simulation.begin({"angle": np.zeros(2)}, SEEDS[:2])
+    still = torch.zeros(2, 17)
+    good = simulation.step(still).observations.clone()
+    physics = simulation.physics
+    qvel = physics._qvel[1] if batch else physics.data[1].qvel
+    qvel[:] = 1e13
+    step = simulation.step(still)
+    assert step.failed.tolist() == [False, True]
+    seen = torch.ones(348, dtype=torch.bool)
+    seen[22:45] = False  # the velocities, which were set before the step
+    assert torch.equal(step.observations[1, seen], good[1, seen])
 
 
 def test_without_the_batch_engine_the_results_are_the_same(monkeypatch, caplog):

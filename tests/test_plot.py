@@ -138,6 +138,13 @@ def test_the_figure_draws_means_seeds_and_intervals(folders):
         assert {text.get_text() for text in axes.get_legend().get_texts()} == {"promp", "oracle"}
 
 
+def test_a_seed_without_an_iteration_leaves_nothing_to_draw_of_its_line(tmp_path, folders):
+    early = make_run(tmp_path / "d", 7, [])
+    figure = draw(lines_of([early, folders[0], folders[2]]), "Hills")
+    promp, _, oracle = (line.get_ydata().tolist() for line in figure.axes[0].lines[::2])
+    assert (promp, oracle) == ([], [-1])
+
+
 def test_a_line_alone_names_its_curve_before_adaptation(folders):
     training, _ = draw(lines_of(folders[:2])).axes
     names = [text.get_text() for text in training.get_legend().get_texts()]

@@ -20,7 +20,7 @@ from metarl import Config, UsageError
 from metarl.cli import tune as command
 from metarl.cli.main import main
 from metarl.studies import tuning
-from metarl.studies.search import parse_search
+from metarl.studies.search import parse_search, with_values
 from metarl.studies.tuning import Tuning
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -189,6 +189,14 @@ def test_values_become_options_of_train():
     assert config.family_options == {"observation": "finn", "action_scale": 2.0}
     assert config.policy_options == {"bias": False, "channels": 4, "kernel": 5}
     assert config.outer == Config.of("promp", family=config.family).outer
+
+
+def test_words_for_a_bool_are_read_in_any_case_and_others_are_refused():
+    for word, expected in (("true", True), ("False", False), ("TRUE", True)):
+        changed = with_values(BASE, {"normalise_observations": word})
+        assert changed.normalise_observations is expected
+    with pytest.raises(UsageError, match="yes must be true or false"):
+        with_values(BASE, {"normalise_observations": "yes"})
 
 
 @pytest.mark.parametrize(

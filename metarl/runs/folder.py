@@ -269,6 +269,10 @@ class RunFolder:
         self._metrics.sync()
         save_checkpoint(self.path / "checkpoints", iteration, state)
 
+    def saved_iterations(self) -> set[int]:
+        """The iterations that have a checkpoint."""
+        return {int(path.name) for path in checkpoints_in(self.path / "checkpoints")}
+
     def prune(self, keep: int, best: int | None) -> None:
         """Removes all but the newest `keep` checkpoints and that of iteration `best`."""
         with expect_writable(self.path / "checkpoints"):

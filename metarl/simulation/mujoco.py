@@ -194,14 +194,17 @@ class LoopPhysics(MujocoModel):
         """Advances each by one control step; a failed one returns to the state before it."""
         control = self.control(actions)
         failed = np.zeros(len(self.data), bool)
+        names = dict.fromkeys((*self._family.fields, "qpos", "qvel"))  # each once
         for i in np.flatnonzero(active):
             data = self.data[i]
-            before = (data.time, data.qpos.copy(), data.qvel.copy())
+            time, before = data.time, {name: np.copy(getattr(data, name)) for name in names}
             data.ctrl[:] = control[i]
             mujoco.mj_step(self.models[i], data, nstep=self.substeps)
             if data.warning.number[_FATAL].any():
                 failed[i] = True
-                data.time, data.qpos[:], data.qvel[:] = before
+                data.time = time
+                for name, values in before.items():
+                    getattr(data, name)[...] = values
         return control, failed
 
     def state(self) -> SimpleNamespace:
@@ -259,6 +262,9 @@ class BatchPhysics(MujocoModel):
             self._qvel[failed] = self._after["qvel"][failed]
             self._warnings = self._fatal.copy()
         self._record()
+        if failed is not None:
+            for name, values in self._after.items():
+                values[failed] = self._before[name][failed]
         return control, failed
 
     def state(self) -> SimpleNamespace:

@@ -308,7 +308,9 @@ def is_finished(comparison: Comparison, name: str, seed: int) -> bool:
         and data.get("iteration") == config.iterations
         and len(test["steps"]) == steps
         and len(test["tasks"]) == comparison.eval_tasks
-        # `metarl evaluate` writes this file too, but it does not tune the step size.
+        # `metarl evaluate` writes this file too, of other actions and adaptations, and with a step
+        # size that it does not tune. It names the actions.
+        and "actions" not in data
         and (name not in FINE_TUNED or FINE_TUNED_LR in data)
     )
 

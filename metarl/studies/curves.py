@@ -270,7 +270,7 @@ def _draw_curves(
 ) -> None:
     """The mean of the seeds after adaptation, dotted before it, and each seed after it, thin."""
     style = _style(i)
-    scale = 1e6 if "env_steps" in line.runs[0].metrics[0] else 1
+    scale = 1e6 if any("env_steps" in m for run in line.runs for m in run.metrics) else 1
     x, after = curves["env_steps"] / scale, curves["after"]
     axes.plot(x, after.mean(0), label=line.name, **style)
     before = f"{line.name}, before" if alone else None

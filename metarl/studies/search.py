@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from metarl.learners.config import FamilyRunConfig
 from metarl.support.errors import UsageError, nearest
+from metarl.support.options import TRUTH
 
 if TYPE_CHECKING:
     import optuna
@@ -128,5 +129,7 @@ def _converted(value: Value, hint: Any) -> Any:
         return tuple(get_args(hint)[0](part) for part in value.split())
     kinds = [kind for kind in (hint, *get_args(hint)) if kind in (bool, int, float, Path)]
     if bool in kinds:
-        return value == "True"
+        if value.lower() not in TRUTH:
+            raise UsageError(f"{value} must be true or false")
+        return TRUTH[value.lower()]
     return kinds[0](value) if kinds else value

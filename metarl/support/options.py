@@ -20,6 +20,8 @@ WHOLE = 2**63 - 1
 """The largest whole number of arrays and random numbers."""
 LARGEST = float(np.finfo(np.float32).max)
 """The largest number that learners compute with."""
+TRUTH = {"true": True, "false": False}
+"""Words for a bool, in small letters."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,7 @@ def with_truth_values(pairs: Mapping[str, object]) -> dict[str, Any]:
 
     Numbers are as they are: the command line parses them itself.
     """
-    truth = {"true": True, "false": False}
-    return {n: truth.get(x.lower(), x) if isinstance(x, str) else x for n, x in pairs.items()}
+    return {n: TRUTH.get(x.lower(), x) if isinstance(x, str) else x for n, x in pairs.items()}
 
 
 def at_least(name: str, value: int, lowest: int) -> None:

@@ -295,7 +295,8 @@ class TaskDistribution:
             return self._sample_beyond(generator)
         finite = [d.values for d in self.parameters.values() if isinstance(d, Choice)]
         if len(finite) == len(self.parameters):
-            indices = finite_split(math.prod(map(len, finite)), split)
+            number = math.prod(map(len, finite))
+            indices = finite_split(number, split, scattered=number > HELD_OUT)
             chosen = np.unravel_index(generator.choice(indices), [len(v) for v in finite])
             return {
                 name: np.asarray(values[i], np.float64)
@@ -331,13 +332,23 @@ class TaskDistribution:
                 return task
 
 
-def finite_split(number: int, split: str) -> np.ndarray:
-    """Indices of the tasks of a split; splits of more than two tasks are disjoint."""
+def finite_split(number: int, split: str, scattered: bool = False) -> np.ndarray:
+    """Indices of the tasks of a split; splits of more than two tasks are disjoint.
+
+    Args:
+        number: of all tasks.
+        split: train or test.
+        scattered: whether the split is not every fifth task, but as many in no order, so that no
+            row or column of a product of values is held out as a whole.
+
+    """
     indices = np.arange(number)
     if number <= 2:
         return indices
     period = min(HELD_OUT, number)
     held_out = indices % period == period - 1
+    if scattered:
+        indices = np.random.default_rng(0).permutation(number)
     chosen: np.ndarray = indices[held_out if split == "test" else ~held_out]
     return chosen
 

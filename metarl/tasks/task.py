@@ -191,9 +191,7 @@ def uniform_task(task_space: spaces.Dict, generator: np.random.Generator, split:
         every = np.concatenate(finite)
         number = math.prod(every.tolist())
         if number <= MOST_LISTED:
-            index = generator.choice(finite_split(number, split))
-            if len(every) > 1:  # so that no row or column of values is held out as a whole
-                index = np.random.default_rng(0).permutation(number)[index]
+            index = generator.choice(finite_split(number, split, scattered=len(every) > 1))
             indices = np.array(np.unravel_index(index, every))
             each = np.split(indices, np.cumsum([own.size for own in finite])[:-1])
             return {
