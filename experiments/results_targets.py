@@ -145,7 +145,11 @@ TARGETS = (
     Target("Navigation2D: 90 % of the way to the oracle after 3 steps", share("Navigation2D", 0.9)),
     Target("Navigation2D: above the pretrained policy after 3 steps, by more than the interval",
            above_pretrained("Navigation2D")),
+    Target("AntDir: above the pretrained policy after 3 steps, by more than the interval",
+           above_pretrained("AntDir")),
     Target("AntDir: a gain of 200 after one step", gains("AntDir", 200)),
+    Target("AntVel: above the pretrained policy after 3 steps, by more than the interval",
+           above_pretrained("AntVel")),
     Target("AntVel: a gain after one step in each seed", gains("AntVel", 0)),
     Target("AntGoal: a gain after one step in each seed", gains("AntGoal", 0)),
 )  # fmt: skip
