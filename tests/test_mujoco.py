@@ -129,6 +129,16 @@ WITH_BATCH = pytest.param(
 )
 
 
+def disturbed(simulation, batch, speed):
+    """Observations of a good step, and the step after it, before which the second is too fast."""
+    still = torch.zeros(2, simulation.physics.model.nu)
+    good = simulation.step(still).observations.clone()
+    physics = simulation.physics
+    qvel = physics._qvel[1] if batch else physics.data[1].qvel
+    qvel[:] = speed
+    return good, simulation.step(still)
+
+
 @pytest.mark.parametrize("batch", [WITH_BATCH, False])
 def test_an_unstable_simulation_ends_in_its_last_good_state(batch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -137,11 +147,7 @@ def test_an_unstable_simulation_ends_in_its_last_good_state(batch, tmp_path, mon
     simulation = batch_of(HalfCheetahDir(), 2)
     simulation.begin(directions(1.0, 1.0), SEEDS[:2])
     still = torch.zeros(2, 6)
-    good = simulation.step(still).observations.clone()
-    physics = simulation.physics
-    qvel = physics._qvel[1] if batch else physics.data[1].qvel
-    qvel[:] = 1e12
-    step = simulation.step(still)
+    good, step = disturbed(simulation, batch, 1e12)
     assert step.failed.tolist() == step.truncated.tolist() == [False, True]
     assert not step.terminated.any()
     assert step.rewards[1] == 0
@@ -164,12 +170,7 @@ def test_all_that_is_observed_of_an_unstable_simulation_is_of_its_last_good_stat
         monkeypatch.setattr(backend, "Batch", None)
     simulation = batch_of(HumanoidDir(), 2)
     simulation.begin({"angle": np.zeros(2)}, SEEDS[:2])
-    still = torch.zeros(2, 17)
-    good = simulation.step(still).observations.clone()
-    physics = simulation.physics
-    qvel = physics._qvel[1] if batch else physics.data[1].qvel
-    qvel[:] = 1e13
-    step = simulation.step(still)
+    good, step = disturbed(simulation, batch, 1e13)
     assert step.failed.tolist() == [False, True]
     seen = torch.ones(348, dtype=torch.bool)
     seen[22:45] = False  # the velocities, which were set before the step

@@ -235,8 +235,7 @@ def _read_checkpoint(folder: Path, which: str, learner: BaseLearner) -> State:
     """The state of a run at an iteration, or its best one."""
     by_iteration = {int(path.name): path for path in checkpoints_in(folder / "checkpoints")}
     if which == "best":
-        history = [m for m in read_metrics(folder) if m["iteration"] in by_iteration]
-        best = best_iteration(learner, history)
+        best = best_iteration(learner, read_metrics(folder), by_iteration)
         if best is None:
             raise UsageError(f"no checkpoint of {folder} was evaluated in training: name one")
         return load_checkpoint(by_iteration[best])

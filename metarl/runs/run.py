@@ -248,9 +248,8 @@ def _loop(
             if ends or learner.iteration % config.checkpoint_every == 0:
                 state = learner.state() | {"seconds": metrics["seconds"], "config": options}
                 folder.save(learner.iteration, state)
-                saved = folder.saved_iterations()
-                kept = [metrics for metrics in history if metrics["iteration"] in saved]
-                folder.prune(config.keep_checkpoints, best_iteration(learner, kept))
+                best = best_iteration(learner, history, folder.saved_iterations())
+                folder.prune(config.keep_checkpoints, best)
             pace = (metrics["seconds"] - seconds) / (learner.iteration - first)
             display.update(metrics, pace * (config.iterations - learner.iteration))
     finally:

@@ -1,6 +1,6 @@
 """By what a run is judged, and why it ends before its last iteration."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from metarl.learners.base import BaseLearner
 from metarl.support.text import counted
@@ -15,10 +15,15 @@ def held_out_tag(learner: BaseLearner) -> str:
     return f"{split}/step_{learner.test_steps}/mean"
 
 
-def best_iteration(learner: BaseLearner, history: Sequence[dict[str, float]]) -> int | None:
-    """The iteration with the best measure on held-out tasks; None if none was evaluated."""
+def best_iteration(
+    learner: BaseLearner, history: Sequence[dict[str, float]], saved: Collection[int]
+) -> int | None:
+    """The iteration with the best measure on held-out tasks, of those that have a checkpoint.
+
+    None if none of them was evaluated.
+    """
     tag = held_out_tag(learner)
-    evaluated = [metrics for metrics in history if tag in metrics]
+    evaluated = [m for m in history if tag in m and m["iteration"] in saved]
     if not evaluated:
         return None
     best = max if learner.higher_is_better else min
