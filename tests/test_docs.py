@@ -9,7 +9,10 @@ braces; the build of the documentation checks that the file exists.
 import re
 
 import pytest
+import torch
 from documentation import ROOT, blocks, broken_links, commands, run, run_line, train_small
+
+from metarl.policies.normalisation import sums_of
 
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text()
@@ -48,16 +51,39 @@ def test_the_exported_policy_is_a_plain_torch_network(trained):
     for line in commands(text):
         run_line(line, trained)
     (code,) = [code for _, code in blocks(text) if '["layers"]' in code]
-    output = run("-c", code + "print(network(torch.zeros(1, 17)).shape)", cwd=trained)
+    output = run("-c", code + "print(output(torch.zeros(1, 17)).shape)", cwd=trained)
     assert "[1, 6]" in output
 
 
-@pytest.mark.parametrize("kind", ["maml", "own", "rl2"])
+def test_plain_weights_normalise_as_the_policy_does(tmp_path, monkeypatch):
+    """A feature far from 0 that hardly varies: folded into a layer, float32 would lose it."""
+    from metarl import Config, Learner
+
+    family = {"family": "envs:CartPoleParams-v0", "episodes": 2, "horizon": 3}
+    small = {"meta_batch_size": 2, "hidden_sizes": (8,), "device": "cpu"}
+    learner = Learner(Config(**family, **small, normalise_observations=True))
+    rows = 1000 + 1e-3 * torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+    learner.policy.normaliser.add_sums(*sums_of(rows))
+    adapted = learner.adapt({"cart_mass": 1.0, "pole_mass": 0.1}, 0)
+    adapted.export(tmp_path / "policy")
+    monkeypatch.chdir(tmp_path)
+    text = (DOCS / "how-to" / "export.md").read_text()
+    (code,) = [code for _, code in blocks(text) if '["layers"]' in code]
+    scope = {}
+    exec(code, scope)
+    parameters = {name: p.unsqueeze(0) for name, p in adapted.parameters.items()}
+    expected = learner.policy.network.output(parameters, rows.unsqueeze(0))[0]
+    torch.testing.assert_close(scope["output"](rows), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(adapted.policy(rows), expected.argmax(-1))
+
+
+@pytest.mark.parametrize("kind", ["maml", "normalised", "own", "rl2"])
 def test_the_tensors_of_an_exported_policy_are_named(kind):
     from metarl import Config, Learner, RL2Config, RL2Learner
 
     small = {"family": "envs:Navigation2D-v0", "episodes": 2, "horizon": 3, "device": "cpu"}
-    own = {"policy": "encoder", "normalise_observations": True} if kind == "own" else {}
+    own = {"policy": "encoder"} if kind == "own" else {}
+    own |= {"normalise_observations": True} if kind in ("own", "normalised") else {}
     learner = (
         RL2Learner(RL2Config(**small, trials=4, hidden_size=8))
         if kind == "rl2"
@@ -68,7 +94,7 @@ def test_the_tensors_of_an_exported_policy_are_named(kind):
     named = {name for name in policy.weights() if f"`{name}`" in page}
     of_class = set(policy.module.state_dict()) if kind == "own" else set()
     assert policy.weights().keys() == named | of_class
-    assert ("layers" in policy.description()) == (kind == "maml")
+    assert ("layers" in policy.description()) == (kind in ("maml", "normalised"))
     assert all(f"`{name}` " in page for name in policy.results)
 
 

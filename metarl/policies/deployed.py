@@ -17,6 +17,7 @@ from metarl.policies.export import DeployedPolicy
 from metarl.policies.mlp import CONTEXT, MLP
 from metarl.policies.module_network import ModuleNetwork
 from metarl.policies.modules import LAYERS
+from metarl.policies.normalisation import ObservationNormaliser
 from metarl.policies.observations import Observations, expect_observation, form_of
 from metarl.policies.policy import Policy
 from metarl.policies.recurrent import RecurrentPolicy, read
@@ -52,9 +53,16 @@ class NetworkPolicy(DeployedPolicy):
 
     low: Tensor
     high: Tensor
+    mean: Tensor
+    deviation: Tensor
 
-    def __init__(self, interface: Interface):
+    def __init__(self, interface: Interface, normaliser: ObservationNormaliser | None = None):
         super().__init__()
+        self.normalises = normaliser is not None
+        if normaliser is not None:
+            mean, deviation = normaliser.moments(torch.device("cpu"))
+            self.register_buffer("mean", mean.clone())
+            self.register_buffer("deviation", deviation.clone())
         self.actions, self.units = interface.actions, interface.units
         self.observations = Observations.of(interface.observation_space)
         self.action_space = interface.action_space
@@ -84,6 +92,19 @@ class NetworkPolicy(DeployedPolicy):
         is_number = isinstance(self.action_space, gymnasium.spaces.Discrete)
         return int(action) if is_number else np.asarray(action)
 
+    def normalised(self, observations: Tensor) -> Tensor:
+        """Observations [n, observation] as the network had them in training.
+
+        Folded into the first layer, the normalisation would be a difference of two numbers |mean| /
+        deviation times as large as itself, both rounded to float32.
+        """
+        return (observations - self.mean) / self.deviation if self.normalises else observations
+
+    @property
+    def about_moments(self) -> dict[str, Tensor]:
+        """The tensors of policy.safetensors that normalise observations."""
+        return {"mean": self.mean, "deviation": self.deviation} if self.normalises else {}
+
     @property
     def about_actions(self) -> dict[str, object]:
         """The entries of policy.json on the actions."""
@@ -97,13 +118,13 @@ class NetworkPolicy(DeployedPolicy):
 class FeedforwardPolicy(NetworkPolicy):
     """A multilayer perceptron: `network` is a `Sequential` of `Linear` layers and activations.
 
-    The first layer includes a context (CAVIA) and the normalisation of observations, and the last
-    layer includes the units of the actions: observations and actions are those of the environment.
+    The first layer includes a context (CAVIA) or the division of images, and the last layer the
+    units of the actions. Its inputs are `normalised`, where the policy normalises observations.
     """
 
     def __init__(self, mlp: MLP, parameters: Mapping[str, Tensor], interface: Interface):
         """`parameters` are those of one task, without a task dimension."""
-        super().__init__(interface)
+        super().__init__(interface, mlp.normaliser)
         layers: list[nn.Module] = []
         last = len(mlp.hidden_sizes)
         self.std = interface.std(parameters)
@@ -121,14 +142,14 @@ class FeedforwardPolicy(NetworkPolicy):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Observations [n, observation] -> actions [n, action], or [n] for a Discrete space."""
-        outputs: Tensor = self.network(observations)
+        outputs: Tensor = self.network(self.normalised(observations))
         if self.actions.is_discrete:
             return self.most_likely(outputs)
         return outputs.clamp(self.low, self.high)
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights of the `Sequential` whose layers the description lists."""
-        return self.network.state_dict()
+        """Those of the `Sequential` whose layers the description lists, and the moments."""
+        return {**self.network.state_dict(), **self.about_moments}
 
     def description(self) -> dict[str, object]:
         """Layers, sizes, bounds of the actions, and σ of the policy in training."""
@@ -148,16 +169,12 @@ class FeedforwardPolicy(NetworkPolicy):
 
 
 def _first_layer(mlp: MLP, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Weight [in, out] and bias of the first layer for observations as they are."""
+    """Weight [in, out] and bias of the first layer without inputs for a context, for bytes."""
     weight, bias = parameters["layer_0.weight"], parameters["layer_0.bias"]
     if mlp.context_size:
         rows = mlp.observation_size
         weight, bias = weight[:rows], bias + parameters[CONTEXT] @ weight[rows:]
-    if mlp.normaliser is not None:
-        mean, std = mlp.normaliser.moments(weight.device)
-        weight = weight / std.unsqueeze(-1)
-        return weight, bias - mean @ weight
-    if mlp.images is not None:
+    if mlp.normaliser is None and mlp.images is not None:
         weight = weight / mlp.images.divisors.unsqueeze(-1)
     return weight, bias
 
@@ -165,38 +182,28 @@ def _first_layer(mlp: MLP, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Te
 class ModulePolicy(NetworkPolicy):
     """A torch module with adapted parameters; `module` takes observations in the space's form."""
 
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(
         self, network: ModuleNetwork, parameters: Mapping[str, Tensor], interface: Interface
     ):
         """`parameters` are those of one task, without a task dimension."""
-        super().__init__(interface)
+        super().__init__(interface, network.normaliser)
         self.name = network.name
         self.form = network.observations  # also of a task that an oracle sees
         self.module = copy.deepcopy(network.module)
         own = {name: parameters[name] for name, _ in self.module.named_parameters()}
         self.module.load_state_dict(own, strict=False)
         self.std = interface.std(parameters)
-        self.normalises = network.normaliser is not None
-        if network.normaliser is not None:
-            mean, std = network.normaliser.moments(torch.device("cpu"))
-            self.register_buffer("mean", mean.clone())
-            self.register_buffer("deviation", std.clone())
 
     def forward(self, observations: Tensor) -> Tensor:
         """Observations [n, observation] -> actions [n, action], or [n] for a Discrete space."""
-        if self.normalises:
-            seen = (observations - self.mean) / self.deviation
-        else:
-            seen = self.form.scaled(observations)
+        seen = self.normalised(observations)
+        if not self.normalises:
+            seen = self.form.scaled(seen)
         return self.most_likely(self.module(self.form.structured(seen)))
 
     def weights(self) -> dict[str, Tensor]:
         """Those of the module, under its names, and the moments of observations."""
-        own = {} if not self.normalises else {"mean": self.mean, "deviation": self.deviation}
-        return {**self.module.state_dict(), **own}
+        return {**self.module.state_dict(), **self.about_moments}
 
     def description(self) -> dict[str, object]:
         """The class, the size of an observation, and the actions."""

@@ -46,7 +46,7 @@ class ObservationNormaliser:
     """(observation − mean) / standard deviation, over all observations of earlier iterations.
 
     The moments change only with `add_sums`, so that all policies of an iteration use the same ones.
-    Nothing is clipped: an exported policy can include the normalisation in its first layer.
+    Nothing is clipped.
     """
 
     def __init__(self, size: int):
