@@ -35,6 +35,7 @@ from metarl.studies.comparison import (
     tune,
 )
 from metarl.studies.curves import Line, Run, adaptation_curve
+from metarl.support.errors import NonFiniteError
 
 ALGORITHM_NAMES, CONTROL_NAMES = ("maml-pg", "reptile"), ("random", "pretrained", "oracle", "rl2")
 NAMES = ALGORITHM_NAMES + CONTROL_NAMES
@@ -422,6 +423,15 @@ def test_fine_tuning_finds_the_step_size_that_trying_each_finds(step_sizes):
     assert best == pytest.approx(config.inner_lr * max(finals, key=finals.get))
     expected = learner(best / config.inner_lr).evaluate(4, 2).returns
     np.testing.assert_allclose(tuned.evaluate(4, 2).returns, expected)
+
+
+def test_a_step_size_with_which_fine_tuning_diverges_is_not_chosen():
+    small = {"family": "envs:Navigation2D-v0", "horizon": 10, "episodes": 4, "hidden_sizes": (8,)}
+    some = Learner(Config(**small, inner_lr=1000.0))  # times 3, 1 or .3, it diverges
+    assert tune(some, 2) in (1000.0 * RATES[-1], 1000.0 * RATES[-2])
+    assert np.isfinite(some.evaluate(4, 2).returns).all()
+    with pytest.raises(NonFiniteError, match="diverges, with 3e\\+06"):
+        tune(Learner(Config(**small, inner_lr=1e8)), 2)
 
 
 def made_up(name, returns, env_steps=(0.0, 0.0)):

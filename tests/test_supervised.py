@@ -30,6 +30,7 @@ from metarl.maml.supervised import (
 from metarl.policies.module_network import initial_parameters
 from metarl.policies.parameters import flatten, unflatten
 from metarl.runs.run import run
+from metarl.support.errors import NonFiniteError
 from metarl.support.parallel import Workers
 from metarl.tasks.classification import FewShotClassification, convolutional_net
 from metarl.tasks.samples import Samples
@@ -205,6 +206,8 @@ def test_plain_fine_tuning_takes_the_best_step_size_and_changes_nothing(tmp_path
     before = {name: p.clone() for name, p in learner.parameters.items()}
     evaluation, rate = learner.fine_tune((1e-9, 0.01, 100.0), best=min)
     assert rate == 0.01
+    with pytest.raises(NonFiniteError, match=r"diverges, with 1e\+06"):
+        learner.fine_tune((1e6, 1e9), best=min)
     assert evaluation.returns[-1].mean() < evaluation.returns[0].mean()
     for name, p in learner.parameters.items():
         assert torch.equal(p, before[name])

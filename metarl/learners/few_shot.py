@@ -227,6 +227,9 @@ class FewShotLearner(BaseLearner):
             The evaluation with the step size that is `best` (max or min, as the measure wants) on
             training tasks after `test_steps`, and that step size.
 
+        Raises:
+            NonFiniteError: some task diverges with each of the step sizes.
+
         """
 
         def at(rate: float, split: str) -> Evaluation:
@@ -238,6 +241,8 @@ class FewShotLearner(BaseLearner):
 
         scores = {rate: at(rate, "train").returns[-1].mean() for rate in rates}
         finite = [rate for rate in rates if np.isfinite(scores[rate])]  # others diverged
+        if not finite:
+            raise NonFiniteError(f"fine-tuning diverges, with {min(rates):g} as the step size too")
         rate = best(finite, key=scores.__getitem__)
         return at(rate, "test"), rate
 

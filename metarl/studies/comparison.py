@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from metarl.runs.run import run
 from metarl.runs.tensorboard import Charts, event_files, open_events
 from metarl.studies.curves import Line, adaptation_curve, draw, read_run, write_figures
 from metarl.studies.jobs import LOG, Job, expect_success, run_jobs
-from metarl.support.errors import UsageError, nearest
+from metarl.support.errors import NonFiniteError, UsageError, nearest
 from metarl.support.files import expect_writable
 from metarl.support.options import option
 from metarl.support.types import Json
@@ -278,16 +279,28 @@ def _train_and_evaluate(comparison: Comparison, name: str, config: FamilyRunConf
 
 
 def tune(learner: MAMLLearner, steps: int) -> float:
-    """Sets the step size of the inner loop to the best one on training tasks, and returns it."""
+    """Sets the step size of the inner loop to the best one on training tasks, and returns it.
+
+    Raises:
+        NonFiniteError: some task diverges with each of the step sizes.
+
+    """
     rates = [rate * learner.config.inner_lr for rate in RATES]
     learner.parameters = without_step_sizes(learner.parameters)  # they would come before the rates
     inner = learner.inner
 
     def final_return(rate: float) -> float:
         learner.inner = dataclasses.replace(inner, learning_rate=rate)
-        return float(learner.evaluate(TUNING_TASKS, steps, "train").returns[-1].mean())
+        try:
+            return float(learner.evaluate(TUNING_TASKS, steps, "train").returns[-1].mean())
+        except NonFiniteError as error:
+            print(f"not fine-tuned with an inner step size of {rate:g}: {error}")
+            return -math.inf
 
-    best = max(rates, key=final_return)
+    finals = {rate: final_return(rate) for rate in rates}
+    best = max(finals, key=finals.__getitem__)
+    if finals[best] == -math.inf:
+        raise NonFiniteError(f"fine-tuning diverges, with {min(rates):g} as the step size too")
     learner.inner = dataclasses.replace(inner, learning_rate=best)
     print(f"fine-tuned with an inner step size of {best:g}")
     return best
