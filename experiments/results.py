@@ -22,7 +22,7 @@ from results_page import BLOCK, page
 from metarl.learners.config import RunConfig
 from metarl.runs.folder import CONFIG, EVALUATION, METRICS
 from metarl.runs.loading import read_config
-from metarl.studies.comparison import Comparison, compare
+from metarl.studies.comparison import Comparison, compare, is_finished
 from metarl.support.files import replace_durably
 from metarl.support.options import option
 
@@ -98,9 +98,8 @@ def chosen(whole: Comparison, names: Sequence[str]) -> Comparison:
 
 
 def finished_seeds(whole: Comparison, name: str) -> list[int]:
-    """Seeds whose run was trained and evaluated."""
-    seeds = range(1, whole.seeds + 1)
-    return [s for s in seeds if (whole.run_folder(name, s) / EVALUATION).exists()]
+    """Seeds whose run was trained, and evaluated as the comparison does."""
+    return [s for s in range(1, whole.seeds + 1) if is_finished(whole, name, s)]
 
 
 def row(whole: Comparison, name: str) -> dict[str, object]:

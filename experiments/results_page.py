@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from results_targets import half_width
+from results_targets import half_width, share_of_way
 from results_targets import lines as lines_of_targets
 
 from metarl.studies.comparison import Comparison
@@ -62,13 +62,14 @@ INTRODUCTION = """# Results
 Written by `experiments/results.py page` from the records in `experiments/results`; a test compares
 the two.
 
-The tables are comparisons of `metarl compare`, at equal environment steps for all names of a table.
-A cell is the mean return on held-out tasks after that many inner steps (for rl2, episodes of
-experience), the half width of its 95 % interval over seeds (Student's *t*, which holds the noise of
-tasks too), and in parentheses that of its 95 % interval over held-out tasks. Means over fewer than
-two seeds have no interval over seeds. Published results stand below; they are of other physics or
-horizons where the source says so, and comparable in shape alone. The minutes are those of one core
-of a machine that did other work at the same time.
+The tables are comparisons of `metarl compare`, of equally many episodes for all names of a table.
+A cell is the mean return on the tasks of the split test (those of training in HalfCheetahDir and
+AntDir, which have two) after that many inner steps (for rl2, episodes of experience), the half
+width of its 95 % interval over seeds (Student's *t*, which holds the noise of tasks too), and in
+parentheses that of its 95 % interval over tasks. Means over fewer than two seeds have no
+interval over seeds. Published results stand below; they are of other physics or horizons where the
+source says so, and comparable in shape alone. The minutes are those of one core of a machine that
+did other work at the same time.
 
 `python experiments/results.py run FAMILY` trains what is missing of a table, `run FAMILY NAME` what
 is missing of one of its rows. [Comparison](results/comparison.md) and
@@ -157,13 +158,8 @@ def shares(rows: Json) -> list[str]:
     """The share of the way from an untrained policy to the oracle that each row has gone."""
     if not {"random", "oracle"} <= set(rows):
         return []
-    low, high = (np.mean(np.array(rows[name]["means"])[:, 0]) for name in ("random", "oracle"))
-    gone = {
-        name: (np.array(held["means"])[:, -1].mean() - low) / (high - low)
-        for name, held in rows.items()
-        if name not in ("random", "oracle")
-    }
-    listed = ", ".join(f"{name} {share:.0%}" for name, share in gone.items())
+    names = [name for name in rows if name not in ("random", "oracle")]
+    listed = ", ".join(f"{name} {share_of_way(rows, name):.0%}" for name in names)
     return [f"Way from the untrained policy to the oracle, after the last step: {listed}."]
 
 

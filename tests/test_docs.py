@@ -77,13 +77,14 @@ def test_plain_weights_normalise_as_the_policy_does(tmp_path, monkeypatch):
     assert torch.equal(adapted.policy(rows), expected.argmax(-1))
 
 
-@pytest.mark.parametrize("kind", ["maml", "normalised", "own", "rl2"])
+@pytest.mark.parametrize("kind", ["maml", "normalised", "oracle", "own", "rl2"])
 def test_the_tensors_of_an_exported_policy_are_named(kind):
     from metarl import Config, Learner, RL2Config, RL2Learner
 
     small = {"family": "envs:Navigation2D-v0", "episodes": 2, "horizon": 3, "device": "cpu"}
     own = {"policy": "encoder"} if kind == "own" else {}
     own |= {"normalise_observations": True} if kind in ("own", "normalised") else {}
+    own |= {"observe_task": True, "inner_steps": 0} if kind == "oracle" else {}
     learner = (
         RL2Learner(RL2Config(**small, trials=4, hidden_size=8))
         if kind == "rl2"
@@ -94,7 +95,7 @@ def test_the_tensors_of_an_exported_policy_are_named(kind):
     named = {name for name in policy.weights() if f"`{name}`" in page}
     of_class = set(policy.module.state_dict()) if kind == "own" else set()
     assert policy.weights().keys() == named | of_class
-    assert ("layers" in policy.description()) == (kind in ("maml", "normalised"))
+    assert ("layers" in policy.description()) == (kind not in ("own", "rl2"))
     assert all(f"`{name}` " in page for name in policy.results)
 
 

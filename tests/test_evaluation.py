@@ -135,6 +135,14 @@ def test_metrics_do_not_change_when_they_are_asked_for_again():
     assert one.metrics() == one.metrics()
 
 
+def test_the_steps_that_a_gradient_learned_from_are_those_of_sampled_actions():
+    """Episodes of the mean actions, which are shown, end at other times."""
+    learner = Learner(Config("envs:HopperParams-v0", episodes=4, horizon=60))
+    sampled, shown = (learner.evaluate(3, 1, mean_actions=mean) for mean in (False, True))
+    assert shown.env_steps.tolist() == sampled.env_steps.tolist()
+    assert shown.returns[0].tolist() != sampled.returns[0].tolist()
+
+
 def test_mean_actions_are_those_of_the_exported_policy():
     learner = Learner(Config("envs:Navigation2D-v0", episodes=2, horizon=5))
     evaluation = learner.evaluate(tasks=2, steps=1, adaptations=2, mean_actions=True)

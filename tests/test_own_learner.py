@@ -53,8 +53,9 @@ def test_it_is_trained_and_learns_the_prior(run):
     assert config["learner"] == "beta-bandit"
     metrics = [json.loads(line) for line in (run / "run/metrics.jsonl").read_text().splitlines()]
     assert len(metrics) == 20
-    assert metrics[-1]["prior/a"] == pytest.approx(1, abs=0.4)
-    assert metrics[-1]["prior/b"] == pytest.approx(1, abs=0.4)
+    # Of 4,000 arms; with the pulls after adaptation it would be 1.3.
+    assert metrics[-1]["prior/a"] == pytest.approx(1, abs=0.15)
+    assert metrics[-1]["prior/b"] == pytest.approx(1, abs=0.15)
     # Ten pulls of five arms without knowledge pay 1/2 on average; after them it pays more.
     assert metrics[-1]["test/step_0/mean"] == pytest.approx(0.5, abs=0.05)
     assert metrics[-1]["test/step_1/mean"] > 0.6

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
@@ -120,6 +121,49 @@ def test_clips_move(run):
     assert len(clips) == 2
     data = events.Images(clips[0])[0].encoded_image_string
     assert data[:6] == b"GIF89a"
+
+
+def test_tasks_of_many_numbers_are_told_apart(tmp_path, capsys):
+    path = tmp_path / "bandit"
+    main(["train", "--family", "envs:BernoulliBandit-v0", "--run-dir", str(path), *SMALL[:4],
+          "--iterations", "1", "--eval-every", "0"])  # fmt: skip
+    capsys.readouterr()
+    main(["evaluate", str(path), "--tasks", "4", "--splits", "test"])
+    output = capsys.readouterr().out
+    assert "test: 4 tasks, 95 % intervals over tasks" in output
+    assert len(set(re.findall(r"probability=[\d.,]+", output))) >= 3
+    for first in ("0.9", "0.91", "0.900001"):
+        main(["adapt", str(path), "--task", f"probability={first},0.1,0.1,0.1,0.1"])
+    assert len(list((path / "adapted").iterdir())) == 3
+
+
+def test_an_oracle_is_shown_and_its_policy_knows_the_task(tmp_path):
+    path = tmp_path / "oracle"
+    main(["train", "--algorithm", "oracle", "--family", "envs:Navigation2D-v0", "--run-dir",
+          str(path), *SMALL, "--normalise-observations"])  # fmt: skip
+    main(["evaluate", str(path), "--tasks", "3", "--splits", "test", "--clips", "1"])
+    events = EventAccumulator(str(path), size_guidance={"images": 0}).Reload()
+    assert any(tag.startswith("evaluation/clips/goal") for tag in events.Tags()["images"])
+    learner, goal = metarl.load(path), [0.3, -0.2]
+    adapted = learner.adapt({"goal": goal}, 0)
+    adapted.export(tmp_path / "policy")
+    program = torch.export.load(tmp_path / "policy" / "policy.pt2").module()
+    rows = torch.linspace(-1, 1, 10).reshape(5, 2)
+    seen = torch.cat([rows, torch.tensor(goal).expand(5, -1)], -1)
+    parameters = {name: p.unsqueeze(0) for name, p in adapted.parameters.items()}
+    mode = learner.policy.distribution(parameters, seen.unsqueeze(0)).mode()[0]
+    torch.testing.assert_close(program(rows), learner.units.to_environment(mode))
+
+
+def test_a_clip_that_fails_leaves_the_evaluation(run, monkeypatch):
+    def fails(*_, **__):
+        raise UsageError("no pictures")
+
+    monkeypatch.setattr(metarl.Learner, "render", fails)
+    (run / "evaluation.json").unlink(missing_ok=True)
+    with pytest.raises(UsageError, match="no pictures"):
+        metarl.evaluate(run, tasks=2, clips=1)
+    assert json.loads((run / "evaluation.json").read_text())["splits"]["test"]
 
 
 def test_the_policy_runs_without_metarl(run, tmp_path, capsys):

@@ -54,7 +54,8 @@ def test_targets_are_judged_by_the_records():
         "Navigation2D": rows(random=[[-50, -40]], oracle=[[-10]], maml_trpo=[[-40, -14]]),
         "HalfCheetahDir": rows(maml_trpo=[[0, 20], [0, 30], [0, 90]], pretrained=[[0, 1], [0, 9]]),
         "HalfCheetahVel": rows(maml_trpo=[[0, 10], [0, 20]], pretrained=[[0, 1], [0, 9]]),
-        "AntDir": rows(maml_trpo=[[0, 250, 0], [10, 205, 0]]),
+        "AntDir": rows(maml_trpo=[[0, 250, 0], [10, 205, 0], [0, 300, 0]]),
+        "AntVel": rows(maml_trpo=[[0, 10, 0], [0, 9, 0]], pretrained=[[0, 1, 0]]),
         "long/half_cheetah_dir_tuned": {"env_steps": [2e7, 3e7, 4e7], "after": [200, 254, 260]},
     }
     found = dict(results_targets.lines(held))
@@ -66,31 +67,40 @@ def test_targets_are_judged_by_the_records():
     # Student's t with 1 degree of freedom: 12.706 · √2 / √2 about the mean of 19 and 21.
     assert found[f"HalfCheetahDir: {margin}"] == "20.0 ± 12.7 (19.0, 21.0): reached"
     assert found[f"HalfCheetahVel: {margin}"] == "10.0 ± 12.7 (9.0, 11.0): not reached"
-    assert found["AntDir: a gain of 200 after one step"] == (
-        "250.0, 195.0 (2 of 3 seeds): not reached"
-    )
+    assert found["AntDir: a gain of 200 after one step"] == ("250.0, 195.0, 300.0: not reached")
+    gain = "AntVel: a gain after one step in each seed"
+    assert found[gain] == "10.0, 9.0: 2 of 3 seeds, not judged"
+    assert found[f"AntVel: {margin}"] == "0.0: one seed, not judged"
     (by_40, by_60) = (text for name, text in found.items() if "40 tasks" in name)
     assert by_40 == "-35.0 (-40.0, -35.0, -34.0): reached"
     assert by_60 == "-35.0 (-40.0, -35.0, -34.0): not reached"
 
 
-def fake_run(folder, returns, commit):
-    """A run folder whose held-out tasks have `returns` [tasks, steps + 1]."""
+def fake_run(whole, name, seed, returns, commit, **report):
+    """A run of a comparison whose held-out tasks have `returns` [tasks, steps + 1]."""
+    folder, config = whole.run_folder(name, seed), whole.config(name, seed)
     folder.mkdir(parents=True)
     tasks = [{"task": {}, "returns": list(own)} for own in returns]
-    report = {"iteration": 7, "splits": {"test": {"tasks": tasks, "steps": []}}}
+    steps = [{"step": k} for k in range(len(returns[0]))]
+    report |= {"iteration": config.iterations, "splits": {"test": {"tasks": tasks, "steps": steps}}}
     (folder / "evaluation.json").write_text(json.dumps(report))
-    (folder / "config.json").write_text(json.dumps({"git_commit": commit}))
+    held = {"git_commit": commit, "config": config.to_json()}
+    (folder / "config.json").write_text(json.dumps(held, default=str))
     (folder / "metrics.jsonl").write_text('{"env_steps": 2000000, "seconds": 120.0}\n')
 
 
 def test_a_table_is_recorded_from_its_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RECORDS", tmp_path / "records")
-    whole = replace(results.TABLES["Navigation2D"], run_dir=tmp_path)
+    whole = replace(results.TABLES["Navigation2D"], run_dir=tmp_path, inner_steps=1, eval_tasks=2)
+    monkeypatch.setitem(results.TABLES, "Navigation2D", whole)
     for name, offset in (("random", 0.0), ("oracle", 10.0), ("maml-trpo", 4.0)):
         for seed in (1, 2):
             returns = [[offset + seed, offset + seed + 1.0], [offset + seed + 2, offset + seed + 4]]
-            fake_run(whole.run_folder(name, seed), returns, "abcdefg" + str(seed))
+            shown = np.array(returns)[:, :1] if name == "oracle" else returns
+            tuned = {"fine_tuned_lr": 0.1} if name == "random" else {}
+            fake_run(whole, name, seed, np.array(shown).tolist(), "abcdefg" + str(seed), **tuned)
+    # `metarl evaluate` has evaluated this one in its own way.
+    fake_run(whole, "maml-trpo", 3, [[0.0, 0.0]] * 2, "abcdefg3", actions="sampled")
     results.main(["record", "Navigation2D", "--run-dir", str(tmp_path)])
     record = json.loads((tmp_path / "records" / "Navigation2D.json").read_text())
     held = record["rows"]["maml-trpo"]
@@ -102,6 +112,12 @@ def test_a_table_is_recorded_from_its_runs(tmp_path, monkeypatch):
     assert "Fewer than 3 seeds: maml-trpo (2), random (2), oracle (2)." in text
     assert "Not trained yet: promp, e-maml, pretrained, rl2." in text
     assert "maml-trpo 55%" in text  # 8.0 of the way from 2.5 to 12.5, at step 1
+
+
+def test_the_share_of_the_way_is_that_of_common_seeds():
+    """Those of seed 3, for which there is no oracle, are of other tasks."""
+    held = rows(random=[[0.0], [10.0], [90.0]], oracle=[[10.0], [30.0]], maml_trpo=[[5.0], [20.0]])
+    assert results_targets.share_of_way(held["rows"], "maml-trpo") == pytest.approx(7.5 / 15)
 
 
 @pytest.mark.parametrize(

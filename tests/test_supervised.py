@@ -213,6 +213,14 @@ def test_plain_fine_tuning_takes_the_best_step_size_and_changes_nothing(tmp_path
         assert torch.equal(p, before[name])
 
 
+def test_an_accuracy_does_not_hide_that_fine_tuning_diverges(tmp_path):
+    problem = FewShotClassification({"digits": digits()}, *convolutional_net(3), ways=3)
+    learner = FewShotLearner(small(tmp_path), problem)
+    assert learner.fine_tune((0.01, 1e30))[1] == 0.01
+    with pytest.raises(NonFiniteError, match=r"diverges, with 1e\+30"):
+        learner.fine_tune((1e30,))
+
+
 def test_classes_of_the_test_split_are_held_out():
     problem = FewShotClassification(
         {"digits": digits(), "photographs": photographs()}, *convolutional_net(3), ways=3, shots=2

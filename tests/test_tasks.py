@@ -11,10 +11,47 @@ from metarl.support.errors import UsageError
 from metarl.support.randomness import RandomKey
 from metarl.tasks.family import find_spec, make_family, registered_families
 from metarl.tasks.parameterised import ParameterisedEnv
-from metarl.tasks.task import stack_tasks, uniform_task, validate_tasks
+from metarl.tasks.task import (
+    first_of_each,
+    has_exact_name,
+    parse_task,
+    stack_tasks,
+    task_hashes,
+    task_name,
+    uniform_task,
+    validate_tasks,
+)
 
 SPACE = spaces.Dict(goal=spaces.Box(-1.0, 1.0, (2,), np.float64), arm=spaces.Discrete(3, start=1))
 GOOD = {"goal": [0.5, -0.5], "arm": 2}
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "exact"),
+    [
+        ({"velocity": np.float32(0.3)}, "velocity=0.3", True),
+        ({"goal": np.array([0.25, -1.0]), "arm": 2}, "goal=0.25,-1 arm=2", True),
+        ({"probability": np.linspace(0, 1, 5)}, "probability=0,0.25,0.5,0.75,1", True),
+        ({"velocity": 1.23456}, "velocity=1.235", False),
+    ],
+)
+def test_the_name_of_a_task_is_what_task_reads(task, name, exact):
+    assert (task_name(task), has_exact_name(task)) == (name, exact)
+    bounds = {n: spaces.Box(-3, 3, np.shape(x), np.asarray(x).dtype) for n, x in task.items()}
+    read = parse_task(spaces.Dict(bounds), name.split(), {})
+    assert all(np.array_equal(read[n], task[n]) for n in task) is exact
+
+
+def test_tasks_of_many_numbers_have_names_of_their_own():
+    tasks = [{"mean": np.full((3, 3), value)} for value in (1.0, 2.0, 1.0, -0.0, 0.0)]
+    one, two, again, *_ = map(task_name, tasks)
+    assert one == again != two
+    assert re.fullmatch("mean=#[0-9a-f]{6}", one)
+    hashes = task_hashes(stack_tasks(tasks))
+    assert hashes[0] == hashes[2]
+    assert hashes[3] == hashes[4]  # −0 and 0
+    assert len(set(hashes)) == 3
+    assert first_of_each(stack_tasks(tasks), [2, 4, 3, 0, 1]) == [2, 4, 1]
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,9 @@ def test_the_study_holds_each_trial_with_its_options_and_its_returns(tmp_path, c
 
     main([*arguments[:5], "3", *arguments[6:]])  # one more
     assert len(read_study(folder).trials) == 3
+    with pytest.raises(SystemExit):  # returns on other tasks are not comparable
+        main([*arguments, "--eval-tasks", "3"])
+    assert "the study has --eval-tasks 2, not 3" in capsys.readouterr().err
     other = ["tune", "--search", "inner_lr=0.1:0.2", *arguments[4:]]
     with pytest.raises(SystemExit):
         main(other)
@@ -197,6 +200,16 @@ def test_words_for_a_bool_are_read_in_any_case_and_others_are_refused():
         assert changed.normalise_observations is expected
     with pytest.raises(UsageError, match="yes must be true or false"):
         with_values(BASE, {"normalise_observations": "yes"})
+    fixed = ["--family", FAMILY, "--normalise-observations"]
+    for word, expected in (("true", True), ("False", False)):
+        changed = command.configure(fixed, {"normalise_observations": word})
+        assert changed.normalise_observations is expected
+    with pytest.raises(UsageError, match="yes must be true or false"):
+        command.configure(fixed, {"normalise_observations": "yes"})
+
+
+def test_a_number_is_the_size_of_one_layer():
+    assert with_values(BASE, {"hidden_sizes": 32}).hidden_sizes == (32,)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ From this folder:
     metarl evaluate runs/BernoulliBandit-v0/BetaBandit-seed-1
 
 What adapts is a posterior: Beta(a + successes, b + failures) for each arm of each task. Training
-fits the prior (a, b) to what the arms of the training tasks paid, by the method of moments.
+fits the prior (a, b) to what the arms of the training tasks paid before adaptation, by the method
+of moments.
 """
 
 from collections.abc import Mapping
@@ -155,15 +156,15 @@ class BetaBandit(MetaLearner):
         return self.config.episodes
 
     def iterate(self) -> dict[str, float]:
-        """Pulls arms of fresh tasks, adapts, and fits the prior to all that was seen."""
+        """Pulls arms of fresh tasks, adapts, and fits the prior to the first pulls of all tasks."""
         key = RandomKey(self.config.seed, Phase.TRAINING, self.iteration + 1)
         tasks = self.family.sample_tasks(self.config.meta_batch_size, key, "train")
         adaptive, rollouts = self.begin(tasks), []
         for stage in range(self.config.steps + 1):
             rollouts.append(self.sample(adaptive, tasks, key, stage))
             adaptive = adaptive.learn(rollouts[-1])
-        counted = [counts(rollout, self.arms) for rollout in rollouts]
-        pulls, wins = (torch.stack(part).sum(0) for part in zip(*counted, strict=True))
+        # Later stages pull those arms more that have won: their wins say too much of the prior.
+        pulls, wins = counts(rollouts[0], self.arms)
         self.seen.append(torch.stack([pulls.flatten(), wins.flatten()]))
         self.prior = fitted_prior(*torch.cat(self.seen, 1))
         self.iteration += 1
@@ -205,8 +206,9 @@ class BetaBandit(MetaLearner):
 def fitted_prior(pulls: Tensor, wins: Tensor) -> Tensor:
     """(a, b) of the Beta whose mean and variance those of the arms have: [arms] each -> [2].
 
-    Where p has mean m and variance v, E[k / n] = m and E[k (k − 1) / (n (n − 1))] = m² + v for k
-    wins of n pulls; arms with fewer than two pulls are left out.
+    The pulls must not depend on the wins. Where p has mean m and variance v, E[k / n] = m and E[k
+    (k − 1) / (n (n − 1))] = m² + v for k wins of n pulls; arms with fewer than two pulls are left
+    out.
     """
     n, k = (x[pulls >= 2] for x in (pulls, wins))
     mean = (k / n).mean().clamp(0.01, 0.99)

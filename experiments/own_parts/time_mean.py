@@ -1,4 +1,4 @@
-"""A baseline of one's own: what the other episodes of a task still earn from a time step on.
+"""A baseline of one's own: the mean of what episodes of a task still earn from a time step on.
 
 From this folder:
 

@@ -21,7 +21,17 @@ from metarl.support.options import Device, WholeNumber, check_ranges
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.text import counted, described_units
 from metarl.tasks.parameterised import single_task_family
-from metarl.tasks.task import Task, parse_task, select_tasks, task_name
+from metarl.tasks.task import (
+    Task,
+    has_exact_name,
+    hash_of,
+    parse_task,
+    select_tasks,
+    task_name,
+)
+
+LONGEST_NAME = 100
+"""Letters of a task's name in that of a folder."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +105,21 @@ def run(arguments: Sequence[str]) -> None:
         adapted = learner.adapt(task, options.steps, options.seed)
         learner.on_rollout = None
     _print_returns(adapted, where, learner.family.units)
-    name = f"{where.replace(' ', '-').replace(':', '-')}-steps-{options.steps}-seed-{options.seed}"
-    folder = options.out or options.run / "adapted" / name
+    folder = options.out or options.run / "adapted" / _folder_name(where, task, options)
     files = adapted.export(folder, onnx=options.onnx)
     print(f"wrote {', '.join(file.name for file in files)} to {folder}")
     if options.video is not None:
         learner.render(task, options.steps, options.seed, options.camera).save(options.video)
         print(f"wrote {options.video}: left before adaptation, right after")
     learner.close()
+
+
+def _folder_name(where: str, task: Task, options: _Adapt) -> str:
+    """Names the environment or the task, with a hash where that is not the whole task."""
+    name = where.replace(" ", "-").replace(":", "-")
+    if options.env is None and (len(name) > LONGEST_NAME or not has_exact_name(task)):
+        name = f"{name[:LONGEST_NAME]}-{hash_of(*task.values())[:8]}"
+    return f"{name}-steps-{options.steps}-seed-{options.seed}"
 
 
 def _task(learner: MetaLearner, options: _Adapt) -> Task:

@@ -20,7 +20,7 @@ from metarl.runs.report import EvaluationOptions, evaluate
 from metarl.support.ranks import is_leader
 from metarl.support.text import counted, described_units
 from metarl.support.types import Json
-from metarl.tasks.task import select_tasks, task_name
+from metarl.tasks.task import first_of_each, select_tasks, task_hashes, task_name
 
 VALUE, WHOLE = "{value:.4g}", "{value:.4g}\n[{low:.4g}, {high:.4g}]"
 """A statistic without and with its interval."""
@@ -113,16 +113,11 @@ def _print_info(steps: Sequence[Json], labels: Sequence[str]) -> None:
 def _tasks(evaluation: Evaluation) -> str:
     """How many tasks were evaluated, whether training had them, and what the intervals are over."""
     drawn = evaluation.returns.shape[1]
-    distinct = len(set(_names(evaluation))) if evaluation.tasks else drawn
+    distinct = len(set(task_hashes(evaluation.tasks))) if evaluation.tasks else drawn
     if distinct == drawn:
         return f"{counted(drawn, 'task')}, 95 % intervals over tasks"
     known = "" if evaluation.held_out or evaluation.split == "train" else SHARED
     return f"{counted(distinct, 'task')}{known}; 95 % intervals over {drawn} draws of them"
-
-
-def _names(evaluation: Evaluation) -> list[str]:
-    number = evaluation.returns.shape[1]
-    return [task_name(select_tasks(evaluation.tasks, i)) for i in range(number)]
 
 
 def _print_worst(evaluation: Evaluation) -> None:
@@ -133,16 +128,13 @@ def _print_worst(evaluation: Evaluation) -> None:
     if evaluation.adaptations is not None:
         table.add_column(f"of {counted(evaluation.adaptations.shape[-1], 'adaptation')}")
     table.add_column("gain")
-    names = _names(evaluation)
     for why, values in (("lowest return", after), ("smallest gain", gain))[: 2 if steps else 1]:
-        order = np.argsort(values).tolist()
-        first = {names[i]: i for i in reversed(order)}  # each task once, by its lowest value
-        for i in [i for i in order if first[names[i]] == i][:WORST]:
+        for i in first_of_each(evaluation.tasks, np.argsort(values))[:WORST]:
             cells = [f"{x:.4g}" for x in (evaluation.returns[0, i], after[i], gain[i])]
             if evaluation.adaptations is not None:
                 each = evaluation.adaptations[-1, i]
                 cells.insert(2, f"{each.min():.4g} to {each.max():.4g}")
-            table.add_row(why, names[i], *cells)
+            table.add_row(why, task_name(select_tasks(evaluation.tasks, i)), *cells)
             why = ""
     console().print(table)
 

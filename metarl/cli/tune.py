@@ -15,7 +15,7 @@ from metarl.learners.config import FamilyRunConfig
 from metarl.studies.search import Value, by_option
 from metarl.studies.tuning import Trial, Tuning, default_folder, tune
 from metarl.support.errors import UsageError
-from metarl.support.options import option
+from metarl.support.options import option, truth
 
 SHOWN = 5
 """Number of trials in the table of the best."""
@@ -51,12 +51,12 @@ def trial_arguments(fixed: Sequence[str], values: Mapping[str, Value]) -> list[s
     """The options of `metarl train` with which a trial runs."""
     arguments = list(fixed)
     single, pairs = by_option(values)
+    before = _parsed(fixed)
     for name, value in single.items():
-        if value in ("True", "False"):
-            arguments.append(option(name if value == "True" else f"no_{name}"))
+        if isinstance(getattr(before, name), bool):
+            arguments.append(option(name if truth(value) else f"no_{name}"))
         else:
             arguments += [option(name), *str(value).split()]
-    before = _parsed(fixed) if pairs else None
     for name, own in pairs.items():
         every = (getattr(before, name) | own).items()
         arguments += [option(name), *(str(part) for pair in every for part in pair)]

@@ -11,12 +11,17 @@ from metarl.support.types import Json
 
 
 def measured(
-    outcomes: Sequence[Outcomes], tasks: int, repeats: int, info: Sequence[InfoMetric]
+    outcomes: Sequence[Outcomes],
+    learned_from: Sequence[Outcomes],
+    tasks: int,
+    repeats: int,
+    info: Sequence[InfoMetric],
 ) -> Json:
     """Fields of an `Evaluation`: returns, success, steps, adaptations and info of each stage.
 
     Args:
         outcomes: of stages 0 to K, of every task as often as it is adapted to.
+        learned_from: of the episodes that each of the K inner steps learned from.
         tasks: their number.
         repeats: adaptations to each task.
         info: what `Outcomes.info` holds.
@@ -36,7 +41,7 @@ def measured(
 
     each = np.stack([per_adaptation(outcome.returns) for outcome in outcomes])
     rates = [per_adaptation(o.success).mean(1) for o in outcomes if o.success is not None]
-    taken = [0, *(outcome.env_steps / tasks / repeats for outcome in outcomes[:-1])]
+    taken = [0, *(outcome.env_steps / tasks / repeats for outcome in learned_from)]
     return {
         "returns": each.mean(-1),
         "adaptations": each if repeats > 1 else None,

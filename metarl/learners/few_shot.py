@@ -354,4 +354,4 @@ class FewShotLearner(BaseLearner):
         if expects_finite and diverged.any():
             bad = diverged.nonzero().flatten().tolist()
             raise NonFiniteError("an output of the adapted module is not finite", bad)
-        return scores
+        return scores.masked_fill(diverged, torch.nan)  # an accuracy would be finite

@@ -248,11 +248,12 @@ class MetaLearner(BaseLearner):
         shard = self.shard(number * repeats)
         repeated = {name: np.repeat(values, repeats, 0) for name, values in drawn.items()}
         own = select_tasks(repeated, shard.tasks)
-        _, rollouts = self._adaptation(own, steps, key, shard, mean_actions)
+        _, rollouts, experience = self._adaptation(own, steps, key, shard, mean_actions)
+        shown, learned_from = self.outcomes(rollouts), self.outcomes(experience)
         return Evaluation(
             split,
             drawn,
-            **measured(self.outcomes(rollouts), number, repeats, self.info_metrics),
+            **measured(shown, learned_from, number, repeats, self.info_metrics),
             seed=key.interval_seed,
             episodes=self.episodes,
             paths=self._paths(rollouts, repeats),
@@ -309,7 +310,7 @@ class MetaLearner(BaseLearner):
         """
         number = self.test_steps if steps is None else steps
         clips = []
-        for k in (0, number):
+        for k in sorted({0, number}):
             act, family = self.adapt(task, k, seed).policy.act, self.family
             frames = record_clip(family, task, family.horizon, self.config.seed, act, camera)
             clips.append(labelled(frames, f"after {counted(k, 'step')}" if k else "before"))
@@ -353,18 +354,24 @@ class MetaLearner(BaseLearner):
         key: RandomKey,
         shard: Shard | None = None,
         mean_actions: bool = False,
-    ) -> tuple[Adaptive, list[Rollout]]:
-        """Alternates rollouts and inner steps: what is adapted, and rollouts 0 to `steps`."""
+    ) -> tuple[Adaptive, list[Rollout], list[Rollout]]:
+        """Alternates rollouts and inner steps.
+
+        Returns:
+            What is adapted, rollouts 0 to `steps`, and those that each inner step learned from,
+            which are the same without `mean_actions`.
+
+        """
         adaptive = self.begin(tasks, testing=True)
-        rollouts = [self.sample(adaptive, tasks, key, 0, shard, mean_actions)]
+        rollouts, experience = [self.sample(adaptive, tasks, key, 0, shard, mean_actions)], []
         for stage in range(1, steps + 1):
-            experience = rollouts[-1]
+            experience.append(rollouts[-1])
             if mean_actions and self.learns_from_samples:
-                experience = self.sample(adaptive, tasks, key, stage - 1, shard)
+                experience[-1] = self.sample(adaptive, tasks, key, stage - 1, shard)
             with self.located(tasks, key, stage - 1, shard):
-                adaptive = adaptive.learn(experience)
+                adaptive = adaptive.learn(experience[-1])
             rollouts.append(self.sample(adaptive, tasks, key, stage, shard, mean_actions))
-        return adaptive, rollouts
+        return adaptive, rollouts, experience
 
     def _adaptation_to(
         self, task: Task, steps: int | None, seed: int | None
@@ -373,7 +380,8 @@ class MetaLearner(BaseLearner):
         seed = self.config.seed if seed is None else seed
         key = RandomKey(seed, Phase.ADAPTATION, self.iteration)
         number = self.test_steps if steps is None else steps
-        return self._adaptation(stack_tasks([task]), number, key)
+        adaptive, rollouts, _ = self._adaptation(stack_tasks([task]), number, key)
+        return adaptive, rollouts
 
     def _filled(self, kept: Tensor) -> Tensor:
         """Numbers of the tasks that are not left out, with NaN for those that are: [tasks]."""

@@ -187,7 +187,9 @@ class MAMLLearner(MetaLearner):
         """The policy under the parameters of its only task."""
         assert isinstance(adaptive, GradientAdaptation)
         parameters = {name: p[0].cpu() for name, p in adaptive.parameters.items()}
-        return deployed(self.policy, parameters, self.interface(self.policy.actions)), parameters
+        task = None if adaptive.hints is None else adaptive.hints[0].cpu()
+        interface = dataclasses.replace(self.interface(self.policy.actions), task=task)
+        return deployed(self.policy, parameters, interface), parameters
 
     def state(self) -> State:
         """All that a resumed run needs."""

@@ -35,6 +35,8 @@ class Interface:
     observation_space: Space
     action_space: Space
     units: ActionUnits
+    task: Tensor | None = None
+    """What an oracle sees of the task after the observation: [n]."""
 
     def std(self, parameters: Mapping[str, Tensor]) -> Tensor | None:
         """σ of continuous actions in the environment's units: [action]."""
@@ -53,16 +55,9 @@ class NetworkPolicy(DeployedPolicy):
 
     low: Tensor
     high: Tensor
-    mean: Tensor
-    deviation: Tensor
 
-    def __init__(self, interface: Interface, normaliser: ObservationNormaliser | None = None):
+    def __init__(self, interface: Interface):
         super().__init__()
-        self.normalises = normaliser is not None
-        if normaliser is not None:
-            mean, deviation = normaliser.moments(torch.device("cpu"))
-            self.register_buffer("mean", mean.clone())
-            self.register_buffer("deviation", deviation.clone())
         self.actions, self.units = interface.actions, interface.units
         self.observations = Observations.of(interface.observation_space)
         self.action_space = interface.action_space
@@ -92,19 +87,6 @@ class NetworkPolicy(DeployedPolicy):
         is_number = isinstance(self.action_space, gymnasium.spaces.Discrete)
         return int(action) if is_number else np.asarray(action)
 
-    def normalised(self, observations: Tensor) -> Tensor:
-        """Observations [n, observation] as the network had them in training.
-
-        Folded into the first layer, the normalisation would be a difference of two numbers |mean| /
-        deviation times as large as itself, both rounded to float32.
-        """
-        return (observations - self.mean) / self.deviation if self.normalises else observations
-
-    @property
-    def about_moments(self) -> dict[str, Tensor]:
-        """The tensors of policy.safetensors that normalise observations."""
-        return {"mean": self.mean, "deviation": self.deviation} if self.normalises else {}
-
     @property
     def about_actions(self) -> dict[str, object]:
         """The entries of policy.json on the actions."""
@@ -115,19 +97,69 @@ class NetworkPolicy(DeployedPolicy):
         return {"action": "continuous", "low": self.low.tolist(), "high": self.high.tolist()}
 
 
-class FeedforwardPolicy(NetworkPolicy):
+class ReactivePolicy(NetworkPolicy):
+    """A policy without a memory: it sees the observation, and that of an oracle also the task."""
+
+    task: Tensor | None
+    mean: Tensor | None
+    deviation: Tensor | None
+
+    def __init__(
+        self,
+        interface: Interface,
+        parameters: Mapping[str, Tensor],
+        normaliser: ObservationNormaliser | None,
+    ):
+        super().__init__(interface)
+        self.std = interface.std(parameters)
+        mean = deviation = None
+        if normaliser is not None:
+            mean, deviation = (m.clone() for m in normaliser.moments(torch.device("cpu")))
+        for name, value in (("task", interface.task), ("mean", mean), ("deviation", deviation)):
+            self.register_buffer(name, value)
+
+    def seen(self, observations: Tensor) -> Tensor:
+        """What the network had in training of observations [n, observation].
+
+        Folded into the first layer, the normalisation would be a difference of two numbers |mean| /
+        deviation times as large as itself, both rounded to float32.
+        """
+        seen = observations
+        if self.task is not None:
+            seen = torch.cat([seen, self.task.expand(seen.shape[0], -1)], -1)
+        if self.mean is None or self.deviation is None:
+            return seen
+        return (seen - self.mean) / self.deviation
+
+    @property
+    def about_observations(self) -> dict[str, Tensor]:
+        """The tensors of policy.safetensors that `seen` uses."""
+        every = {"task": self.task, "mean": self.mean, "deviation": self.deviation}
+        return {name: tensor for name, tensor in every.items() if tensor is not None}
+
+    @property
+    def about_policy(self) -> dict[str, object]:
+        """The entries of policy.json on observations, actions and σ of the policy in training."""
+        std = {} if self.std is None else {"std": self.std.tolist()}
+        return {"observation_size": self.observations.size, **self.about_actions, **std}
+
+    def example(self, rows: int) -> tuple[Tensor, ...]:
+        """Observations."""
+        return (torch.zeros(rows, self.observations.size),)
+
+
+class FeedforwardPolicy(ReactivePolicy):
     """A multilayer perceptron: `network` is a `Sequential` of `Linear` layers and activations.
 
     The first layer includes a context (CAVIA) or the division of images, and the last layer the
-    units of the actions. Its inputs are `normalised`, where the policy normalises observations.
+    units of the actions. Its inputs are those of `seen`.
     """
 
     def __init__(self, mlp: MLP, parameters: Mapping[str, Tensor], interface: Interface):
         """`parameters` are those of one task, without a task dimension."""
-        super().__init__(interface, mlp.normaliser)
+        super().__init__(interface, parameters, mlp.normaliser)
         layers: list[nn.Module] = []
         last = len(mlp.hidden_sizes)
-        self.std = interface.std(parameters)
         for i in range(last + 1):
             weight, bias = parameters[f"layer_{i}.weight"], parameters[f"layer_{i}.bias"]
             if i == 0:
@@ -142,30 +174,18 @@ class FeedforwardPolicy(NetworkPolicy):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Observations [n, observation] -> actions [n, action], or [n] for a Discrete space."""
-        outputs: Tensor = self.network(self.normalised(observations))
+        outputs: Tensor = self.network(self.seen(observations))
         if self.actions.is_discrete:
             return self.most_likely(outputs)
         return outputs.clamp(self.low, self.high)
 
     def weights(self) -> dict[str, Tensor]:
-        """Those of the `Sequential` whose layers the description lists, and the moments."""
-        return {**self.network.state_dict(), **self.about_moments}
+        """Those of the `Sequential` whose layers the description lists, and of its inputs."""
+        return {**self.network.state_dict(), **self.about_observations}
 
     def description(self) -> dict[str, object]:
         """Layers, sizes, bounds of the actions, and σ of the policy in training."""
-        linear = next(layer for layer in self.network if isinstance(layer, nn.Linear))
-        std = {} if self.std is None else {"std": self.std.tolist()}
-        return {
-            "layers": [_described(layer) for layer in self.network],
-            "observation_size": linear.in_features,
-            **self.about_actions,
-            **std,
-        }
-
-    def example(self, rows: int) -> tuple[Tensor, ...]:
-        """Observations."""
-        first = next(layer for layer in self.network if isinstance(layer, nn.Linear))
-        return (torch.zeros(rows, first.in_features),)
+        return {"layers": [_described(layer) for layer in self.network], **self.about_policy}
 
 
 def _first_layer(mlp: MLP, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -179,41 +199,34 @@ def _first_layer(mlp: MLP, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Te
     return weight, bias
 
 
-class ModulePolicy(NetworkPolicy):
+class ModulePolicy(ReactivePolicy):
     """A torch module with adapted parameters; `module` takes observations in the space's form."""
 
     def __init__(
         self, network: ModuleNetwork, parameters: Mapping[str, Tensor], interface: Interface
     ):
         """`parameters` are those of one task, without a task dimension."""
-        super().__init__(interface, network.normaliser)
+        super().__init__(interface, parameters, network.normaliser)
         self.name = network.name
-        self.form = network.observations  # also of a task that an oracle sees
+        self.form = network.observations  # with the task that an oracle sees
         self.module = copy.deepcopy(network.module)
         own = {name: parameters[name] for name, _ in self.module.named_parameters()}
         self.module.load_state_dict(own, strict=False)
-        self.std = interface.std(parameters)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Observations [n, observation] -> actions [n, action], or [n] for a Discrete space."""
-        seen = self.normalised(observations)
-        if not self.normalises:
+        seen = self.seen(observations)
+        if self.mean is None:
             seen = self.form.scaled(seen)
         return self.most_likely(self.module(self.form.structured(seen)))
 
     def weights(self) -> dict[str, Tensor]:
-        """Those of the module, under its names, and the moments of observations."""
-        return {**self.module.state_dict(), **self.about_moments}
+        """Those of the module, under its names, and of its inputs."""
+        return {**self.module.state_dict(), **self.about_observations}
 
     def description(self) -> dict[str, object]:
         """The class, the size of an observation, and the actions."""
-        std = {} if self.std is None else {"std": self.std.tolist()}
-        about = {"module": self.name, "observation_size": self.form.size}
-        return {**about, **self.about_actions, **std}
-
-    def example(self, rows: int) -> tuple[Tensor, ...]:
-        """Observations."""
-        return (torch.zeros(rows, self.form.size),)
+        return {"module": self.name, **self.about_policy}
 
 
 def deployed(

@@ -1,7 +1,7 @@
 """The report of an evaluation: evaluation.json, TensorBoard and clips."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from metarl.support.files import expect_writable, replace_durably
 from metarl.support.options import Device, at_least
 from metarl.support.text import json_text
 from metarl.support.types import Json
-from metarl.tasks.task import select_tasks, task_name
+from metarl.tasks.task import first_of_each, select_tasks, task_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ def evaluate(
     )
     steps = learner.test_steps if asked.steps is None else asked.steps
     evaluations = _evaluate_splits(learner, asked, steps, progress)
-    clips: list[tuple[str, Clip]] = []
+    clips: Iterable[tuple[str, Clip]] = []
     about = {}
     if isinstance(learner, MetaLearner):
         clips = _clips_of_worst(learner, evaluations[0], asked, steps)
@@ -169,7 +169,7 @@ def write_report(
     folder: Path,
     learner: BaseLearner,
     evaluations: Sequence[Evaluation],
-    clips: Sequence[tuple[str, Clip]] = (),
+    clips: Iterable[tuple[str, Clip]] = (),
     about: Mapping[str, object] | None = None,
 ) -> Json:
     """Writes evaluation.json and TensorBoard events, in place of those of an earlier report.
@@ -178,7 +178,7 @@ def write_report(
     Figures and clips are images.
 
     Args:
-        clips: with their names.
+        clips: with their names; they are made last, when all else is written.
         about: further entries of evaluation.json.
 
     Returns:
@@ -213,9 +213,11 @@ def write_report(
                 writer.add_scalar(f"evaluation/{evaluation.split}/{name}", value, step["step"])
     for tag, figure in evaluation_figures(evaluations, learner.measure).items():
         writer.add_figure(f"evaluation/{tag}", figure, learner.iteration, close=False)
-    for name, clip in clips:
-        add_summary(writer, _moving(f"evaluation/clips/{name}", clip.frames))
-    writer.close()
+    try:
+        for name, clip in clips:
+            add_summary(writer, _moving(f"evaluation/clips/{name}", clip.frames))
+    finally:
+        writer.close()
     return data
 
 
@@ -241,11 +243,11 @@ def _as_data(learner: BaseLearner, evaluations: Sequence[Evaluation]) -> Json:
 
 def _clips_of_worst(
     learner: MetaLearner, evaluation: Evaluation, asked: EvaluationOptions, steps: int
-) -> list[tuple[str, Clip]]:
+) -> Iterator[tuple[str, Clip]]:
     """Clips of the tasks with the lowest returns, before and after adaptation side by side."""
-    chosen = np.argsort(evaluation.returns[-1])[: asked.clips]
+    chosen = first_of_each(evaluation.tasks, np.argsort(evaluation.returns[-1]))[: asked.clips]
     tasks = [select_tasks(evaluation.tasks, i) for i in chosen]
-    return [(task_name(task), learner.render(task, steps, camera=asked.camera)) for task in tasks]
+    return ((task_name(task), learner.render(task, steps, camera=asked.camera)) for task in tasks)
 
 
 def _moving(tag: str, frames: list[np.ndarray]) -> Summary:

@@ -39,12 +39,7 @@ from metarl.tasks.leak import explained_variance
 from metarl.tasks.parameterised import ParameterisedEnv
 from metarl.tasks.running import running_statistics
 from metarl.tasks.scales import action_warnings, observation_scale, observation_warnings
-from metarl.tasks.task import (
-    count_tasks,
-    distinct_tasks,
-    select_tasks,
-    validate_tasks,
-)
+from metarl.tasks.task import count_tasks, select_tasks, task_hashes, validate_tasks
 
 EPISODES = 30
 """The largest number of episodes of tasks that are compared."""
@@ -195,7 +190,7 @@ def _tasks_in_space(family: TaskFamily) -> str:
 
 def _splits_are_disjoint(family: TaskFamily) -> str:
     number = affordable(family, SAMPLED)
-    drawn = {split: distinct_tasks(tasks_of(family, number, split)) for split in family.splits}
+    drawn = {split: set(task_hashes(tasks_of(family, number, split))) for split in family.splits}
     if len(set().union(*drawn.values())) <= 2:
         return "no more than two tasks, all of which are in every split"
     names = list(drawn)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from metarl.learners.config import FamilyRunConfig
 from metarl.support.errors import UsageError, nearest
-from metarl.support.options import TRUTH
+from metarl.support.options import truth
 
 if TYPE_CHECKING:
     import optuna
@@ -123,13 +123,13 @@ def _number(value: Value) -> Value:
 
 def _converted(value: Value, hint: Any) -> Any:
     """A value of the annotated type; a text lists the numbers of a tuple, divided by spaces."""
+    if get_origin(hint) is tuple and not isinstance(value, str):
+        return (value,)
     if not isinstance(value, str):
         return value
     if get_origin(hint) is tuple:
         return tuple(get_args(hint)[0](part) for part in value.split())
     kinds = [kind for kind in (hint, *get_args(hint)) if kind in (bool, int, float, Path)]
     if bool in kinds:
-        if value.lower() not in TRUTH:
-            raise UsageError(f"{value} must be true or false")
-        return TRUTH[value.lower()]
+        return truth(value)
     return kinds[0](value) if kinds else value

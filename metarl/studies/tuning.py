@@ -39,6 +39,8 @@ Configure = Callable[[Mapping[str, Value]], FamilyRunConfig]
 
 STUDY = "study.log"
 """File of the study, which Optuna's own tools read."""
+OF_VALUES = frozenset(("eval_tasks", "eval_splits", "eval_trials", "test_later_lr"))
+"""Options on which no number of training depends, but the values that are compared."""
 ASKED = "asked"
 """Attribute of the study: what was searched, in which runs."""
 
@@ -271,11 +273,13 @@ def open_study(
 
 def _check_same(study: optuna.Study, tuning: Tuning, base: FamilyRunConfig) -> None:
     """Checks that the study in the storage searches the same, in the same runs."""
-    fixed = {n: v for n, v in base.to_json().items() if n not in base.changeable}
+    free = base.changeable - OF_VALUES
+    fixed = {n: v for n, v in base.to_json().items() if n not in free}
     fixed["iterations"] = base.iterations
     asked = json.loads(json.dumps({"search": sorted(tuning.search), **fixed}, default=str))
     held = study.user_attrs.setdefault(ASKED, asked)
-    if differing := [name for name in asked if asked[name] != held.get(name)]:
+    # What a study of an earlier version does not tell is as it is asked for.
+    if differing := [name for name in asked if asked[name] != held.get(name, asked[name])]:
         name = differing[0]
         raise UsageError(
             f"the study has --{name.replace('_', '-')} {held.get(name)}, not {asked[name]}: give "

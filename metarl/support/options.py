@@ -24,6 +24,18 @@ TRUTH = {"true": True, "false": False}
 """Words for a bool, in small letters."""
 
 
+def truth(word: object) -> bool:
+    """The bool that a word is, in letters of any case.
+
+    Raises:
+        UsageError: it is none.
+
+    """
+    if (key := str(word).lower()) not in TRUTH:
+        raise UsageError(f"{word} must be true or false")
+    return TRUTH[key]
+
+
 @dataclass(frozen=True)
 class Range:
     """The range of an option, declared in its type and checked by `check_ranges`."""

@@ -45,9 +45,9 @@ from metarl.tasks.suggestions import SHIPPED, suggestion
 from metarl.tasks.task import (
     Task,
     Tasks,
-    distinct_tasks,
     expect_task_space,
     stack_tasks,
+    task_hashes,
     uniform_task,
     validate_tasks,
 )
@@ -279,8 +279,8 @@ class TaskFamily:
     def holds_out(self) -> bool:
         """Whether there are test tasks that are none of training: not in a family of two tasks."""
 
-        def seen(split: str) -> set[bytes]:
-            return distinct_tasks(self.sample_tasks(DRAWS, RandomKey(0), split))
+        def seen(split: str) -> set[str]:
+            return set(task_hashes(self.sample_tasks(DRAWS, RandomKey(0), split)))
 
         return not seen("test") <= seen("train")
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,13 +35,23 @@ def select_tasks(tasks: Tasks, index: int | slice | Sequence[int] | np.ndarray) 
     return {name: np.asarray(values[index]) for name, values in tasks.items()}
 
 
-def distinct_tasks(tasks: Tasks) -> set[bytes]:
-    """A hash of each different task."""
-    parts = [x + 0 if x.dtype.kind == "f" else x for x in tasks.values()]  # −0 and 0 are equal
-    return {
-        hashlib.blake2b(b"".join(x[i].tobytes() for x in parts)).digest()
-        for i in range(count_tasks(tasks))
-    }
+def task_hashes(tasks: Tasks) -> list[str]:
+    """A hash of each task: those of equal tasks alone are equal."""
+    return [hash_of(*select_tasks(tasks, i).values()) for i in range(count_tasks(tasks))]
+
+
+def first_of_each(tasks: Tasks, order: Iterable[int]) -> list[int]:
+    """The places in `order` whose task has none before: each task once."""
+    hashes, first = task_hashes(tasks), dict[str, int]()
+    for i in order:
+        first.setdefault(hashes[i], i)
+    return list(first.values())
+
+
+def hash_of(*values: np.ndarray) -> str:
+    """A hash of arrays' numbers."""
+    parts = [x + 0 if x.dtype.kind == "f" else x for x in values]  # −0 and 0 are equal
+    return hashlib.blake2b(b"".join(np.asarray(x).tobytes() for x in parts)).hexdigest()
 
 
 def validate_tasks(
@@ -176,11 +186,31 @@ def first_value(space: Space) -> np.ndarray:
     return np.asarray(getattr(space, "start", 0), np.int64)
 
 
+MOST_SHOWN = 8
+"""Numbers of a parameter that a task's name shows."""
+
+
 def task_name(task: Task) -> str:
-    """A task in the form of `--task`: `goal=0.3,-0.2 mass=2`; long parameters are omitted."""
-    small = {name: np.ravel(value) for name, value in task.items() if np.size(value) <= 3}
-    numbers = {name: ",".join(f"{x:.4g}" for x in value) for name, value in small.items()}
-    return " ".join(f"{name}={text}" for name, text in numbers.items()) or "task"
+    """A task in the form of `--task`: `goal=0.3,-0.2 mass=2`, with four digits.
+
+    A parameter of more than `MOST_SHOWN` numbers has the beginning of a hash: `mean=#1f09ac`.
+    """
+    return " ".join(f"{name}={_shown(np.asarray(value))}" for name, value in task.items())
+
+
+def has_exact_name(task: Task) -> bool:
+    """Whether no other task has the same `task_name`."""
+    values = [np.ravel(value) for value in task.values()]
+    return all(
+        v.size <= MOST_SHOWN and (np.array(_shown(v).split(","), float).astype(v.dtype) == v).all()
+        for v in values
+    )
+
+
+def _shown(value: np.ndarray) -> str:
+    if value.size > MOST_SHOWN:
+        return f"#{hash_of(value)[:6]}"
+    return ",".join(f"{x:.4g}" for x in np.ravel(value))
 
 
 def uniform_task(task_space: spaces.Dict, generator: np.random.Generator, split: str) -> Task:
