@@ -92,7 +92,6 @@ class TabularMDP(DynamicsFamily):
 
 
 SIDE = 5
-MOVES = np.array([[0, 0], [0, 1], [1, 0], [0, -1], [-1, 0]])  # stay, up, right, down, left
 GOALS = tuple((x, y) for x in range(SIDE) for y in range(SIDE) if x > 1 or y > 1)
 
 
@@ -115,7 +114,7 @@ class GridNavigation(DynamicsFamily):
     @property
     def action_space(self) -> spaces.Discrete:
         """Stay, up, right, down, left."""
-        return spaces.Discrete(len(MOVES))
+        return spaces.Discrete(5)
 
     def initial(self, noise: Noise) -> Array:
         """The corner."""
@@ -126,8 +125,10 @@ class GridNavigation(DynamicsFamily):
     ) -> Array:
         """Moves to the neighbouring cell if there is one."""
         xp = array_namespace(state)
-        moves = xp.asarray(MOVES, dtype=state.dtype, device=device(state))
-        return xp.clip(state + moves[action], 0.0, SIDE - 1.0)
+        # Not a table of moves: on a GPU no number may come from the host within a step.
+        right = xp.astype(action == 2, state.dtype) - xp.astype(action == 4, state.dtype)
+        up = xp.astype(action == 1, state.dtype) - xp.astype(action == 3, state.dtype)
+        return xp.clip(state + xp.stack([right, up], axis=-1), 0.0, SIDE - 1.0)
 
     def observe(self, state: Array) -> Array:
         """The cell: [..., 2]."""

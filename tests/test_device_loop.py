@@ -1,11 +1,13 @@
 """What runs on a device stays there: counted noise, and no look at a value inside the loop."""
 
 import gc
+import time
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 from scipy import stats
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,6 +21,8 @@ from metarl.maml.meta_objective import MetaObjective, policy_objective
 from metarl.outer import natural_gradient, policy_gradient, ppo, reptile, trpo
 from metarl.outer.registry import OUTER_LOOPS
 from metarl.policies.action_units import ActionUnits
+from metarl.policies.normalisation import sums_of
+from metarl.policies.observations import Observations
 from metarl.policies.parameters import expand
 from metarl.policies.policy import make_policy
 from metarl.sampling import rollout as sampling
@@ -33,10 +37,11 @@ from metarl.simulation.device import DeviceSimulation
 from metarl.simulation.dynamics import DynamicsPhysics
 from metarl.simulation.physics import WarpOptions
 from metarl.support import finite, graphs
+from metarl.support.foreign import POLL
 from metarl.support.looks import read
 from metarl.support.parallel import Workers
 from metarl.support.randomness import RandomKey
-from metarl.tasks.family import make_family
+from metarl.tasks.family import make_family, registered_families
 from metarl.tasks.noise import Noise, Purpose
 
 ELSEWHERE = torch.device("meta")
@@ -161,19 +166,14 @@ def elsewhere(family, number):
         elif isinstance(value, torch.Tensor):
             setattr(physics, name, torch.empty_like(value, device=ELSEWHERE))
     physics._range = [x.to(ELSEWHERE) for x in physics._range]
-    physics._launch = physics.begin = physics.expect_no_overflow = lambda *_: None
+    physics._launch = physics.begin = physics.prepare = lambda *_: None
+    physics.expect_no_overflow = lambda *_: None
     return DeviceSimulation(declared, physics, number, HORIZON, ELSEWHERE, info=("velocity",))
 
 
 NAVIGATION = "envs:Navigation2D-v0"
-CASES = [
-    (NAVIGATION, False),
-    (NAVIGATION, True),
-    ("envs:BernoulliBandit-v0", False),  # discrete actions, random transitions
-    ("envs:HopperParams-v0", False),
-    ("envs:AntGoal-v0", False),  # forces of contact
-    ("envs:HumanoidDir-v0", True),
-]
+DECLARED = [id for id in registered_families() if make_family(id).declaration]
+CASES = [*((id, False) for id in DECLARED), (NAVIGATION, True), ("envs:HumanoidDir-v0", True)]
 
 
 @pytest.mark.parametrize(("id", "mean"), CASES)
@@ -200,6 +200,35 @@ def test_nor_do_those_of_a_recurrent_policy(watched):
         Workers(1),
     )
     assert Watched.calls == HORIZON
+
+
+def test_what_images_are_divided_by_goes_to_the_device_once(watched):
+    observations = Observations.of(Box(0, 255, (2, 2, 3), np.uint8))
+    rows = torch.ones(5, observations.size, device=ELSEWHERE)
+    observations.scaled(rows)  # in a warm-up
+    with StaysOnDevice():
+        observations.scaled(rows)
+    count, sums = sums_of(rows)
+    assert count.device == sums.device == ELSEWHERE, "processes exchange them together"
+
+
+def test_compiling_is_no_part_of_the_time_of_a_reset():
+    class Compiles(DynamicsPhysics):
+        prepared = False
+
+        def prepare(self):
+            time.sleep(4 * POLL)
+            self.prepared = True
+
+        def expect_no_overflow(self, failed):
+            """There is room for all."""
+
+    family = make_family(NAVIGATION, horizon=HORIZON)
+    device = torch.device("cpu")
+    physics = Compiles(family.declaration, 2)
+    simulation = DeviceSimulation(family.declaration, physics, 2, HORIZON, device, timeout=POLL)
+    simulation.begin(family.sample_tasks(2, RandomKey(0)), np.arange(2))  # or this process ends
+    assert physics.prepared
 
 
 def test_the_watch_sees_a_look_and_a_copy():
@@ -416,6 +445,10 @@ def test_a_captured_step_is_divided_where_another_library_launches(monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: FakeGraph(log))
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (4, 80))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: log.append("empty"))
 
     def step():
         log.append("act")
@@ -430,9 +463,9 @@ def test_a_captured_step_is_divided_where_another_library_launches(monkeypatch):
     assert log == eager * graphs.WARM_UPS
     log.clear()
     first, second = replayed(), replayed()
-    captured = ["begin", "act", "end", "begin", "record", "end"]
+    captured = ["empty", "begin", "act", "end", "begin", "record", "end"]
     assert log == captured + ["replay", "physics", "replay"] * 2
-    assert first == second == 5, "the result is that of the captured call"
+    assert first == second == 6, "the result is that of the captured call"
     assert gc.isenabled()
     plain = graphs.Replayed(step, captures=False)
     log.clear()

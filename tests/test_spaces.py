@@ -112,7 +112,8 @@ def test_a_perceptron_and_a_module_get_the_same_numbers(normalise):
         theta = policy.initial_parameters(np.random.default_rng(0))
         theta = {n: torch.ones_like(p) if "weight" in n else p for n, p in theta.items()}
         output = policy.network.output(expand(theta, 2), rows)[..., 0]
-        expected = policy.normaliser(rows) if normalise else rows / Observations.of(space).divisors
+        divisors = Observations.of(space).divisors(rows.device)
+        expected = policy.normaliser(rows) if normalise else rows / divisors
         torch.testing.assert_close(output, expected.sum(-1), rtol=1e-4, atol=1e-3)
 
 

@@ -181,6 +181,19 @@ def test_dropped_contacts_are_an_error_that_names_the_option(options, told):
     enough.finish()
 
 
+def test_a_solver_at_its_limit_is_no_lack_of_room(caplog):
+    simulation = cheetah(3)
+    simulation.physics._overflow[:] = int(mujoco_warp.OverflowType.ITERATIONS)
+    simulation.finish()
+    assert not caplog.records
+    simulation.physics._overflow[1] = int(mujoco_warp.OverflowType.EPA_HORIZON)
+    simulation.finish()
+    simulation.finish()
+    (told,) = caplog.records  # once, for no option helps
+    assert "HalfCheetahDir: mujoco-warp leaves contacts out" in told.message
+    assert told.message.endswith("EPA_HORIZON")
+
+
 def test_a_field_that_warp_does_not_have_is_named():
     class Wider(type(make_family(CHEETAH).declaration)):
         fields = ("qpos", "qvel", "contact")

@@ -11,7 +11,8 @@ memory. Its lines are:
 - sampling and end-to-end steps per second, seconds of each part, the memory in use, and returns
   before and after adaptation, which in the first iteration are alike on both simulators;
 - for the GPU, from torch's profiler, kernels of an environment step and their time in physics
-  (warp) and in the rest (torch); and kernels of a meta-update, their time, and that on the clock.
+  (warp) and in the rest (torch), by the difference of two rollouts; and kernels of a meta-update,
+  their time, and that on the clock.
 
 Then it trains HalfCheetahDir to a return of 200 and writes the curve in seconds. On a machine
 without a GPU it measures warp's CPU device, which is to try the script.
@@ -69,6 +70,8 @@ class Options:
     """Return after adaptation at which a training curve ends."""
     budget: float = 570.0
     """Seconds after which nothing more is begun; what runs then is ended 20 seconds later."""
+    compiling: float = 200.0
+    """Seconds after which kernels that are not compiled yet are left to the measurements."""
     silence: float = 150.0
     """Seconds without a line after which a measurement is ended."""
     deterministic: bool = True
@@ -86,12 +89,11 @@ def main(options: Options) -> None:
     begin = time.time()
     gpu = torch.cuda.is_available()  # which this process leaves to those that measure
     write(options, {"gpu": gpu, "cores": available_cores(), "torch": torch.__version__})
-    compilers = start_compilers(options) if gpu else []
+    # All of them before the first measurement, beside which nothing else must run.
+    for compiled, process in start_compilers(options) if gpu else []:
+        code = exit_code(process, begin + options.compiling - time.time())
+        write(options, {"compiled": compiled, "exit code": code, "at": since(begin)})
     for names in stages(options):
-        for compiled, process in compilers:
-            if any(name.startswith(compiled) for name in names):
-                code = exit_code(process, begin + options.budget - time.time())
-                write(options, {"compiled": compiled, "exit code": code, "at": since(begin)})
         measure = functools.partial(measured, options)
         for name, line in lines(measure, names, begin + options.budget, options.silence):
             write(options, {"measured": name, "at": since(begin), **line})
@@ -206,26 +208,34 @@ def milliseconds(kernels: list[Any]) -> float:
 
 
 def of_step(learner: Any, steps: int = 12) -> Line:
-    """Kernels of an environment step, and milliseconds of them in physics and in the rest."""
+    """Kernels of an environment step, and milliseconds of them in physics and in the rest.
+
+    Of a rollout that is twice as long, without the resets and all else that both have once.
+    """
     key = RandomKey(1, Phase.EVALUATION)
     number = learner.config.meta_batch_size
     tasks = learner.family.sample_tasks(number, key)
     simulations, actor = learner._simulations_of(number), learner.begin(tasks).actor()
-    kernels, wall = kernels_of(
-        lambda: collect(
-            *(simulations, actor, learner.units, tasks, learner.episodes, steps, key, 0),
-            learner.workers,
+
+    def of_rollout(length: int) -> Line:
+        kernels, wall = kernels_of(
+            lambda: collect(
+                *(simulations, actor, learner.units, tasks, learner.episodes, length, key, 0),
+                learner.workers,
+            )
         )
-    )
-    physics = [event for event in kernels if event.name.endswith(WARP_KERNEL)]
-    of_physics = milliseconds(physics)
-    return {
-        "kernels per step": round(len(kernels) / steps, 1),
-        "of warp": round(len(physics) / steps, 1),
-        "physics per step, ms": round(of_physics / steps, 4),
-        "torch per step, ms": round((milliseconds(kernels) - of_physics) / steps, 4),
-        "clock per step under the profiler, ms": round(1e3 * wall / steps, 4),
-    }
+        physics = [event for event in kernels if event.name.endswith(WARP_KERNEL)]
+        of_physics = milliseconds(physics)
+        return {
+            "kernels per step": len(kernels),
+            "of warp": len(physics),
+            "physics per step, ms": of_physics,
+            "torch per step, ms": milliseconds(kernels) - of_physics,
+            "clock per step under the profiler, ms": 1e3 * wall,
+        }
+
+    short, long = of_rollout(steps), of_rollout(2 * steps)
+    return {name: round((long[name] - short[name]) / steps, 4) for name in short}
 
 
 def of_update(learner: Any) -> Line:

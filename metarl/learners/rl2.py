@@ -219,6 +219,8 @@ class RL2Learner(MetaLearner):
         tasks = self.task_sampler.draw(config.trials, key)
         with clock("sampling"):
             rollouts = self.sample_trials(tasks, key)
+            if self.workers.ranks.number > 1:  # others have not this process's GPU
+                rollouts = [rollout.to(torch.device("cpu")) for rollout in rollouts]
             # Every process makes the whole update: steps of Adam on few trials each.
             parts = self.workers.ranks.exchange(join_trials(rollouts))
             every = Trials.joined(parts)

@@ -195,7 +195,7 @@ def _first_layer(mlp: MLP, parameters: Mapping[str, Tensor]) -> tuple[Tensor, Te
         rows = mlp.observation_size
         weight, bias = weight[:rows], bias + parameters[CONTEXT] @ weight[rows:]
     if mlp.normaliser is None and mlp.images is not None:
-        weight = weight / mlp.images.divisors.unsqueeze(-1)
+        weight = weight / mlp.images.divisors(weight.device).unsqueeze(-1)
     return weight, bias
 
 

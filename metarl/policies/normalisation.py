@@ -38,7 +38,7 @@ class Statistics(nn.Module):
 def sums_of(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Number of the rows [n, size], and their sums and those of their squares: [2, size]."""
     rows = rows.double()
-    count = torch.tensor(len(rows), dtype=torch.float64)
+    count = torch.full((), len(rows), dtype=torch.float64, device=rows.device)
     return count, torch.stack([rows.sum(0), rows.square().sum(0)])
 
 

@@ -108,13 +108,21 @@ class Observations:
         return vector
 
     @functools.cached_property
-    def divisors(self) -> Tensor:
-        """By what flat observations are divided before a network, 255 for images: [size]."""
-        return torch.tensor(_divisors(self.space))
+    def _on_devices(self) -> dict[torch.device, Tensor]:
+        return {}
+
+    def divisors(self, device: torch.device) -> Tensor:
+        """By what flat observations are divided before a network, 255 for images: [size].
+
+        They are moved to a device once: within a captured loop, no number may be.
+        """
+        if device not in self._on_devices:
+            self._on_devices[device] = torch.tensor(_divisors(self.space), device=device)
+        return self._on_devices[device]
 
     def scaled(self, flat: Tensor) -> Tensor:
         """Flat observations [..., size] with images in [0, 1]."""
-        return flat / self.divisors.to(flat.device) if has_image(self.space) else flat
+        return flat / self.divisors(flat.device) if has_image(self.space) else flat
 
     def structured(self, flat: Tensor) -> Structured:
         """Flat observations [rows, size] in the form of the space."""

@@ -229,7 +229,7 @@ class WarpBackend:
         info: Sequence[str] = (),
         warp: WarpOptions | None = None,
     ) -> "Simulation":
-        """Makes a simulation on the device; `threads` and `processes` are not used.
+        """Makes a simulation on the device; `threads` are not used.
 
         Raises:
             UsageError: mujoco-warp cannot step the family's model.
@@ -240,7 +240,13 @@ class WarpBackend:
         declaration = family.declaration
         assert declaration is not None  # `refusal` ensures it
         return make_device_simulation(
-            declaration, num_envs, family.horizon, self.device(), info, warp or WarpOptions()
+            declaration,
+            num_envs,
+            family.horizon,
+            self.device(),
+            info,
+            warp or WarpOptions(),
+            processes.timeout,
         )
 
 

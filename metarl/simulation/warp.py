@@ -14,6 +14,7 @@ import mujoco_warp
 import numpy as np
 import torch
 import warp
+from mujoco_warp import OverflowType
 from torch import Tensor
 
 from metarl.simulation.engine import mujoco
@@ -39,12 +40,13 @@ DERIVED = (
 )
 """What `set_const` writes. With one row for all worlds they would write over one another."""
 
-CONTACTS = (
-    mujoco_warp.OverflowType.BROADPHASE
-    | mujoco_warp.OverflowType.NARROWPHASE
-    | mujoco_warp.OverflowType.CCD
-)
-"""What more room for contacts helps against; more room for constraints helps against the others."""
+ROOM = {
+    "contacts": OverflowType.BROADPHASE | OverflowType.NARROWPHASE | OverflowType.CCD,
+    "constraints": OverflowType.NEFC | OverflowType.NJMAX_NNZ,
+}
+"""What was dropped, by what more room of helps."""
+UNCONVERGED = OverflowType.ITERATIONS | OverflowType.LS_ITERATIONS
+"""A solver that stopped at the model's limit of iterations, as MuJoCo's does without a word."""
 
 SECONDS_UNTIL_TOLD = 5.0
 """After which the first steps are said to wait for the compiler; with a warm cache they take 1."""
@@ -88,17 +90,22 @@ class WarpPhysics(MujocoModel):
         self._model.opt.warn_overflow = 0  # `expect_no_overflow` says it
         self._model.opt.deterministic = options.deterministic
         self._graph: Any = None
+        self._warned = False
         self._integrated = {n: self._live(n) for n in INTEGRATED if getattr(self._data, n).size}
         self._ctrl, self._qacc = self._live("ctrl"), self._live("qacc")
         self._overflow = self._live("overflow")
         self._fields = {field: self._live(field) for field in family.fields}
         self._recorded = {field: x.clone() for field, x in self._fields.items()}
 
+    def prepare(self) -> None:
+        """Compiles and captures a step, once, which may take minutes."""
+        if self._graph is None:
+            with self._eager():
+                self._capture()
+
     def begin(self, tasks: dict[str, Tensor], streams: Tensor) -> None:
         """Writes the tasks into the models, updates derived constants, and resets."""
         with self._eager():
-            if self._graph is None:
-                self._capture()
             if self._family.model_fields:
                 self._configure(tasks)
             mujoco_warp.reset_data(self._model, self._data)
@@ -149,17 +156,27 @@ class WarpPhysics(MujocoModel):
         found = int(np.bitwise_or.reduce(overflow.cpu().numpy()))
         if not found:
             return
-        room = {}
-        if found & CONTACTS:
-            room["contacts"] = self._data.naconmax // self._number
-        if found & ~CONTACTS:
-            room["constraints"] = self._data.njmax
+        sizes = {"contacts": self._data.naconmax // self._number, "constraints": self._data.njmax}
+        room = {kind: size for kind, size in sizes.items() if found & ROOM[kind]}
+        if not room:
+            self._warn_of(OverflowType(found & ~UNCONVERGED))
+            return
         had = " and ".join(f"{number} {kind}" for kind, number in room.items())
         more = " ".join(f"--warp-{kind} {2 * number}" for kind, number in room.items())
         raise UsageError(
             f"{type(self._family).__name__}: an environment has room for {had}, and more arose, "
             f"which were dropped: give {more}"
         )
+
+    def _warn_of(self, overflow: OverflowType) -> None:
+        """Tells once of what mujoco-warp leaves out, and no size helps against."""
+        if overflow and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s: mujoco-warp leaves contacts out or computes them roughly: %s",
+                type(self._family).__name__,
+                overflow.name,
+            )
 
     def _live(self, name: str) -> Tensor:
         """A field of all worlds, in the shape that MuJoCo has it: [n, ...]; shares memory.

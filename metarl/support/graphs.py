@@ -60,6 +60,7 @@ class Replayed(Generic[R]):
         self._pool = torch.cuda.graph_pool_handle()
         torch.cuda.synchronize()
         gc.collect()
+        _free_pools()
         gc.disable()  # what is freed while a graph is captured may be a part of another one
         _capturing = self
         try:
@@ -79,6 +80,16 @@ class Replayed(Generic[R]):
         assert self._graph is not None
         self._graph.capture_end()
         self._parts.append(self._graph.replay)
+
+
+def _free_pools() -> None:
+    """Frees what torch keeps of graphs that are gone, before it is more than what is free.
+
+    No other graph gets it, and warp, which has an allocator of its own, finds the GPU full.
+    """
+    kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    if kept > torch.cuda.mem_get_info()[0]:
+        torch.cuda.empty_cache()
 
 
 _capturing: Replayed[Any] | None = None

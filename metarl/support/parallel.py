@@ -154,7 +154,8 @@ def pick_device(name: str) -> torch.device:
 def free_memory(device: torch.device) -> float:
     """Bytes that this process may still take; infinite where nothing says how many."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
     free = math.inf
     with contextlib.suppress(OSError, ValueError):
         (line,) = (x for x in Path("/proc/meminfo").read_text().splitlines() if "Available" in x)
