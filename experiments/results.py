@@ -22,7 +22,7 @@ from results_page import BLOCK, page
 from metarl.learners.config import RunConfig
 from metarl.runs.folder import CONFIG, EVALUATION, METRICS
 from metarl.runs.loading import read_config
-from metarl.studies.comparison import Comparison, compare, is_finished
+from metarl.studies.comparison import Comparison, compare, is_finished, with_horizon
 from metarl.support.files import replace_durably
 from metarl.support.options import option
 
@@ -82,7 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             compare(chosen(whole, options.names))
         path = RECORDS / f"{options.family}.json"
         before = json.loads(path.read_text())["rows"] if path.exists() else {}
-        rows = {**before, **{n: row(whole, n) for n in whole.names if finished_seeds(whole, n)}}
+        whole = with_horizon(whole)
+        found = {n: row(whole, n) for n in whole.names if finished_seeds(whole, n)}
+        if not found:
+            parser.error(f"no run of {whole.folder} is finished, with the options of the table")
+        rows = {**before, **found}
         write(path, {"machine": machine(), "rows": rows})
 
 

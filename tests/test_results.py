@@ -13,7 +13,7 @@ import metarl
 from metarl.cli.parsing import parse
 from metarl.cli.train import parse_config
 from metarl.learners.rl2 import RL2Config
-from metarl.studies.comparison import Comparison
+from metarl.studies.comparison import Comparison, with_horizon
 
 
 def test_the_page_is_that_of_the_records():
@@ -78,7 +78,7 @@ def test_targets_are_judged_by_the_records():
 
 def fake_run(whole, name, seed, returns, commit, **report):
     """A run of a comparison whose held-out tasks have `returns` [tasks, steps + 1]."""
-    folder, config = whole.run_folder(name, seed), whole.config(name, seed)
+    folder, config = whole.run_folder(name, seed), with_horizon(whole).config(name, seed)
     folder.mkdir(parents=True)
     tasks = [{"task": {}, "returns": list(own)} for own in returns]
     steps = [{"step": k} for k in range(len(returns[0]))]
@@ -120,6 +120,14 @@ def test_the_share_of_the_way_is_that_of_common_seeds():
     assert results_targets.share_of_way(held["rows"], "maml-trpo") == pytest.approx(7.5 / 15)
 
 
+def test_a_folder_without_finished_runs_writes_no_record(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "RECORDS", tmp_path / "records")
+    with pytest.raises(SystemExit):
+        results.main(["record", "Navigation2D", "--run-dir", str(tmp_path)])
+    assert f"no run of {tmp_path} is finished" in capsys.readouterr().err
+    assert not (tmp_path / "records").exists()
+
+
 @pytest.mark.parametrize(
     ("config", "command"),
     [
@@ -144,6 +152,10 @@ def test_the_command_of_a_run_repeats_it(config, command):
 
 def test_rows_that_another_machine_recorded_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RECORDS", tmp_path)
+    whole = replace(results.TABLES["AntDir"], run_dir=tmp_path, eval_tasks=2)
+    monkeypatch.setitem(results.TABLES, "AntDir", whole)
     results.write(tmp_path / "AntDir.json", {"machine": "", "rows": {"promp": {"seeds": [1]}}})
-    results.main(["record", "AntDir", "--run-dir", str(tmp_path / "nothing")])
-    assert json.loads((tmp_path / "AntDir.json").read_text())["rows"] == {"promp": {"seeds": [1]}}
+    fake_run(whole, "oracle", 1, [[2.0], [3.0]], "abcdefg")
+    results.main(["record", "AntDir", "--run-dir", str(tmp_path)])
+    held = json.loads((tmp_path / "AntDir.json").read_text())["rows"]
+    assert (held.keys(), held["promp"]) == ({"promp", "oracle"}, {"seeds": [1]})

@@ -225,8 +225,7 @@ def compare(comparison: Comparison) -> list[Line]:
         comparison.config(name, seed)
     for given in comparison.options:
         comparison.expect_option(given)
-    family = make_family(comparison.family, comparison.horizon, **comparison.family_options)
-    comparison = dataclasses.replace(comparison, horizon=family.horizon)
+    comparison = with_horizon(comparison)
     jobs: dict[Job, tuple[str, int]] = {}
     for name, seed in runs:
         folder = comparison.run_folder(name, seed)
@@ -244,6 +243,12 @@ def compare(comparison: Comparison) -> list[Line]:
     write_figures(lines, comparison.folder / "comparison", comparison.family)
     _write_page(comparison, lines)
     return lines
+
+
+def with_horizon(comparison: Comparison) -> Comparison:
+    """The comparison with the horizon of its family, which its runs name, if it has none."""
+    family = make_family(comparison.family, comparison.horizon, **comparison.family_options)
+    return dataclasses.replace(comparison, horizon=family.horizon)
 
 
 def outcome(comparison: Comparison, name: str, seed: int) -> None:
