@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from metarl.maml import meta_objective
 from metarl.maml.estimators import lvc
 from metarl.maml.inner_loop import InnerLoop, adapt
 from metarl.maml.meta_objective import MetaObjective, policy_objective
@@ -137,10 +138,19 @@ def test_kl_curvature_agrees_with_finite_differences(
     assert exact == pytest.approx(numeric, rel=1e-4)
 
 
+def test_a_curvature_sees_all_of_few_steps(inner, theta, make_random_batch, objective_of):
+    """A stride over one-step episodes would leave a tenth of them."""
+    objective = objective_of([make_random_batch(30 + i) for i in range(2)])
+    vector = {name: torch.ones_like(p) for name, p in theta.items()}
+    strided, whole = (objective.curvature(theta, divergence, stride=s)(vector) for s in (10, 1))
+    assert all(torch.equal(strided[name], whole[name]) for name in theta)
+
+
 @pytest.mark.parametrize("separable", [True, False])
 def test_subsampled_curvature_is_that_of_the_steps_it_sees(
-    inner, theta, make_random_batch, objective_of, separable
+    inner, theta, make_random_batch, objective_of, separable, monkeypatch
 ):
+    monkeypatch.setattr(meta_objective, "LEAST_STEPS", 1)
     inner = dataclasses.replace(inner, separable=separable)
     first, last = (make_random_batch(30 + i) for i in range(2))
     vector = {name: torch.ones_like(p) for name, p in theta.items()}

@@ -3,8 +3,10 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box
 
 from metarl import Config, Learner, UsageError
 from metarl.learners.presets import ALGORITHMS
@@ -18,6 +20,9 @@ from metarl.outer.policy_gradient import PolicyGradient
 from metarl.outer.ppo import PPO, PPOOptions, clipped_surrogate, inner_divergence
 from metarl.outer.reptile import Reptile
 from metarl.policies.parameters import expand, flatten, unflatten
+from metarl.policies.policy import PolicyOptions, make_policy
+from metarl.sampling.data import Batch
+from metarl.support.parallel import Workers
 from metarl.support.randomness import RandomKey
 
 SMALL = {
@@ -220,6 +225,63 @@ def test_ppo_takes_its_epochs_and_adapts_its_penalty():
         torch.testing.assert_close(theta["x"], torch.full((2,), 0.3), rtol=0.1, atol=0)
         assert metrics["outer/inner_kl_penalty"] == 0.8
         assert outer.penalty == pytest.approx(0.8 * factor)
+
+
+def test_a_penalty_of_nothing_is_not_adapted():
+    with pytest.raises(UsageError, match="--inner-kl-penalty must be above 0"):
+        Config.of("maml-ppo", family="envs:Navigation2D-v0", inner_kl_target=0.01)
+    Config.of("promp", family="envs:Navigation2D-v0", inner_kl_target=0.01)
+
+
+def test_the_natural_gradient_keeps_the_trust_region_of_a_bandit():
+    """Its episodes have one step: a tenth of ten left a KL of up to 20 times the claimed one."""
+    options = {"meta_batch_size": 20, "episodes": 10, "inner_lr": 10.0, "device": "cpu"}
+    bandit = Config.of("maml-trpo", family="envs:BernoulliBandit-v0", outer="natural", **options)
+    learner = Learner(bandit)
+    for _ in range(4):
+        assert learner.iterate()["outer/kl"] < 0.02
+
+
+@pytest.mark.parametrize("name", ["maml-pg", "maml-ppo", "es-maml"])
+def test_a_state_is_a_snapshot(name):
+    """Torch changes the moments of Adam in place."""
+    learner, twin = (Learner(Config.of(name, **SMALL)) for _ in range(2))
+    for own in (learner, twin):
+        own.iterate()
+    state = learner.state()
+    learner.on(learner.family).iterate()
+    learner.iterate()
+    twin.iterate()
+    for n, p in twin.parameters.items():
+        assert torch.equal(p, learner.parameters[n])
+    learner.load_state(state)
+    learner.iterate()
+    for n, p in twin.parameters.items():
+        assert torch.equal(p, learner.parameters[n])
+
+
+def test_padding_of_many_actions_is_no_infinite_ratio():
+    """On padding the stored log π is 0, and that of the action 0 is e^143 times as likely."""
+    policy = make_policy(Box(-1, 1, (5,)), Box(-1, 1, (69,)), PolicyOptions(hidden_sizes=(16,)))
+    theta = policy.initial_parameters(np.random.default_rng(0))
+    theta["log_std"] = torch.full((69,), math.log(0.05))
+    valid = torch.ones(4, 3, 10, dtype=torch.bool)
+    valid[:, 0, 6:] = False
+    generator = torch.Generator().manual_seed(0)
+    observations = torch.randn(4, 3, 10, 5, generator=generator) * valid[..., None]
+    policies = policy.distribution(expand(theta, 4), observations)
+    drawn = policies.sample(torch.randn(4, 3, 10, 69, generator=generator))
+    log_probs = policies.log_prob(drawn) * valid
+    advantages = torch.randn(4, 3, 10, generator=generator) * valid
+    batch = Batch(observations, drawn * valid[..., None], log_probs, advantages, advantages,
+                  advantages * 0, valid.float())  # fmt: skip
+    shifted = {**theta, "log_std": theta["log_std"] - 0.01}
+    inner = InnerLoop(policy_objective(policy, naive), 1e-6)
+    adapted = inner.step(inner.begin(theta, 4), batch)
+    objective = MetaObjective(policy, inner, [batch, batch], theta, adapted, Workers(1))
+    value, gradient = objective.gradient(shifted)
+    assert math.isfinite(value)
+    assert all(g.isfinite().all() for g in gradient.values())
 
 
 def test_reptile_moves_a_part_of_the_way():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import gymnasium
 import numpy as np
@@ -12,11 +13,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from metarl import Config, Learner, RL2Config, RL2Learner, UsageError, train
 from metarl.cli.main import main
 from metarl.evaluation.evaluation import Evaluation
-from metarl.sampling.info import InfoMetric, per_episode
+from metarl.sampling.info import InfoMetric, expect_reported, per_episode
 from metarl.simulation import backends
 from metarl.simulation.gymnasium import GymnasiumSimulation
 from metarl.simulation.serial import VectorEnvironments
+from metarl.support.foreign import POLL
 from metarl.support.randomness import Phase, RandomKey
+from metarl.tasks.family import make_family
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 
@@ -142,6 +145,14 @@ def test_what_is_not_reported_is_one_line(changes, message):
     with pytest.raises(UsageError) as caught:
         Learner(dataclasses.replace(SMALL, **changes))
     assert message in str(caught.value)
+
+
+def test_the_time_of_a_step_is_that_of_the_run():
+    """Making an environment may take longer; where one does not return, the process ends."""
+    family = make_family("envs:Navigation2D-v0", horizon=5)
+    made = family.make()
+    object.__setattr__(family, "make", lambda: time.sleep(4 * POLL) or made)
+    expect_reported([InfoMetric.parse("distance")], family, timeout=2 * POLL)
 
 
 def test_a_number_that_no_episode_reports_is_left_out():

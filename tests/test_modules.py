@@ -335,6 +335,42 @@ def test_an_oracle_reads_the_task_beside_the_image():
     learner.iterate()
 
 
+class Features(nn.Module):
+    """Random features in a buffer, which no one learns, and a head that the policy does not use."""
+
+    def __init__(self, space, outputs):
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(math.prod(space.shape), 8))
+        self.inner = nn.Linear(8, outputs)
+        self.critic = nn.Linear(8, 1)
+
+    def forward(self, observations):
+        return self.inner((observations @ self.frequencies).sin())
+
+
+def test_buffers_are_those_of_the_seed_and_part_of_the_checkpoint():
+    def made(seed):
+        return Learner(Config(**SMALL, policy=f"{HERE}:Features", seed=seed))
+
+    def frequencies(learner):
+        return learner.policy.network.buffers()["frequencies"].clone()
+
+    one, again, other = made(1), made(1), made(2)
+    assert torch.equal(frequencies(one), frequencies(again))
+    assert not torch.equal(frequencies(one), frequencies(other))
+    list(one.learn(2))  # no gradient reaches the critic
+    other.load_state(one.state())
+    assert torch.equal(frequencies(one), frequencies(other))
+    task = {"goal": [0.3, 0.1]}
+    ours, theirs = (learner.adapt(task, 1, seed=5) for learner in (one, other))
+    assert np.array_equal(ours.episode_returns, theirs.episode_returns)
+
+
+def test_a_recurrent_policy_may_have_a_head_that_it_does_not_use():
+    sizes = {"trials": 4, "episodes": 2, "horizon": 5, "hidden_size": 8, "device": "cpu"}
+    RL2Learner(RL2Config("envs:Navigation2D-v0", policy=f"{HERE}:Features", **sizes)).iterate()
+
+
 def test_a_run_with_a_module_is_loaded(own_folder, monkeypatch):
     monkeypatch.chdir(own_folder)
     monkeypatch.syspath_prepend(str(own_folder))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from metarl import UsageError
+from metarl.learners import rl2
 from metarl.learners.rl2 import RL2Config, RL2Learner, clipped_loss, make_experience
 from metarl.policies.normalisation import Statistics
 from metarl.runs.run import run
@@ -139,6 +140,33 @@ def test_the_loss_at_the_start_is_that_of_the_values_alone():
     loss = clipped_loss(learner.network, batch, SMALL)
     error = (trials.values - batch.targets)[batch.valid].square().sum()
     assert loss.item() == pytest.approx(float(0.25 * error), rel=1e-3, abs=1e-2)
+
+
+def test_padding_is_no_infinite_ratio():
+    """There log π may be far from the 0 that stands for it, with many actions and a small σ."""
+    learner, trials = sampled()
+    batch = experience_of(trials)
+    assert not batch.valid.all()
+    wild = dataclasses.replace(batch, log_probs=batch.log_probs - 200.0 * ~batch.valid)
+    assert clipped_loss(learner.network, wild, SMALL).isfinite()
+
+
+def test_no_more_trials_are_computed_at_once_than_are_allowed(monkeypatch):
+    running, most = [0], []
+
+    def counted(network, batch, config):
+        running[0] += len(batch.valid)
+        most.append(running[0])
+        loss = clipped_loss(network, batch, config)
+        running[0] -= len(batch.valid)
+        return loss
+
+    monkeypatch.setattr(rl2, "clipped_loss", counted)
+    sizes = {"trials": 40, "episodes": 2, "horizon": 4, "minibatches": 1, "hidden_size": 8}
+    RL2Learner(
+        RL2Config("envs:Navigation2D-v0", task_chunk=5, threads=8, device="cpu", **sizes)
+    ).iterate()
+    assert max(most) <= 5
 
 
 def test_the_clip_stops_what_went_far_enough():

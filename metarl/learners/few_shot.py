@@ -37,7 +37,7 @@ from metarl.outer.loop import StepSizeOptions
 from metarl.outer.policy_gradient import PolicyGradient
 from metarl.outer.reptile import Reptile
 from metarl.policies.deployed import DeployedModule
-from metarl.policies.module_network import initial_parameters
+from metarl.policies.module_network import initial_parameters, replace_buffers
 from metarl.policies.parameters import Parameters
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.finite import expect_finite, expect_finite_state, not_finite
@@ -285,6 +285,7 @@ class FewShotLearner(BaseLearner):
             "parameters": {name: p.cpu() for name, p in self.parameters.items()},
             "iteration": self.iteration,
             "outer": self.outer.state(),
+            "buffers": {n: b.cpu().clone() for n, b in self.problem.module.named_buffers()},
         }
 
     def load_state(self, state: State) -> None:
@@ -292,6 +293,8 @@ class FewShotLearner(BaseLearner):
         self.parameters = {n: p.to(self.device) for n, p in state["parameters"].items()}
         self.iteration = state["iteration"]
         self.outer.load_state(state["outer"])
+        # A checkpoint of an earlier version lacks them.
+        replace_buffers(self.problem.module, state.get("buffers", {}))
 
     def _sample(self, number: int, key: RandomKey, split: str) -> tuple[Samples, Samples, Shard]:
         """Support and query sets of the tasks of this process, and which of all these are."""

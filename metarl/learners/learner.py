@@ -105,7 +105,7 @@ class MetaLearner(BaseLearner):
         self.simulation_device = device_of(backend)
         if self.info_metrics:
             expect_info(self.simulation, backend)
-            expect_reported(self.info_metrics, self.family)
+            expect_reported(self.info_metrics, self.family, config.worker_timeout)
         for warning in running_statistics(self.family.prototype):
             logger.warning("%s: %s", self.family.id, warning)
         self._simulations: dict[tuple[int, int], list[Simulation]] = {}

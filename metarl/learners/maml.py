@@ -199,6 +199,7 @@ class MAMLLearner(MetaLearner):
             "iteration": self.iteration,
             "env_steps": self.env_steps,
             "outer": self.outer.state(),
+            "buffers": {n: b.clone() for n, b in self.policy.network.buffers().items()},
             "observations": {} if normaliser is None else normaliser.state(),
             "tasks": self.task_sampler.state(),
             "advantages": {n: x.clone() for n, x in self.advantages.state_dict().items()},
@@ -212,6 +213,7 @@ class MAMLLearner(MetaLearner):
         if self.policy.normaliser is not None:
             self.policy.normaliser.load_state(state["observations"])
         # A checkpoint of an earlier version lacks the following.
+        self.policy.network.load_buffers(state.get("buffers", {}))
         self.task_sampler.load_state(state.get("tasks", {}))
         self.advantages.load_state_dict(state.get("advantages", Statistics(1).state_dict()))
 

@@ -170,7 +170,9 @@ def clipped_loss(network: RecurrentPolicy, batch: Experience, config: RL2Config)
     L = −min(ρ A, clip(ρ, 1 ± ε) A) + ½ c_v (V − target)² − c_e H
     """
     distribution, values, _ = network(batch.inputs)
-    ratio = (distribution.log_prob(batch.actions) - batch.log_probs).exp()
+    # On padding, which weighs nothing, the exponential could be infinite.
+    log_ratio = (distribution.log_prob(batch.actions) - batch.log_probs) * batch.valid
+    ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
     surrogate = torch.min(ratio * batch.advantages, clipped * batch.advantages)
     error = 0.5 * (values - batch.targets).square()
@@ -333,7 +335,7 @@ class RL2Learner(MetaLearner):
 
         def gradient(chunk: slice) -> tuple[Tensor, ...]:
             loss = clipped_loss(self.network, batch[chunk], self.config) / number
-            return torch.autograd.grad(loss, parameters)
+            return torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
 
         chunks = self._chunks(batch)
         gradients = self.workers.sum(gradient, chunks, self._shard_of(batch))
@@ -367,5 +369,7 @@ class RL2Learner(MetaLearner):
         return [slice(*bounds) for bounds in pairwise(ends)]
 
     def _shard_of(self, batch: Experience) -> Shard:
-        """Each chunk of trials as one task, for a sum over them."""
-        return Shard(len(self._chunks(batch)), 1)
+        """Each chunk of trials as one of as many tasks as the largest has, for a sum over them."""
+        chunks = self._chunks(batch)
+        largest = max(chunk.stop - chunk.start for chunk in chunks)
+        return Shard(len(chunks) * largest, largest)

@@ -144,7 +144,11 @@ class InnerLoop:
             value = self.objective({**parameters, **own}, experience)
             # Tasks are independent, so the gradient of the sum holds each task's own.
             gradients = torch.autograd.grad(
-                value.sum(), tuple(own.values()), create_graph=create_graph and not self.first_order
+                value.sum(),
+                tuple(own.values()),
+                create_graph=create_graph and not self.first_order,
+                allow_unused=True,  # by a module with a head for something else
+                materialize_grads=True,
             )
         return own, dict(zip(own, gradients, strict=True))
 

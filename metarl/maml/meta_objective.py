@@ -21,6 +21,10 @@ from metarl.support.finite import expect_finite, not_finite
 from metarl.support.looks import read
 from metarl.support.parallel import Shard, Workers
 
+LEAST_STEPS = 100
+"""Steps of a task that a curvature sees, where there are as many: a stride leaves one of ten pulls
+of a bandit, whose episodes have one step, and with it a KL that is many times the claimed one."""
+
 BYTES_OF_GRAPH = 48.0
 """Of each number that the policy keeps of a step, in the graph that Fisher products differentiate:
 for each of K inner steps and once more. Measured; tests/faults/test_memory.py checks it."""
@@ -217,6 +221,7 @@ class MetaObjective:
         That changes no bit.
         """
         chunks = self._chunks
+        stride = min(stride, max(1, self._batches[-1].rows // LEAST_STEPS))
         if stride > 1:
             first = self._shard.tasks.start
             *inner_batches, last = self._batches
@@ -376,6 +381,8 @@ class MetaObjective:
         """The chunk under the policies on the path from θ."""
         batch = chunk.batch
         new = self._policy.distribution(path[-1], batch.observations)
+        # On padding, which weighs nothing, the exponential could be infinite.
+        log_ratio = (new.log_prob(batch.actions) - batch.log_probs) * (batch.weight > 0)
 
         def before() -> list[Stage]:
             news = self._policies(path, chunk.inner_batches)
@@ -385,7 +392,7 @@ class MetaObjective:
         return Replay(
             Stage(chunk.collected_by, new, batch.mean),
             before,
-            torch.exp(new.log_prob(batch.actions) - batch.log_probs),
+            torch.exp(log_ratio),
             batch.advantages,
             self._correction(path, chunk),
         )

@@ -1,5 +1,6 @@
 """Gradient ascent with Adam on a parameter dict; the state fits in a checkpoint."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,9 +41,9 @@ class Adam:
         return {name: leaf.detach() for name, leaf in leaves.items()}
 
     def state(self) -> dict[str, Any]:
-        """The moments so far, as tensors and plain types."""
-        return {} if self._state is None else {"adam": self._state}
+        """The moments so far, as tensors and plain types; copies: torch changes them in place."""
+        return {} if self._state is None else {"adam": copy.deepcopy(self._state)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continues from `state()`."""
-        self._state = state.get("adam")
+        self._state = copy.deepcopy(state.get("adam"))

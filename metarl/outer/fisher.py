@@ -23,9 +23,10 @@ class NaturalOptions:
     cg_damping: NonNegative = 1e-5
     """Added to the diagonal of the Fisher matrix."""
     fisher_fraction: Share = 0.1
-    """Share of the time steps that Fisher products use; 1 uses all. They are evenly spaced, and
-    begin at another step in each episode. The gradient and the line search always use all, and so
-    do the inner steps of estimators other than naive, lvc and first_order."""
+    """Share of the time steps that Fisher products use; 1 uses all. They are evenly spaced, begin
+    at another step in each episode, and are at least 100 of a task. The gradient and the line
+    search always use all, and so do the inner steps of estimators other than naive, lvc and
+    first_order."""
 
 
 def natural_step(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metarl.outer.adam import Adam
-from metarl.outer.loop import OuterLoop, StepSizeOptions
+from metarl.outer.loop import OuterLoop, StepSizeOptions, expect
 from metarl.outer.objective import PolicyObjective, Replay, Term, divergence, surrogate
 from metarl.policies.parameters import Parameters, flatten
 from metarl.support.looks import read
@@ -25,7 +25,8 @@ class PPOOptions(StepSizeOptions):
     inner_kl_penalty: NonNegative = 0.0
     """Weight in ppo of the KL between the policies before adaptation (ProMP)."""
     inner_kl_target: NonNegative = 0.0
-    """Above 0, the penalty is adapted so that this KL stays near it."""
+    """Above 0, the penalty is doubled or halved from update to update so that this KL stays near
+    it; inner_kl_penalty is the first one."""
 
 
 def clipped_surrogate(clip: float) -> Term:
@@ -64,6 +65,16 @@ class PPO(OuterLoop[PPOOptions]):
         self._options = options
         self.penalty = options.inner_kl_penalty
         self._adam = Adam(options.outer_lr)
+
+    @classmethod
+    def check(cls, options: Any) -> None:
+        """Checks that there is a penalty to adapt."""
+        super().check(options)
+        expect(
+            not options.inner_kl_target or options.inner_kl_penalty > 0,
+            f"--inner-kl-target {options.inner_kl_target:g} adapts a penalty, of which doubling "
+            "makes nothing: --inner-kl-penalty must be above 0",
+        )
 
     def term(self, replay: Replay) -> Tensor:
         """What the steps of Adam increase: [tasks]."""

@@ -61,6 +61,13 @@ class MLP:
             parameters[f"layer_{i}.bias"] = torch.zeros(n_out)
         return parameters
 
+    def buffers(self) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def load_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        """Does nothing."""
+
     def output(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Tensor:
         """The last layer's output: [tasks, ..., outputs]."""
         activation = ACTIVATIONS[self.activation]

@@ -21,6 +21,13 @@ def initial_parameters(module: nn.Module) -> Parameters:
     return {name: p.detach().clone() for name, p in module.named_parameters()}
 
 
+def replace_buffers(module: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Gives the module copies of these in place of its buffers of the same names."""
+    for name, values in buffers.items():
+        place, _, own = name.rpartition(".")
+        setattr(module.get_submodule(place), own, values.to(module.get_buffer(name), copy=True))
+
+
 def own_copy(module: nn.Module) -> nn.Module:
     """The module, or in another thread than the main one a copy, which shares the tensors.
 
@@ -118,9 +125,21 @@ class ModuleNetwork:
         return {name: every[name] for name in self.context} if self.adapts_context else {}
 
     def initial_parameters(self, generator: np.random.Generator) -> Parameters:
-        """Those of a new module."""
-        every = initial_parameters(self.fresh_module(int(generator.integers(2**63))))
+        """Those of a new module, of which this one takes the buffers."""
+        fresh = self.fresh_module(int(generator.integers(2**63)))
+        replace_buffers(self.module, dict(fresh.named_buffers()))
+        self._on_devices.clear()
+        every = initial_parameters(fresh)
         return {name: p for name, p in every.items() if name not in self.fresh}
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Those of the module."""
+        return dict(self.module.named_buffers())
+
+    def load_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        """Continues with these in place of the module's own."""
+        replace_buffers(self.module, buffers)
+        self._on_devices.clear()
 
     def fresh_module(self, seed: int) -> nn.Module:
         """A new module, whose initialisation draws from torch's generator with this seed."""

@@ -51,6 +51,12 @@ class Network(Protocol):
     def initial_parameters(self, generator: np.random.Generator) -> Parameters:
         """New parameters without a task dimension, and without those of `fresh`."""
 
+    def buffers(self) -> dict[str, Tensor]:
+        """Tensors that are no parameters and that every task shares, by name; no copies."""
+
+    def load_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        """Continues with copies of these."""
+
     def output(self, parameters: Mapping[str, Tensor], observations: Tensor) -> Tensor:
         """Observations [tasks, ..., observation] -> [tasks, ..., outputs]."""
 

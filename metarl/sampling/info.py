@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl.simulation.results import number_of, reset_result, step_result
 from metarl.support.errors import UsageError, nearest
-from metarl.support.foreign import Calling
+from metarl.support.foreign import START_LIMIT, Calling
 from metarl.tasks.family import TaskFamily
 
 
@@ -60,14 +60,17 @@ def per_episode(values: Tensor, valid: Tensor, metrics: Sequence[InfoMetric]) ->
     return torch.where(wanted, means, at_end)
 
 
-def expect_reported(metrics: Sequence[InfoMetric], family: TaskFamily) -> None:
+def expect_reported(metrics: Sequence[InfoMetric], family: TaskFamily, timeout: float) -> None:
     """Checks that the family's environment reports the metrics.
+
+    Args:
+        timeout: seconds that a step may take.
 
     Raises:
         UsageError: it does not; the message names the numbers that it reports.
 
     """
-    known = _reported(family)
+    known = _reported(family, timeout)
     for metric in metrics:
         if metric.name not in known:
             raise UsageError(
@@ -76,11 +79,12 @@ def expect_reported(metrics: Sequence[InfoMetric], family: TaskFamily) -> None:
             )
 
 
-def _reported(family: TaskFamily) -> list[str]:
+def _reported(family: TaskFamily, timeout: float) -> list[str]:
     """The keys of all numbers in the infos of one episode with random actions."""
     found: dict[str, None] = {}
-    with Calling(lambda: f"{family.id}: an episode of random actions") as calling:
+    with Calling(lambda: f"{family.id}: __init__", max(timeout, START_LIMIT)):
         env: gymnasium.Env = family.make()
+    with Calling(lambda: f"{family.id}: an episode of random actions", timeout) as calling:
         env.action_space.seed(0)
         reset_result(env.reset(seed=0))
         for _ in range(family.horizon):

@@ -240,11 +240,15 @@ class Workers:
     def keeps(self, tasks: int, bytes_each: float, device: torch.device) -> bool:
         """Whether what is computed of so many tasks may be kept, or has to be computed again.
 
-        Without `task_chunk`, it may take half of the memory that is free.
+        Without `task_chunk`, it may take half of the memory that is free, divided by the processes
+        that share it.
         """
         if self.task_chunk:
             return tasks <= self.task_chunk
-        return tasks * bytes_each <= free_memory(device) / 2
+        sharing = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        if device.type == "cuda":
+            sharing = -(-sharing // torch.cuda.device_count())
+        return tasks * bytes_each <= free_memory(device) / 2 / sharing
 
     def sum(
         self, function: Callable[[Any], tuple[Tensor, ...]], items: Iterable[Any], shard: Shard

@@ -26,6 +26,7 @@ from metarl.maml.inner_loop import InnerLoop, adapt
 from metarl.maml.meta_objective import BYTES_OF_GRAPH, MetaObjective, policy_objective
 from metarl.outer.objective import divergence
 from metarl.policies.parameters import expand, flatten
+from metarl.support import parallel
 from metarl.support.parallel import Shard, Workers
 
 HERE = Path(__file__).parent
@@ -69,7 +70,7 @@ def test_a_run_is_the_same_with_less_memory():
             assert torch.equal(p, learner.parameters[name])
 
 
-def test_the_bound_holds_for_what_is_computed_at_once():
+def test_the_bound_holds_for_what_is_computed_at_once(monkeypatch):
     running, most = [], []
 
     def busy(item):
@@ -87,6 +88,11 @@ def test_the_bound_holds_for_what_is_computed_at_once():
     assert not Workers(1, task_chunk=3).keeps(4, 0.0, torch.device("cpu"))
     assert Workers(1).keeps(4, 1e3, torch.device("cpu"))
     assert not Workers(1).keeps(4, 1e15, torch.device("cpu"))
+    monkeypatch.setattr(parallel, "free_memory", lambda _: 100.0)
+    for sharing, kept in ((1, 50), (4, 12)):  # processes of a host
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(sharing))
+        assert Workers(1).keeps(kept, 1.0, torch.device("cpu"))
+        assert not Workers(1).keeps(kept + 1, 1.0, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
