@@ -7,10 +7,11 @@ import pytest
 from forked import metarl
 from gymnasium.spaces import Box
 
+from metarl.cli import check as cli_check
 from metarl.simulation import checks
 from metarl.simulation.backends import make_simulation
 from metarl.simulation.bounds import FamilyFaultError, outside
-from metarl.simulation.checker import check_family
+from metarl.simulation.checker import Finding, check_family
 from metarl.simulation.checks import CHECKS
 from metarl.support.errors import UsageError
 from metarl.tasks.family import make_family
@@ -94,6 +95,14 @@ def test_what_does_not_pickle_is_found():
     (finding,) = (f for f in check_family(family) if f.name == "pickles")
     assert not finding.passed
     assert "pickle" in finding.detail
+
+
+def test_brackets_of_a_message_are_text(monkeypatch, capsys):
+    finding = Finding("runs", False, "cannot read [/data/table.npy] for [red]", "")
+    monkeypatch.setattr(cli_check, "check_apart", lambda _: iter([finding]))
+    with pytest.raises(SystemExit):
+        cli_check.run(["faulty_families:Line-v0"])
+    assert finding.detail in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(("name", "status"), [("Line", 0), ("NanReward", 1)])

@@ -56,6 +56,7 @@ def failure(capsys, *arguments):
         (["--family", DIR, "--family-options", "speed", "2"], ["no option speed"]),
         (["--family", DIR, "--run-dir", "/dev/null/run"], ["/dev/null/run cannot be written"]),
         ([], ["Missing", "--family"]),
+        (["--family", DIR, "--family-options", "speed"], ["--family-options"]),
         (
             ["--family", DIR, "--algorithm", "mamltrpo"],
             ["mamltrpo must be one of maml-trpo, promp"],
@@ -122,6 +123,15 @@ def test_an_existing_run_and_a_run_in_use_are_errors(capsys, tmp_path):
 def test_a_mistake_leaves_no_run_folder(capsys, tmp_path):
     failure(capsys, "--family", "envs:Nothing-v0", "--run-dir", str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+    family = ["--family", "envs:Navigation2D-v0", *TINY]
+    run_experiment(arguments=[*family, "--run-dir", str(tmp_path / "first")])
+    other = ["--init-from", str(tmp_path / "first"), "--hidden-sizes", "5"]
+    capsys.readouterr()
+    failure(capsys, *family, *other, "--run-dir", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    failure(capsys, *family, *other, "--run-dir", str(tmp_path / "mine"))
+    assert (tmp_path / "mine").exists()
 
 
 def test_a_run_goes_on_from_its_folder_alone(tmp_path, capsys):
@@ -325,6 +335,30 @@ def test_a_declared_family_lists_what_its_environment_has():
         assert family.declaration == getattr(env, "family", None)
 
 
+CELLS = """
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, MultiBinary, MultiDiscrete
+
+class Cells(gymnasium.Env):
+    def __init__(self):
+        self.observation_space = self.action_space = Box(-1, 1, (2,))
+        self.task_space = Dict(cell=MultiDiscrete([3, 4]), flags=MultiBinary(3))
+        self.task = {"cell": np.zeros(2, int), "flags": np.zeros(3, int)}
+
+gymnasium.register("Cells-v0", entry_point="cells_family:Cells")
+"""
+
+
+def test_families_of_any_task_space_are_listed(capsys, tmp_path, monkeypatch):
+    (tmp_path / "cells_family.py").write_text(CELLS)
+    monkeypatch.syspath_prepend(tmp_path)
+    main(["families", "cells_family"])
+    output = capsys.readouterr().out
+    assert re.search(r"Cells-v0 +cell 0 to 3 × 2 +- ", output)  # it has no horizon
+    assert "flags 0 to 1 × 3" in output
+
+
 def test_metarl_lists_the_families(capsys):
     main(["families"])
     output = capsys.readouterr().out
@@ -449,12 +483,22 @@ def test_several_seeds_are_the_runs_of_each_one(tmp_path, capsys):
     assert returns(tmp_path / "several" / "seed-1") != returns(tmp_path / "one")
 
 
+def test_several_seeds_hide_no_help_and_no_preset(tmp_path, capsys):
+    options = ["train", "--family", "envs:Navigation2D-v0", *TINY, "--seeds", "1", "2"]
+    with pytest.raises(SystemExit):
+        main([*options, "--help"])
+    assert "--inner-lr" in capsys.readouterr().out
+    main([*options, "--preset", "tuned", "--run-dir", str(tmp_path / "several")])
+    assert capsys.readouterr().out.startswith("preset of envs:Navigation2D-v0 for maml-trpo: --")
+
+
 @pytest.mark.parametrize(
     ("seeds", "message"),
     [
         (["1", "1"], "--seeds 1 1 must name at least one seed, and each once"),
         (["1", "x"], "x"),
         (["1", "-2"], "--seed -2"),
+        (["1", "2", "--seed", "7"], "--seed and --seeds contradict each other"),
     ],
 )
 def test_wrong_seeds_are_refused_before_any_run_begins(tmp_path, capsys, seeds, message):

@@ -86,6 +86,13 @@ def test_the_command_line_wins_and_a_run_can_be_repeated(tmp_path):
         return [value for name, value in metrics.items() if name.startswith(("return/", "outer/"))]
 
     assert returns(first) == returns(second)
+    run = ["--config", str(first / "config.json")]
+    for words in (["--algorithm", "reptile"], ["--preset=tuned"]):
+        with pytest.raises(UsageError, match="has every option of a run, with its --"):
+            expanded([*run, *words])
+    with pytest.raises(UsageError, match="give a file with the options that are to stay"):
+        expanded([*run, "--search", "algorithm=promp,reptile"])
+    expanded([*run, "--algorithm", "promp"])
 
 
 @pytest.mark.parametrize(

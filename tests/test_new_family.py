@@ -23,7 +23,9 @@ def test_the_starter_passes_its_own_test(mujoco, tmp_path):
     assert "2 passed" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["reach", "My-Family", "../Reach", "", "2D", "Class"])
+@pytest.mark.parametrize(
+    "name", ["reach", "My-Family", "../Reach", "", "2D", "Class", "Queue", "Torch"]
+)
 def test_a_name_that_is_none_is_refused(name, tmp_path):
     with pytest.raises(UsageError, match="family name"):
         write_family(name, tmp_path)

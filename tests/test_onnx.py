@@ -41,6 +41,8 @@ def test_the_model_gives_what_the_policy_gives(kind, tmp_path):
     assert held.keys() == {"policy.safetensors", "policy.pt2", "policy.onnx"}
     assert held["policy.onnx"] == hashlib.sha256(file.read_bytes()).hexdigest()
     session = onnxruntime.InferenceSession(str(file))
+    adapted.export(tmp_path)  # without a model: none of another policy may stay
+    assert not file.exists()
     assert [x.name for x in session.get_inputs()] == inputs_of(policy)
     assert [x.name for x in session.get_outputs()] == list(policy.results)
     generator = torch.Generator().manual_seed(0)

@@ -93,6 +93,20 @@ def test_several_families_stay_in_the_names_of_the_lines(tmp_path, folders):
     assert [line.name for line in lines_of([rl2, folders[0]])] == ["rl2", "promp"]
 
 
+def test_runs_that_differ_in_more_than_seeds_are_lines_of_their_own(tmp_path):
+    made = [
+        make_run(tmp_path / "a", 1, inner_lr=0.1, hidden_sizes=[8], iterations=3),
+        make_run(tmp_path / "b", 2, inner_lr=0.1, hidden_sizes=[8], iterations=5, device="cuda"),
+        make_run(tmp_path / "c", 1, inner_lr=0.5, hidden_sizes=[8], iterations=3),
+        make_run(tmp_path / "d", 3, inner_lr=0.1, iterations=3),  # of an earlier version
+    ]
+    lines = lines_of(made)
+    assert [(line.name, [run.seed for run in line.runs]) for line in lines] == [
+        ("promp, inner_lr 0.1", [1, 2, 3]),
+        ("promp, inner_lr 0.5", [1]),
+    ]
+
+
 def test_a_seed_cannot_stand_twice_in_a_line(tmp_path, folders):
     again = make_run(tmp_path / "again")
     message = f"{folders[0]} and {again} are both promp, Hill-v0, seed 1"

@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -353,6 +354,9 @@ def test_a_folder_of_images_is_classes(tmp_path):
         (tmp_path / name).mkdir()
         for i in range(number + 2):
             Image.new("RGB", (9, 5), (255, 0, 255 * number)).save(tmp_path / name / f"{i}.png")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    shutil.copy(tmp_path / "cats" / "0.png", tmp_path / ".ipynb_checkpoints")
+    (tmp_path / "cats" / ".DS_Store").write_text("of a Mac")
     cats, dogs = image_folder(tmp_path, size=4)
     assert (cats.shape, dogs.shape) == ((2, 3, 4, 4), (3, 3, 4, 4))
     assert cats[0, :, 0, 0].tolist() == [1, -1, -1]

@@ -7,6 +7,7 @@ import pytest
 from metarl import Config, Learner, UsageError, train
 from metarl.cli.main import main
 from metarl.cli.train import progress_of
+from metarl.evaluation.evaluation import judging_split
 from metarl.runs.stopping import reason_to_stop
 from metarl.studies.jobs import Job
 from metarl.support.places import place_in_called_code
@@ -62,6 +63,19 @@ def test_the_rule_by_hand(options, values, stops):
     if "target" in options:
         options = {"target": -options["target"]}
     assert (reason_to_stop(history(*negated), JudgedByLoss(**options)) is not None) == stops
+
+
+@pytest.mark.parametrize(
+    ("splits", "judges"),
+    [
+        (("train", "test"), "test"),
+        (("beyond", "train"), "beyond"),
+        (("train",), "train"),
+        ((), None),
+    ],
+)
+def test_training_tasks_judge_only_where_no_others_are_evaluated(splits, judges):
+    assert judging_split(splits) == judges
 
 
 def test_the_time_is_that_of_the_whole_run():

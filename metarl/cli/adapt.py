@@ -144,7 +144,7 @@ def _print_returns(adapted: Adapted, title: str, units: Mapping[str, str]) -> No
     for k, (value, error) in enumerate(zip(returns, errors, strict=True)):
         interval = f" ± {error:.2g}" if number > 1 else ""
         table.add_row(str(k), counted(k * number, "episode"), f"{value:.4g}{interval}")
-    Console().print(table)
+    Console(markup=False).print(table)
     best = int(np.argmax(returns))
     if number > 1 and returns[best] - errors[best] > returns[-1] + errors[-1]:
         print(f"step {best} has a higher return than the last: --steps {best} exports its policy")

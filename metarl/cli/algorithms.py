@@ -18,4 +18,4 @@ def run(_: Sequence[str]) -> None:
         "a recurrent policy (--learner rl2), a control of metarl compare",
         "Duan et al. 2016, arXiv 1611.02779",
     )
-    Console().print(table)
+    Console(markup=False).print(table)

@@ -43,7 +43,7 @@ def run(names: Sequence[str]) -> None:
             outcome = "caution" if finding.caution else "ok" if finding.passed else "FAULT"
             table.add_row(outcome, finding.name, detail)
             faults += not finding.passed
-        Console().print(table)
+        Console(markup=False).print(table)
     if faults:
         print(f"{counted(faults, 'fault')} found", file=sys.stderr)
         raise SystemExit(1)

@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> None:
         f"{options.family}: mean return on {options.eval_tasks} held-out tasks for each of "
         f"{options.seeds} seeds, 95 % interval over tasks"
     )
-    Console(width=max(Console().width, 140)).print(table)
+    Console(width=max(Console().width, 140), markup=False).print(table)
     print(
         f"wrote {options.folder}/comparison.png, .pdf and .csv; next: tensorboard --logdir "
         f"{options.folder}"

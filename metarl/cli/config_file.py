@@ -17,6 +17,8 @@ from metarl.support.types import Json
 OPTION = "--config"
 OF_A_RUN = ("run_dir", "resume")
 """Options in the config.json of a run that its repetition does not take over."""
+CHOOSING = ("algorithm", "preset")
+"""Options that choose others, all of which the config.json of a run has."""
 READERS: dict[str, Callable[[str], Any]] = {
     ".json": json.loads,
     ".toml": tomllib.loads,
@@ -43,8 +45,24 @@ def expanded(arguments: Sequence[str]) -> list[str]:
         path = value if equals else next(rest, None)
         if path is None or path.startswith("--"):
             raise UsageError(f"{OPTION} needs a file: {', '.join(READERS)}")
-        words += _words(_read(Path(path)), path)
+        options, is_run = _read(Path(path))
+        if is_run:
+            _expect_same_choices(options, path, arguments)
+        words += _words(options, path)
     return [*words, *others]
+
+
+def _expect_same_choices(options: Json, path: str, arguments: Sequence[str]) -> None:
+    """Checks that no word chooses other options, before all of which those of a run would come."""
+    for word, after in zip(arguments, (*arguments[1:], ""), strict=False):
+        name, equals, value = word.partition("=")
+        chosen = name.removeprefix("--")
+        is_option = chosen in CHOOSING and (equals or name.startswith("--"))
+        if is_option and (value if equals else after) != options.get(chosen):
+            raise UsageError(
+                f"--{chosen}: {path} has every option of a run, with its --{chosen} "
+                f"{options.get(chosen)}; give a file with the options that are to stay"
+            )
 
 
 @contextlib.contextmanager
@@ -55,7 +73,7 @@ def naming_file(arguments: Sequence[str]) -> Iterator[None]:
     except UsageError as error:
         text = str(error)
         for path, words in _files(arguments):
-            given = [word for word in words if re.search(rf"{word}(?![\w-])", text)]
+            given = [word for word in words if re.search(rf"{re.escape(word)}(?![\w-])", text)]
             if given and path not in text:
                 raise type(error)(f"{text} ({path} has {', '.join(given)})") from error
         raise
@@ -70,8 +88,8 @@ def _files(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
             yield path, [w for w in expanded([OPTION, path]) if w.startswith("--")]
 
 
-def _read(path: Path) -> Json:
-    """The options that a file holds: those of a run's config.json, or all of another file."""
+def _read(path: Path) -> tuple[Json, bool]:
+    """The options that a file holds, and whether it is the config.json of a run."""
     if path.suffix not in READERS:
         raise UsageError(f"{OPTION} {path} must end in one of {', '.join(READERS)}")
     try:
@@ -82,10 +100,10 @@ def _read(path: Path) -> Json:
         reason = " ".join(str(error).split())
         raise UsageError(f"{OPTION} {path} cannot be read: {reason}") from error
     if isinstance(content, dict) and isinstance(content.get("config"), dict):
-        return {n: value for n, value in content["config"].items() if n not in OF_A_RUN}
+        return {n: value for n, value in content["config"].items() if n not in OF_A_RUN}, True
     if not isinstance(content, dict):
         raise UsageError(f"{OPTION} {path} must hold names and values of options")
-    return content
+    return content, False
 
 
 def _words(options: Json, path: str) -> list[str]:

@@ -154,4 +154,4 @@ def print_evaluation(evaluation: Evaluation, title: str = "") -> None:
         rows = [[metrics[f"{n}/step_{k}/{x}"] for x in ("mean", "low", "high")] for n in names]
         cells = ([f"{x:.{digits}f}" for x in row] for row in rows)
         table.add_row(str(k), *(f"{mean} [{low}, {high}]" for mean, low, high in cells))
-    Console().print(table)
+    Console(markup=False).print(table)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import gymnasium
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -10,6 +11,7 @@ from metarl.simulation.backends import backend_name
 from metarl.support.types import Space
 from metarl.tasks.distributions import Ball, Choice, Distribution, Uniform
 from metarl.tasks.family import TaskFamily, registered_families
+from metarl.tasks.task import finite_sizes, first_value
 
 WIDE = 120
 """Smallest width of the table, in columns."""
@@ -21,7 +23,8 @@ def run(modules: Sequence[str]) -> None:
     """Lists the registered families, including those of `modules`."""
     table = Table("family", "task", "horizon", "splits", "steps by", "source", box=None)
     for name in registered_families(modules):
-        family = TaskFamily(name, gymnasium.spec(name).max_episode_steps or 1)
+        horizon = gymnasium.spec(name).max_episode_steps
+        family = TaskFamily(name, horizon or 1)
         distributions = family.distribution.parameters
         parameters = "\n".join(
             f"{key} {_range(space, distributions.get(key))}"
@@ -29,19 +32,21 @@ def run(modules: Sequence[str]) -> None:
         )
         splits, backend = " ".join(family.splits), backend_name(family)
         source = family.declaration.source if family.declaration else ""
-        table.add_row(name, parameters, str(family.horizon), splits, backend, source)
-    Console(width=max(Console().width, WIDE)).print(table)
+        table.add_row(name, parameters, str(horizon or "-"), splits, backend, source)
+    Console(width=max(Console().width, WIDE), markup=False).print(table)
     print("--family takes MODULE:ID, or ID if metarl or an installed package announces the family")
 
 
 def _range(space: Space, distribution: Distribution | None) -> str:
     """A parameter's range, shape and unit, and the training range if that is narrower."""
-    if isinstance(space, gymnasium.spaces.Discrete):
-        return f"{space.start} to {space.start + space.n - 1}"
+    shape = "×".join(map(str, space.shape or ()))
+    if (sizes := finite_sizes(space)) is not None:
+        first = first_value(space)
+        text = f"{np.min(first)} to {np.max(first + sizes - 1)}"
+        return f"{text} × {shape}" if shape else text
     assert isinstance(space, gymnasium.spaces.Box)  # a task space has no other parameters
     if isinstance(distribution, Choice):
         return f"{_set(distribution)} {distribution.unit}".rstrip()
-    shape = "×".join(map(str, space.shape))
     text = f"[{space.low.min():.3g}, {space.high.max():.3g}]{f' × {shape}' if shape else ''}"
     text += f" {unit}" if (unit := getattr(distribution, "unit", "")) else ""
     if isinstance(distribution, Ball) and distribution.beyond is not None:

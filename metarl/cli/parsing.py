@@ -163,9 +163,8 @@ def peek(options: type[T], arguments: Sequence[str]) -> T:
     """
     arguments = joined_pairs(options, arguments)
     try:
-        known, _ = tyro.cli(
-            options, args=arguments, return_unknown_args=True, add_help=False, console_outputs=False
-        )
+        with contextlib.redirect_stderr(io.StringIO()):
+            known, _ = tyro.cli(options, args=arguments, return_unknown_args=True, add_help=False)
     except SystemExit:
         return options()
     return known

@@ -12,7 +12,7 @@ NARROWEST = 100
 
 def console() -> Console:
     """Prints tables of at least `NARROWEST` columns."""
-    return Console(width=max(Console().width, NARROWEST))
+    return Console(width=max(Console().width, NARROWEST), markup=False)
 
 
 @contextlib.contextmanager

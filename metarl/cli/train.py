@@ -100,17 +100,20 @@ def run_experiment(
     ):
         arguments = [word for word in expanded(given) if word != TRUST]
         if any(word.split("=")[0] == "--seeds" for word in arguments):
-            several, others = parse_known(_Several, arguments, None, command or "train")
-            _train_each(
-                [
-                    parse_config(default, description, _of_seed(others, seed), command)
-                    for seed in several.distinct
-                ],
-                source,
-            )
+            asks = [word for word in arguments if word in ("-h", "--help")]  # of all options
+            rest = [word for word in arguments if word not in asks]
+            several, others = parse_known(_Several, rest, None, command or "train")
+            if any(word.split("=")[0] == "--seed" for word in given):
+                raise UsageError("--seed and --seeds contradict each other: give one of them")
+            configs = [
+                parse_config(default, description, [*_of_seed(others, seed), *asks], command)
+                for seed in several.distinct
+            ]
+            _print_tuned(configs[0])
+            _train_each(configs, source)
             return None
         config = parse_config(default, description, arguments, command)
-        if is_leader() and isinstance(config, FamilyRunConfig) and config.preset == TUNED:
+        if is_leader():
             _print_tuned(config)
         learner = train(config)
     if not is_leader():
@@ -162,7 +165,8 @@ def _train_each(configs: Sequence[RunConfig], source: Source) -> None:
         threads = config.threads or available_cores() // at_a_time
         one = dataclasses.replace(config, threads=threads)
         jobs.append(Job(f"seed {config.seed}", _train_one, (one, source), config.run_folder / LOG))
-    expect_success(run_jobs(jobs, at_a_time=at_a_time, described=progress_of))
+    again = "the same command with --resume"
+    expect_success(run_jobs(jobs, at_a_time=at_a_time, described=progress_of, again=again))
     folders = " ".join(str(config.run_folder) for config in configs)
     print(f"next: metarl plot {folders}")
 
@@ -268,8 +272,10 @@ def _algorithm(config: FamilyRunConfig) -> str:
     return config.algorithm if isinstance(config, MAMLConfig) else config.learner
 
 
-def _print_tuned(config: FamilyRunConfig) -> None:
-    """Prints the options that the family ships, with the values that the run has."""
+def _print_tuned(config: RunConfig) -> None:
+    """Prints the options that the family ships, with the values that a run with them has."""
+    if not isinstance(config, FamilyRunConfig) or config.preset != TUNED:
+        return
     family = make_family(config.family, config.horizon, **config.family_options)
     names = tuned_options(family, _algorithm(config))
     values = ", ".join(f"{option(name)} {getattr(config, name)}" for name in names)

@@ -78,4 +78,4 @@ def _print_best(trials: Sequence[Trial]) -> None:
     for trial in trials:
         values = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in trial.params.values())
         table.add_row(f"{trial.value:.4g}", *values, str(trial.folder))
-    Console().print(table)
+    Console(markup=False).print(table)

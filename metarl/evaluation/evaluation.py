@@ -19,6 +19,11 @@ EVALUATED_SPLITS = ("test", "train", "beyond")
 """Splits that `metarl evaluate` evaluates by default, where the family has them."""
 
 
+def judging_split(splits: Sequence[str]) -> str | None:
+    """The split by which a run is judged: the first that is not of training's tasks, if any is."""
+    return next((split for split in splits if split != "train"), next(iter(splits), None))
+
+
 @dataclass(frozen=True, repr=False)
 class Evaluation:
     """Mean returns on tasks of a split, by inner step."""

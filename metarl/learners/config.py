@@ -215,7 +215,8 @@ class FamilyRunConfig(RunConfig):
     """Seconds that a worker may take for one step of its environments, or one environment for a
     step in this process, before the run ends with a message; more where a step takes longer."""
     eval_splits: tuple[str, ...] = ("test",)
-    """Splits that are evaluated, as in `train test beyond`."""
+    """Splits that are evaluated, as in `train test beyond`. The first that is not train judges the
+    run: for --target, --patience, the best checkpoint and the value of a trial."""
     info_metrics: tuple[str, ...] = ()
     """Numbers in the info of the environment's steps that are recorded before and after adaptation:
     NAME for that of an episode's last step, NAME:mean for the mean of its steps."""

@@ -154,6 +154,8 @@ def export_policy(
     contents[text] = (json_text(description, 2) + "\n").encode()
     for path, content in contents.items():
         replace_durably(path, content)
+    for path in {program, model} - set(contents):  # of another policy that was here
+        path.unlink(missing_ok=True)
     if failure is not None:
         raise failure
     return [files[0], text, *files[1:]]

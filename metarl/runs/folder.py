@@ -9,6 +9,7 @@ from typing import Any, NotRequired, TypedDict
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
+from metarl.evaluation.evaluation import judging_split
 from metarl.runs.checkpoint import (
     checkpoints_in,
     clean_checkpoints,
@@ -140,6 +141,7 @@ class RunFolder:
 
         """
         self.path = path
+        self._is_new = not path.exists()
         self._writer: SummaryWriter | None = None
         self._metrics: MetricsFile | None = None
         self._sinks = Sinks()
@@ -239,8 +241,7 @@ class RunFolder:
         assert self._metrics is not None
         self._lock.keep()
         self._metrics.write(metrics)
-        split = (*self._splits, "nothing")[0]
-        held_out = f"{split}/step_{self._inner_steps}/mean"
+        held_out = f"{judging_split(self._splits)}/step_{self._inner_steps}/mean"
         for name, value in (leading(metrics, self._measure, held_out) | dict(metrics)).items():
             if name != "iteration" and math.isfinite(value):
                 self._writer.add_scalar(name, value, int(metrics["iteration"]))
@@ -289,4 +290,6 @@ class RunFolder:
         if self._metrics is not None:
             self._metrics.close()
         self._sinks.close(failed)
+        if failed and self._is_new and not self.has_run:
+            self._lock.remove()
         self._lock.release()

@@ -1,5 +1,6 @@
 """The lock of a run folder, by which one process at a time trains in it."""
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -59,6 +60,13 @@ class FolderLock:
         except OSError:
             pass  # a full disk, for example; without the process, the lock is nobody's
         self._file.close()
+
+    def remove(self) -> None:
+        """Deletes the lock, and the folder if nothing else is in it."""
+        with contextlib.suppress(OSError):
+            if self._is_ours():
+                self._path.unlink()
+                self._folder.rmdir()
 
     def _take(self) -> None:
         with expect_writable(self._folder, "run folder"):

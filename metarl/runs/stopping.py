@@ -2,17 +2,17 @@
 
 from collections.abc import Collection, Sequence
 
+from metarl.evaluation.evaluation import judging_split
 from metarl.learners.base import BaseLearner
 from metarl.support.text import counted
 
 
 def held_out_tag(learner: BaseLearner) -> str:
-    """The metric by which a run is judged: of the first split, after the last inner step.
+    """The metric by which a run is judged: of `judging_split`, after the last inner step.
 
     No metric has this name where nothing is evaluated.
     """
-    split = learner.eval_splits[0] if learner.eval_splits else "nothing"
-    return f"{split}/step_{learner.test_steps}/mean"
+    return f"{judging_split(learner.eval_splits)}/step_{learner.test_steps}/mean"
 
 
 def best_iteration(

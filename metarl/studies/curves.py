@@ -4,9 +4,9 @@ import csv
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, Self, TypedDict
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,11 +15,30 @@ from matplotlib.ticker import MaxNLocator
 
 from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.statistics import STATISTICS, interval, stratified_indices
+from metarl.learners.few_shot import FewShotConfig
+from metarl.learners.maml_config import MAMLConfig
+from metarl.learners.rl2 import RL2Config
 from metarl.runs.folder import CONFIG, EVALUATION, read_evaluation, read_options
 from metarl.runs.metrics import METRICS, Metrics, read_metrics
 from metarl.support.errors import UsageError
 from metarl.support.files import expect_writable
 from metarl.support.schema import expect
+
+
+class _Named(TypedDict):
+    """The options by which a line is named."""
+
+    seed: int
+    learner: NotRequired[str]
+    algorithm: NotRequired[str | None]
+    family: NotRequired[str | None]
+    problem: NotRequired[str | None]
+
+
+OF_NO_LINE = frozenset(("seed", *_Named.__annotations__)).union(
+    MAMLConfig.changeable, RL2Config.changeable, FewShotConfig.changeable
+)
+"""Options in which the runs of a line may differ, and those by which it is named."""
 
 MEAN = re.compile(r"(?P<split>[^/]+)/step_(?P<step>\d+)/mean")
 """A tag of an evaluation in training, of all tasks."""
@@ -37,6 +56,13 @@ class Run:
     returns: np.ndarray | None  # [steps + 1, tasks]; None without evaluation.json
     measure: str = "return"
     """What the curves show: accuracy, for example, in few-shot learning."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Those on which its numbers depend, without the seed and what its name tells."""
+
+    def differs_in(self, other: Self) -> list[str]:
+        """The options that differ; one that another version did not have is as it was."""
+        own, others = self.options, other.options
+        return [name for name in own if name in others and own[name] != others[name]]
 
 
 @dataclass(frozen=True)
@@ -99,17 +125,8 @@ def read_run(path: Path, split: str = "test") -> Run:
     what = options.get("family") or options.get("problem") or path.name
     learned_by = options.get("algorithm") or options.get("learner")
     name = f"{learned_by}, {what.rpartition(':')[2]}"
-    return Run(path, name, options["seed"], metrics, returns, measure)
-
-
-class _Named(TypedDict):
-    """The options by which a line is named."""
-
-    seed: int
-    learner: NotRequired[str]
-    algorithm: NotRequired[str | None]
-    family: NotRequired[str | None]
-    problem: NotRequired[str | None]
+    kept = {n: value for n, value in options.items() if n not in OF_NO_LINE}
+    return Run(path, name, options["seed"], metrics, returns, measure, kept)
 
 
 def _expect_tags(metrics: Sequence[Metrics], tags: Sequence[str], path: Path) -> None:
@@ -123,27 +140,39 @@ def _expect_tags(metrics: Sequence[Metrics], tags: Sequence[str], path: Path) ->
 
 
 def group(runs: Sequence[Run]) -> list[Line]:
-    """Groups the runs of each algorithm and family into a line.
+    """Groups the runs that differ in their seeds alone into a line.
 
-    Names omit the family if all lines share it.
+    Names omit the family if all lines share it, and have the options in which lines differ that
+    would otherwise have the same name.
 
     Raises:
         UsageError: two runs of one line have the same seed.
 
     """
-    named: dict[str, list[Run]] = {}
+    named: dict[str, list[list[Run]]] = {}
     for run in runs:
-        own = named.setdefault(run.name, [])
+        alike = named.setdefault(run.name, [])
+        own = next((line for line in alike if not run.differs_in(line[0])), [])
         for other in own:
             if other.seed == run.seed:
                 raise UsageError(
                     f"{other.path} and {run.path} are both {run.name}, seed {run.seed}: the runs "
                     "of a line must differ in their seeds"
                 )
+        if not own:
+            alike.append(own)
         own.append(run)
     families = {name.rpartition(", ")[2] for name in named}
-    shorten = len(families) == 1 and len(named) > 1
-    return [Line(name.rpartition(", ")[0] if shorten else name, own) for name, own in named.items()]
+    shorten = len(families) == 1 and sum(map(len, named.values())) > 1
+    lines = []
+    for name, alike in named.items():
+        short = name.rpartition(", ")[0] if shorten else name
+        firsts = [line[0] for line in alike]
+        varied = {n: None for one in firsts for other in firsts for n in one.differs_in(other)}
+        for line in alike:
+            values = (f"{n} {line[0].options[n]}" for n in varied if n in line[0].options)
+            lines.append(Line(", ".join((short, *values)), line))
+    return lines
 
 
 def training_curves(line: Line) -> dict[str, np.ndarray]:

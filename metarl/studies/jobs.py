@@ -40,12 +40,13 @@ def run_jobs(
     is_finished: Callable[[Job], bool] = lambda _: False,
     at_a_time: int = 0,
     described: Callable[[Job], str] = lambda _: "finished",
+    again: str = "the same command",
 ) -> dict[Job, int]:
     """Runs the jobs that are not finished, `at_a_time` in parallel; 0 runs one per core.
 
     A job is taken from `jobs` when it can begin. When it has ended well, the line about it says
     what `described` returns. Requests to end are forwarded to the running jobs; this process
-    exits when they have ended.
+    exits when they have ended, and says that `again` continues.
 
     Returns:
         The exit code of every job.
@@ -88,7 +89,7 @@ def run_jobs(
                 for process, _ in running.values():
                     process.terminate()  # the run then ends with a checkpoint
     if received:
-        print("stopped; the same command continues from here")
+        print(f"stopped; {again} continues from here")
         raise SystemExit(128 + received[0])
     return codes
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metarl.evaluation.evaluation import judging_split
 from metarl.learners.base import BaseLearner
 from metarl.learners.config import FamilyRunConfig
 from metarl.learners.registry import make_learner
@@ -213,7 +214,9 @@ def run_trial(tuning: Tuning, folder: Path, number: int, configure: Configure) -
     if pruned:
         study.tell(number, state=optuna.trial.TrialState.PRUNED)
         return
-    evaluation = learner.evaluate(config.eval_tasks, split=learner.eval_splits[0])
+    split = judging_split(learner.eval_splits)
+    assert split is not None  # `tune` has checked it
+    evaluation = learner.evaluate(config.eval_tasks, split=split)
     learner.close()
     study.tell(number, evaluation.metrics()[tag], skip_if_finished=True)
 

@@ -165,8 +165,8 @@ def image_folder(folder: str | Path, size: int = 28, grey: bool = False) -> list
 
     """
     classes = []
-    for own in sorted(path for path in Path(folder).glob("*") if path.is_dir()):
-        files = sorted(path for path in own.iterdir() if path.is_file())
+    for own in sorted(path for path in Path(folder).glob("[!.]*") if path.is_dir()):
+        files = sorted(path for path in own.glob("[!.]*") if path.is_file())  # none of .DS_Store
         images = [_read(path, size, "L" if grey else "RGB") for path in files]
         if images:
             classes.append(np.stack(images))

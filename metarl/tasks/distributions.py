@@ -62,10 +62,13 @@ class Uniform:
         """Checks the ranges.
 
         Raises:
-            UsageError: a range is empty or infinite, or `beyond` does not contain [low, high].
+            UsageError: a range is empty or infinite, or `beyond` does not contain more than [low,
+                high].
 
         """
         low, high = self.beyond or (self.low, self.high)
+        if self.beyond == (self.low, self.high):
+            raise UsageError(f"{self}: beyond must be wider than low to high")
         if not (-math.inf < low <= self.low <= self.high <= high < math.inf):
             raise UsageError(
                 f"{self}: low and high must be finite and in ascending order, and within beyond if "
@@ -166,9 +169,11 @@ class Ball:
         """Checks the radii.
 
         Raises:
-            UsageError: a radius or the dimension is not above 0, or `beyond` is below `radius`.
+            UsageError: a radius or the dimension is not above 0, or `beyond` is not above `radius`.
 
         """
+        if self.beyond == self.radius:
+            raise UsageError(f"{self}: beyond must be above radius")
         widest = self.radius if self.beyond is None else self.beyond
         if not (0 < self.radius <= widest < math.inf and self.dimensions > 0):
             raise UsageError(

@@ -237,7 +237,7 @@ def single_task_family(env_id: str, horizon: int | None = None) -> TaskFamily:
 
     """
     spec = find_spec(env_id)
-    name = f"metarl/{spec.id}"
+    name = f"metarl/{spec.id.replace('/', '-')}"  # an id has one namespace
     if name not in gymnasium.registry:
         gymnasium.register(
             name,

@@ -1,7 +1,9 @@
 """Starter files for a new task family and its test."""
 
+import importlib.util
 import keyword
 import re
+import sys
 from pathlib import Path
 from string import Template
 
@@ -129,6 +131,13 @@ def test_it_trains():
 )
 
 
+def _is_installed(module: str, folder: Path) -> bool:
+    """Whether there is a module of the name that does not lie in the folder."""
+    found = importlib.util.find_spec(module)
+    origin = None if found is None else found.origin
+    return origin is not None and Path(origin).parent != folder.resolve()
+
+
 def write_family(name: str, folder: Path, mujoco: bool = False) -> list[Path]:
     """Writes the family `name` and its test into the folder, as modules in snake case.
 
@@ -145,6 +154,11 @@ def write_family(name: str, folder: Path, mujoco: bool = False) -> list[Path]:
     module = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name).lower()
     if keyword.iskeyword(module):
         raise UsageError(f"family name {name}: {module} is a Python keyword; choose another name")
+    if module in sys.stdlib_module_names or _is_installed(module, folder):
+        raise UsageError(
+            f"family name {name}: {module}.py would hide another module {module}; choose another "
+            "name"
+        )
     templates = {f"{module}.py": MUJOCO_FAMILY if mujoco else FAMILY}
     if mujoco:
         templates[f"{module}.xml"] = MODEL
