@@ -93,6 +93,14 @@ def test_the_command_line_wins_and_a_run_can_be_repeated(tmp_path):
     with pytest.raises(UsageError, match="give a file with the options that are to stay"):
         expanded([*run, "--search", "algorithm=promp,reptile"])
     expanded([*run, "--algorithm", "promp"])
+    file.write_text("algorithm: reptile")
+    with pytest.raises(UsageError, match="every option of a run, with its --algorithm promp"):
+        expanded([*run, "--config", str(file)])
+    held = json.loads((first / "config.json").read_text())
+    held["config"]["preset"] = "tuned"
+    (first / "config.json").write_text(json.dumps(held))
+    with pytest.raises(UsageError, match="every option of a run, with its --family"):
+        expanded([*run, "--family", "envs:Navigation2D-v0"])
 
 
 @pytest.mark.parametrize(

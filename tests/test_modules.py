@@ -361,6 +361,9 @@ def test_buffers_are_those_of_the_seed_and_part_of_the_checkpoint():
     list(one.learn(2))  # no gradient reaches the critic
     other.load_state(one.state())
     assert torch.equal(frequencies(one), frequencies(other))
+    third = made(3)
+    third.initialise(one)
+    assert torch.equal(frequencies(one), frequencies(third))
     task = {"goal": [0.3, 0.1]}
     ours, theirs = (learner.adapt(task, 1, seed=5) for learner in (one, other))
     assert np.array_equal(ours.episode_returns, theirs.episode_returns)

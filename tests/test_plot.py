@@ -105,6 +105,12 @@ def test_runs_that_differ_in_more_than_seeds_are_lines_of_their_own(tmp_path):
         ("promp, inner_lr 0.1", [1, 2, 3]),
         ("promp, inner_lr 0.5", [1]),
     ]
+    wider = make_run(tmp_path / "e", 4, inner_lr=0.1, hidden_sizes=[64], init_from="other")
+    lines = lines_of([made[3], made[0], wider])
+    assert [(line.name, [run.seed for run in line.runs]) for line in lines] == [
+        ("promp, hidden_sizes [8]", [3, 1]),
+        ("promp, hidden_sizes [64]", [4]),
+    ]
 
 
 def test_a_seed_cannot_stand_twice_in_a_line(tmp_path, folders):

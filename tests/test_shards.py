@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from metarl.maml import meta_objective
 from metarl.maml.estimators import lvc
 from metarl.maml.inner_loop import InnerLoop
 from metarl.maml.meta_objective import MetaObjective, policy_objective
@@ -165,8 +166,9 @@ def part(batch, shard, place=torch.clone):
 
 
 @pytest.fixture
-def meta():
+def meta(monkeypatch):
     """(shard, workers, place of the data) -> value, gradient, Fisher product and displacement."""
+    monkeypatch.setattr(meta_objective, "LEAST_STEPS", 1)
     policy = Policy(MLP(17, 6, hidden_sizes=(32, 32)), ContinuousActions(6))
     theta = policy.initial_parameters(np.random.default_rng(0))
     generator = torch.Generator().manual_seed(0)
@@ -203,7 +205,7 @@ def meta():
             shard=shard,
         )
         value, gradient = objective.gradient(point, term)
-        product = objective.curvature(point, divergence, stride=2)(point)
+        product = objective.curvature(point, divergence, stride=3)(point)
         means = [value, objective.agreement, *objective.value(point)]
         numbers = torch.tensor(means, dtype=torch.float64)
         return [numbers, *gradient.values(), *product.values(), *objective.displacement().values()]

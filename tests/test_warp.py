@@ -190,8 +190,10 @@ def test_a_solver_at_its_limit_is_no_lack_of_room(caplog):
     simulation.finish()
     simulation.finish()
     (told,) = caplog.records  # once, for no option helps
-    assert "HalfCheetahDir: mujoco-warp leaves contacts out" in told.message
-    assert told.message.endswith("EPA_HORIZON")
+    assert told.message == "HalfCheetahDir: mujoco-warp reached a bound (EPA_HORIZON)"
+    simulation.physics._overflow[2] = int(mujoco_warp.OverflowType.HFIELD)
+    with pytest.raises(UsageError, match=r"dropped something \(HFIELD\).*--simulation batch"):
+        simulation.finish()
 
 
 def test_a_field_that_warp_does_not_have_is_named():

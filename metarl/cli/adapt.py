@@ -110,7 +110,8 @@ def run(arguments: Sequence[str]) -> None:
     print(f"wrote {', '.join(file.name for file in files)} to {folder}")
     if options.video is not None:
         learner.render(task, options.steps, options.seed, options.camera).save(options.video)
-        print(f"wrote {options.video}: left before adaptation, right after")
+        shown = "left before adaptation, right after" if options.steps else "before adaptation"
+        print(f"wrote {options.video}: {shown}")
     learner.close()
 
 

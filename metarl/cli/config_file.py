@@ -17,8 +17,8 @@ from metarl.support.types import Json
 OPTION = "--config"
 OF_A_RUN = ("run_dir", "resume")
 """Options in the config.json of a run that its repetition does not take over."""
-CHOOSING = ("algorithm", "preset")
-"""Options that choose others, all of which the config.json of a run has."""
+CHOOSING = {"algorithm": "maml-trpo", "preset": "none"}
+"""Options that choose others, all of which the config.json of a run has, and their defaults."""
 READERS: dict[str, Callable[[str], Any]] = {
     ".json": json.loads,
     ".toml": tomllib.loads,
@@ -36,6 +36,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     """
     words: list[str] = []
     others: list[str] = []
+    runs: list[tuple[Json, str]] = []
     rest = iter(arguments)
     for word in rest:
         name, equals, value = word.partition("=")
@@ -46,22 +47,27 @@ def expanded(arguments: Sequence[str]) -> list[str]:
         if path is None or path.startswith("--"):
             raise UsageError(f"{OPTION} needs a file: {', '.join(READERS)}")
         options, is_run = _read(Path(path))
-        if is_run:
-            _expect_same_choices(options, path, arguments)
+        runs += [(options, path)] if is_run else []
         words += _words(options, path)
-    return [*words, *others]
+    every = [*words, *others]
+    for options, path in runs:
+        _expect_same_choices(options, path, every)
+    return every
 
 
-def _expect_same_choices(options: Json, path: str, arguments: Sequence[str]) -> None:
+def _expect_same_choices(options: Json, path: str, words: Sequence[str]) -> None:
     """Checks that no word chooses other options, before all of which those of a run would come."""
-    for word, after in zip(arguments, (*arguments[1:], ""), strict=False):
+    choosing = {name: options.get(name, default) for name, default in CHOOSING.items()}
+    if choosing["preset"] != CHOOSING["preset"]:  # of which the options are those of the family
+        choosing["family"] = options.get("family")
+    for word, after in zip(words, (*words[1:], ""), strict=False):
         name, equals, value = word.partition("=")
         chosen = name.removeprefix("--")
-        is_option = chosen in CHOOSING and (equals or name.startswith("--"))
-        if is_option and (value if equals else after) != options.get(chosen):
+        is_option = chosen in choosing and (equals or name.startswith("--"))
+        if is_option and (value if equals else after) != choosing[chosen]:
             raise UsageError(
                 f"--{chosen}: {path} has every option of a run, with its --{chosen} "
-                f"{options.get(chosen)}; give a file with the options that are to stay"
+                f"{choosing[chosen]}; give a file with the options that are to stay"
             )
 
 

@@ -227,6 +227,7 @@ class MAMLLearner(MetaLearner):
             raise ValueError("only one of the two has --normalise-observations")
         self.advantages.load_state_dict(other.advantages.state_dict())
         self.parameters = {n: p.to(self.device) for n, p in other.parameters.items()}
+        self.policy.network.load_buffers(other.policy.network.buffers())
         if self.policy.normaliser is not None and other.policy.normaliser is not None:
             self.policy.normaliser.load_state(other.policy.normaliser.state())
 

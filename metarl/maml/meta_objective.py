@@ -22,8 +22,8 @@ from metarl.support.looks import read
 from metarl.support.parallel import Shard, Workers
 
 LEAST_STEPS = 100
-"""Steps of a task that a curvature sees, where there are as many: a stride leaves one of ten pulls
-of a bandit, whose episodes have one step, and with it a KL that is many times the claimed one."""
+"""Steps of a task, padding included, that a curvature sees, where there are as many: a stride
+leaves one of ten pulls of a bandit, and with it a KL that is many times the claimed one."""
 
 BYTES_OF_GRAPH = 48.0
 """Of each number that the policy keeps of a step, in the graph that Fisher products differentiate:

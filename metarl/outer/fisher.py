@@ -24,9 +24,9 @@ class NaturalOptions:
     """Added to the diagonal of the Fisher matrix."""
     fisher_fraction: Share = 0.1
     """Share of the time steps that Fisher products use; 1 uses all. They are evenly spaced, begin
-    at another step in each episode, and are at least 100 of a task. The gradient and the line
-    search always use all, and so do the inner steps of estimators other than naive, lvc and
-    first_order."""
+    at another step in each episode, and are at least 100 of a task, were all its episodes as long
+    as the longest. The gradient and the line search always use all, and so do the inner steps of
+    estimators other than naive, lvc and first_order."""
 
 
 def natural_step(

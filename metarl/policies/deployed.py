@@ -209,6 +209,7 @@ class ModulePolicy(ReactivePolicy):
         super().__init__(interface, parameters, network.normaliser)
         self.name = network.name
         self.form = network.observations  # with the task that an oracle sees
+        self.form.divisors(torch.device("cpu"))  # made here, not within an export's trace
         self.module = copy.deepcopy(network.module)
         own = {name: parameters[name] for name, _ in self.module.named_parameters()}
         self.module.load_state_dict(own, strict=False)

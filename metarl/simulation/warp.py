@@ -45,6 +45,8 @@ ROOM = {
     "constraints": OverflowType.NEFC | OverflowType.NJMAX_NNZ,
 }
 """What was dropped, by what more room of helps."""
+LOST = OverflowType.HFIELD | OverflowType.NVMAX
+"""What no size helps against."""
 UNCONVERGED = OverflowType.ITERATIONS | OverflowType.LS_ITERATIONS
 """A solver that stopped at the model's limit of iterations, as MuJoCo's does without a word."""
 
@@ -90,7 +92,7 @@ class WarpPhysics(MujocoModel):
         self._model.opt.warn_overflow = 0  # `expect_no_overflow` says it
         self._model.opt.deterministic = options.deterministic
         self._graph: Any = None
-        self._warned = False
+        self._told = OverflowType(0)
         self._integrated = {n: self._live(n) for n in INTEGRATED if getattr(self._data, n).size}
         self._ctrl, self._qacc = self._live("ctrl"), self._live("qacc")
         self._overflow = self._live("overflow")
@@ -146,10 +148,11 @@ class WarpPhysics(MujocoModel):
     def expect_no_overflow(self, failed: Tensor) -> None:
         """Checks that no contact and no constraint was dropped since `begin`.
 
-        Not in worlds that failed, [n] bool: diverging ones drop constraints on their way.
+        Not in worlds that failed, [n] bool: diverging ones drop constraints on their way. Other
+        bounds of mujoco-warp, which make numbers rougher, are told once.
 
         Raises:
-            UsageError: there was no room for one; names the option that gives more.
+            UsageError: there was no room for one; names the option that gives more, if one does.
 
         """
         overflow = torch.where(failed, 0, self._overflow)
@@ -159,7 +162,7 @@ class WarpPhysics(MujocoModel):
         sizes = {"contacts": self._data.naconmax // self._number, "constraints": self._data.njmax}
         room = {kind: size for kind, size in sizes.items() if found & ROOM[kind]}
         if not room:
-            self._warn_of(OverflowType(found & ~UNCONVERGED))
+            self._tell(OverflowType(found & ~UNCONVERGED))
             return
         had = " and ".join(f"{number} {kind}" for kind, number in room.items())
         more = " ".join(f"--warp-{kind} {2 * number}" for kind, number in room.items())
@@ -168,15 +171,17 @@ class WarpPhysics(MujocoModel):
             f"which were dropped: give {more}"
         )
 
-    def _warn_of(self, overflow: OverflowType) -> None:
-        """Tells once of what mujoco-warp leaves out, and no size helps against."""
-        if overflow and not self._warned:
-            self._warned = True
-            logger.warning(
-                "%s: mujoco-warp leaves contacts out or computes them roughly: %s",
-                type(self._family).__name__,
-                overflow.name,
+    def _tell(self, overflow: OverflowType) -> None:
+        """Tells of bounds that were reached, and that no option widens."""
+        name = type(self._family).__name__
+        if overflow & LOST:
+            raise UsageError(
+                f"{name}: mujoco-warp dropped something ({(overflow & LOST).name}), and no option "
+                "gives it room: use --simulation batch"
             )
+        if new := overflow & ~self._told:
+            self._told |= new
+            logger.warning("%s: mujoco-warp reached a bound (%s)", name, new.name)
 
     def _live(self, name: str) -> Tensor:
         """A field of all worlds, in the shape that MuJoCo has it: [n, ...]; shares memory.

@@ -35,7 +35,7 @@ class _Named(TypedDict):
     problem: NotRequired[str | None]
 
 
-OF_NO_LINE = frozenset(("seed", *_Named.__annotations__)).union(
+OF_NO_LINE = frozenset(("seed", "init_from", *_Named.__annotations__)).union(
     MAMLConfig.changeable, RL2Config.changeable, FewShotConfig.changeable
 )
 """Options in which the runs of a line may differ, and those by which it is named."""
@@ -152,7 +152,7 @@ def group(runs: Sequence[Run]) -> list[Line]:
     named: dict[str, list[list[Run]]] = {}
     for run in runs:
         alike = named.setdefault(run.name, [])
-        own = next((line for line in alike if not run.differs_in(line[0])), [])
+        own = next((line for line in alike if not any(map(run.differs_in, line))), [])
         for other in own:
             if other.seed == run.seed:
                 raise UsageError(
@@ -167,10 +167,11 @@ def group(runs: Sequence[Run]) -> list[Line]:
     lines = []
     for name, alike in named.items():
         short = name.rpartition(", ")[0] if shorten else name
-        firsts = [line[0] for line in alike]
-        varied = {n: None for one in firsts for other in firsts for n in one.differs_in(other)}
+        of_runs = [run for line in alike for run in line]
+        varied = {n: None for one in of_runs for other in of_runs for n in one.differs_in(other)}
         for line in alike:
-            values = (f"{n} {line[0].options[n]}" for n in varied if n in line[0].options)
+            options = {n: value for run in line for n, value in run.options.items()}
+            values = (f"{n} {options[n]}" for n in varied if n in options)
             lines.append(Line(", ".join((short, *values)), line))
     return lines
 

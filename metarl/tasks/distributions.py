@@ -172,12 +172,11 @@ class Ball:
             UsageError: a radius or the dimension is not above 0, or `beyond` is not above `radius`.
 
         """
-        if self.beyond == self.radius:
-            raise UsageError(f"{self}: beyond must be above radius")
         widest = self.radius if self.beyond is None else self.beyond
-        if not (0 < self.radius <= widest < math.inf and self.dimensions > 0):
+        fits = 0 < self.radius <= widest < math.inf and self.dimensions > 0
+        if not fits or self.beyond == self.radius:
             raise UsageError(
-                f"{self}: dimensions and radius must be above 0, and beyond at least radius"
+                f"{self}: dimensions and radius must be above 0, and beyond above radius"
             )
 
     @property
