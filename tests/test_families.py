@@ -243,6 +243,38 @@ def test_navigation_by_hand():
     assert terminated
 
 
+HORIZONS = {
+    100: ("HalfCheetahDir", "HalfCheetahVel", "Navigation2D"),
+    200: ("AntDir", "AntDir2D", "AntVel", "AntGoal"),
+    20: ("SparsePointRobot",),
+    15: ("GridNavigation",),
+    1: ("BernoulliBandit", "GaussianBandit"),
+    10: ("TabularMDP",),
+}
+"""Steps of an episode, as the sources of the families and of the results have them."""
+
+
+@pytest.mark.parametrize("horizon", HORIZONS)
+def test_episodes_have_the_length_of_their_sources(horizon):
+    for name in HORIZONS[horizon]:
+        assert make_family(f"envs:{name}-v0").horizon == horizon, name
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("Walker2dVel", "Walker2d-v5"),
+        ("HopperParams", "Hopper-v5"),
+        ("HumanoidDir", "Humanoid-v5"),
+        ("SwimmerVel", "Swimmer-v5"),
+    ],
+)
+def test_first_states_are_spread_as_gymnasiums(name, reference):
+    reference = gymnasium.make(reference).unwrapped
+    declaration = make_family(f"envs:{name}-v0").declaration
+    assert declaration.reset_noise == reference._reset_noise_scale
+
+
 def test_beyond_is_outside_the_training_range():
     key = RandomKey(0)
     goals = make_family("envs:Navigation2D-v0").sample_tasks(200, key, "beyond")["goal"]

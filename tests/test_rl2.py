@@ -11,6 +11,7 @@ import torch
 from metarl import UsageError
 from metarl.learners import rl2
 from metarl.learners.rl2 import RL2Config, RL2Learner, clipped_loss, make_experience
+from metarl.policies.action_distributions import Gaussian, MultiCategorical
 from metarl.policies.normalisation import Statistics
 from metarl.runs.run import run
 from metarl.sampling.advantage import discounted_sums
@@ -192,6 +193,15 @@ def test_entropies_are_those_of_torch():
         distribution, _, _ = learner.network(trials.inputs)
     expected = torch.distributions.Categorical(logits=distribution.log_probs).entropy()
     torch.testing.assert_close(distribution.entropy(), expected)
+    mean, log_std = torch.randn(2, 3, 4), torch.tensor([0.3, -0.7, 0.1, 0.0])
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    ours = Gaussian(mean, log_std.expand_as(mean)).entropy()
+    torch.testing.assert_close(ours, normal.entropy().sum(-1))
+    logits = torch.randn(2, 3, 2, 5).log_softmax(-1)
+    several, actions = torch.distributions.Categorical(logits=logits), torch.randint(5, (2, 3, 2))
+    torch.testing.assert_close(MultiCategorical(logits).entropy(), several.entropy().sum(-1))
+    log_probs = MultiCategorical(logits).log_prob(actions)
+    torch.testing.assert_close(log_probs, several.log_prob(actions).sum(-1))
 
 
 def test_statistics_are_those_of_all_rows():

@@ -8,7 +8,7 @@ from metarl import Config, Learner, UsageError, train
 from metarl.cli.main import main
 from metarl.cli.train import progress_of
 from metarl.evaluation.evaluation import judging_split
-from metarl.runs.stopping import reason_to_stop
+from metarl.runs.stopping import best_iteration, reason_to_stop
 from metarl.studies.jobs import Job
 from metarl.support.places import place_in_called_code
 
@@ -76,6 +76,13 @@ def test_the_rule_by_hand(options, values, stops):
 )
 def test_training_tasks_judge_only_where_no_others_are_evaluated(splits, judges):
     assert judging_split(splits) == judges
+
+
+def test_the_best_iteration_is_the_highest_or_the_lowest():
+    metrics = [{"iteration": i + 1} | m for i, m in enumerate(history(2, 5, 1, 3))]
+    assert best_iteration(Judged(), metrics, {1, 2, 3, 4}) == 2
+    assert best_iteration(Judged(), metrics, {1, 3, 4}) == 4
+    assert best_iteration(JudgedByLoss(), metrics, {1, 2, 3, 4}) == 3
 
 
 def test_the_time_is_that_of_the_whole_run():
