@@ -116,7 +116,7 @@ def above_pretrained(family: str) -> Callable[[Records], str]:
         margins = np.array([own[seed] - other[seed] for seed in own if seed in other])
         each = ", ".join(f"{margin:.1f}" for margin in margins)
         if len(margins) < 2:
-            return f"{each}: one seed, not judged"
+            return f"{each}: {len(margins)} of at least 2 seeds, not judged"
         half = half_width(margins)
         return judged(margins.mean() > half, f"{margins.mean():.1f} ± {half:.1f} ({each})")
 

@@ -138,6 +138,40 @@ def test_kl_curvature_agrees_with_finite_differences(
     assert exact == pytest.approx(numeric, rel=1e-4)
 
 
+def test_the_kl_is_from_the_old_policies_to_the_new(
+    inner, policy, theta, make_random_batch, objective_of
+):
+    """At θ₀, where Fisher products are tested, both directions have the same curvature."""
+    batches = [make_random_batch(30 + i) for i in range(2)]
+    point = {name: p + 0.05 for name, p in theta.items()}
+    old, new = (
+        policy.distribution(
+            inner.step(expand(x, batches[0].tasks), batches[0]), batches[1].observations
+        )
+        for x in (theta, point)
+    )
+    kl = objective_of(batches).value(point)[1]
+    assert kl == pytest.approx(batches[1].mean(old.kl(new)).mean().item())
+    assert kl != pytest.approx(batches[1].mean(new.kl(old)).mean().item())
+
+
+def test_the_displacement_leads_to_the_adapted_parameters(
+    inner, theta, make_random_batch, objective_of
+):
+    batches = [make_random_batch(30 + i) for i in range(2)]
+    adapted = inner.step(expand(theta, batches[0].tasks), batches[0])
+    moves = objective_of(batches).displacement()
+    for name, p in theta.items():
+        torch.testing.assert_close(p + moves[name], adapted[name].mean(0))
+
+
+def test_later_inner_steps_are_as_much_shorter_as_the_factor_says(inner, theta, make_random_batch):
+    batch, inner = make_random_batch(30), dataclasses.replace(inner, later_factor=0.5)
+    first, second = (inner.step(expand(theta, batch.tasks), batch, k) for k in (0, 1))
+    for name, p in theta.items():
+        torch.testing.assert_close(second[name] - p, 0.5 * (first[name] - p))
+
+
 def test_a_curvature_sees_all_of_few_steps(inner, theta, make_random_batch, objective_of):
     """A stride over one-step episodes would leave a tenth of them."""
     objective = objective_of([make_random_batch(30 + i) for i in range(2)])

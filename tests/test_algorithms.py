@@ -9,6 +9,7 @@ import torch
 from gymnasium.spaces import Box
 
 from metarl import Config, Learner, UsageError
+from metarl.learners import maml
 from metarl.learners.presets import ALGORITHMS
 from metarl.maml.estimators import lvc, naive
 from metarl.maml.inner_loop import InnerLoop
@@ -282,6 +283,29 @@ def test_padding_of_many_actions_is_no_infinite_ratio():
     value, gradient = objective.gradient(shifted)
     assert math.isfinite(value)
     assert all(g.isfinite().all() for g in gradient.values())
+
+
+def test_reptile_ends_at_the_mean_of_the_adapted_parameters():
+    learner, adapted = Learner(Config.of("reptile", **SMALL, outer_lr=1.0)), []
+    adapt = learner._adapt_in_training
+    learner._adapt_in_training = lambda *given: adapted.append(adapt(*given)) or adapted[-1]
+    learner.iterate()
+    for n, p in learner.parameters.items():
+        torch.testing.assert_close(p, adapted[0][0][n].mean(0))
+
+
+def test_an_adapted_penalty_is_part_of_the_state():
+    one, other = (PPO(PPOOptions(inner_kl_penalty=0.5)) for _ in range(2))
+    one.penalty = 8.0
+    other.load_state(one.state())
+    assert other.penalty == 8.0
+
+
+def test_advantages_have_the_discount_and_the_decay_of_the_options(monkeypatch):
+    make, given = maml.make_scaled_batch, set()
+    monkeypatch.setattr(maml, "make_scaled_batch", lambda *a: given.add(a[1:3]) or make(*a))
+    Learner(Config(**SMALL, discount=0.7, gae_lambda=0.4)).iterate()
+    assert given == {(0.7, 0.4)}
 
 
 def test_reptile_moves_a_part_of_the_way():

@@ -260,6 +260,33 @@ def test_episodes_have_the_length_of_their_sources(horizon):
         assert make_family(f"envs:{name}-v0").horizon == horizon, name
 
 
+RANGES = {
+    "AntDir2D": {"angle": (0, 2 * np.pi)},
+    "AntVel": {"velocity": (0, 3)},
+    "HumanoidDir": {"angle": (0, 2 * np.pi)},
+    "Walker2dVel": {"velocity": (0, 10)},
+    "SwimmerVel": {"velocity": (0.1, 0.2)},
+    "CartPoleParams": {"cart_mass": (0.5, 2), "pole_mass": (0.05, 0.2)},
+    "SparsePointRobot": {"angle": (0, np.pi)},
+    "HopperParams": {"mass_scale": (1.5**-3, 1.5**3), "damping_scale": (1.3**-3, 1.3**3)},
+}
+RADII = {"AntGoal": 3.0, "ReacherGoal": 0.2}
+
+
+@pytest.mark.parametrize("name", [*RANGES, *RADII])
+def test_tasks_of_training_fill_their_published_range(name):
+    tasks = make_family(f"envs:{name}-v0").sample_tasks(400, 0)
+    drawn = {
+        parameter: (tasks[parameter], *ends) for parameter, ends in RANGES.get(name, {}).items()
+    }
+    if name in RADII:  # squares of distances are uniform in a disc
+        drawn = {"goal": ((tasks["goal"] ** 2).sum(1), 0, RADII[name] ** 2)}
+    for values, low, high in drawn.values():
+        margin = 0.05 * (high - low)
+        assert low <= values.min() < low + margin
+        assert high - margin < values.max() <= high
+
+
 @pytest.mark.parametrize(
     ("name", "reference"),
     [

@@ -143,6 +143,57 @@ def test_the_loss_at_the_start_is_that_of_the_values_alone():
     assert loss.item() == pytest.approx(float(0.25 * error), rel=1e-3, abs=1e-2)
 
 
+def test_a_bonus_makes_the_loss_of_random_policies_lower():
+    learner, trials = sampled()
+    batch = experience_of(trials)
+    plain, paid = (
+        clipped_loss(learner.network, batch, dataclasses.replace(SMALL, entropy_bonus=bonus))
+        for bonus in (0.0, 0.5)
+    )
+    distribution, _, _ = learner.network(batch.inputs)
+    entropies = torch.distributions.Categorical(logits=distribution.log_probs).entropy()
+    expected = -0.5 * entropies[batch.valid].sum()
+    assert (paid - plain).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_an_update_by_hand(monkeypatch):
+    """Ratios begin at 1, also after statistics were updated; rewards have the scale of returns."""
+    config = dataclasses.replace(SMALL, epochs=2)
+    learner, given, log_ratios = RL2Learner(config), [], []
+    make, loss = rl2.make_experience, rl2.clipped_loss
+    monkeypatch.setattr(rl2, "make_experience", lambda *a: given.append(a) or make(*a))
+
+    def watched(network, batch, config):
+        distribution, _, _ = network(batch.inputs)
+        log_ratio = distribution.log_prob(batch.actions) - batch.log_probs
+        log_ratios.append(log_ratio[batch.valid].detach())
+        return loss(network, batch, config)
+
+    monkeypatch.setattr(rl2, "clipped_loss", watched)
+    list(learner.learn(2))
+    for first in (log_ratios[0], log_ratios[len(log_ratios) // 2]):
+        torch.testing.assert_close(first, torch.zeros_like(first), atol=1e-5, rtol=0)
+    returns = [discounted_sums(t.rewards, config.discount)[t.valid] for t, *_ in given]
+    assert given[1][1] == pytest.approx(torch.cat(returns).std(correction=0).item())
+
+
+def test_the_exported_policy_acts_as_the_network_after_its_trial():
+    """The export is compared with the network that was trained, not with itself."""
+    sizes = {"trials": 6, "episodes": 2, "horizon": 5, "hidden_size": 8, "device": "cpu"}
+    learner = RL2Learner(RL2Config("envs:Navigation2D-v0", **sizes, action_scale=4.0))
+    list(learner.learn(2))
+    task, observation = {"goal": [0.3, -0.2]}, torch.tensor([0.1, 0.2])
+    policy = learner.adapt(task, 1).policy
+    trials = join_trials(learner.rollouts(task, 1)[:1])
+    # The reward and the action before, a new episode, none of it over, the last 5 steps to come.
+    last = (trials.rewards[0, -1:].float(), trials.actions[0, -1], torch.tensor([1.0, 0.0, 5.0]))
+    with torch.no_grad():
+        _, _, hidden = learner.network(trials.inputs)
+        distribution, _, _ = learner.network(torch.cat([observation, *last])[None, None], hidden)
+    expected = learner.units.to_environment(distribution.mode()[0, 0])
+    np.testing.assert_allclose(policy(observation.numpy()), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_padding_is_no_infinite_ratio():
     """There log π may be far from the 0 that stands for it, with many actions and a small σ."""
     learner, trials = sampled()

@@ -11,7 +11,8 @@ from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.outcomes import return_metrics
 from metarl.learners.rl2 import RL2Config, RL2Learner
 from metarl.sampling.data import Outcomes
-from metarl.support.randomness import RandomKey
+from metarl.simulation.backends import make_simulation
+from metarl.support.randomness import Phase, RandomKey
 from metarl.tasks.family import make_family
 
 FAMILY = "envs:HalfCheetahVel-v0"
@@ -51,6 +52,53 @@ def test_an_iteration_has_tasks_and_noise_of_its_own(name):
     assert not torch.isin(first, later).any()
     for name, noise in perturbed[0].items():
         assert not torch.equal(noise, perturbed[1][name])
+
+
+def test_stages_have_first_states_of_their_own():
+    learner, begun = Learner(Config("envs:CartPoleParams-v0", **SMALL, **MAML)), []
+    (simulation,) = learner._simulations_of(4)[:1]
+    begin = simulation.begin
+    simulation.begin = lambda tasks, streams: begun.extend(streams) or begin(tasks, streams)
+    learner.iterate()
+    assert len(set(begun)) == len(begun) > 0
+
+
+def test_steps_of_dynamics_have_noise_of_their_own():
+    number = 500
+    simulation = make_simulation(make_family("envs:TabularMDP-v0", states=1, actions=1), number)
+    tasks = {"transitions": np.ones((number, 1, 1, 1)), "mean": np.zeros((number, 1, 1))}
+    simulation.begin(tasks, np.arange(number))
+    still = torch.zeros(number, dtype=torch.int64)
+    rewards = torch.stack([simulation.step(still).rewards.clone() for _ in range(2)])
+    assert abs(torch.corrcoef(rewards)[0, 1]) < 0.2
+
+
+def test_evaluations_draw_from_streams_of_their_own():
+    learner, phases = Learner(Config(FAMILY, **SMALL, **MAML)), set()
+    sample = learner.sample
+
+    def recorded(adaptive, tasks, key, *others):
+        phases.add(key.phase)
+        return sample(adaptive, tasks, key, *others)
+
+    learner.sample = recorded
+    learner.evaluate(2)
+    assert phases == {Phase.EVALUATION}
+
+
+def test_what_normalises_stands_still_within_an_iteration():
+    """Otherwise θ itself would be at a distance from the policy that acted."""
+    learner, before = Learner(Config(FAMILY, **SMALL, **MAML, normalise_observations=True)), []
+    step = learner.outer.step
+
+    def recorded(objective, theta):
+        before.append(objective.value(theta)[1])
+        return step(objective, theta)
+
+    learner.outer.step = recorded
+    metrics = [learner.iterate() for _ in range(2)]
+    assert before == pytest.approx([0, 0], abs=1e-6)
+    assert float(learner.policy.normaliser.state()["count"]) == metrics[-1]["env_steps"]
 
 
 def test_splits_draw_different_tasks():

@@ -213,6 +213,34 @@ def test_plain_fine_tuning_takes_the_best_step_size_and_changes_nothing(tmp_path
         assert torch.equal(p, before[name])
 
 
+class Lines:
+    """y = a x with a = 1, 2, ... of the tasks: support sets at x = 1, query sets at x = 2."""
+
+    name, measure, head, groups, higher_is_better = "lines", "mse", (), (), False
+    loss = staticmethod(nn.functional.mse_loss)
+
+    def __init__(self):
+        self.module = nn.Linear(1, 1, bias=False)
+        self.module.weight.data.zero_()
+
+    def sample(self, number, generator, split):
+        one, a = torch.ones(number, 1, 1), torch.arange(1.0, number + 1).reshape(-1, 1, 1)
+        return Samples(one, a), Samples(2 * one, 2 * a)
+
+    def score(self, outputs, targets):
+        return (outputs - targets).square().mean((1, 2))
+
+
+def test_scores_are_of_query_sets_after_steps_on_support_sets():
+    """w = 0 − ¼ · 2 (0 − a) = a / 2: the error at x = 2 is (2a)² before the step, a² after it."""
+    config = FewShotConfig(inner_lr=0.25, meta_batch_size=3, device="cpu")
+    learner = FewShotLearner(config, Lines())
+    np.testing.assert_allclose(learner.evaluate(3, 1).returns, [[4, 16, 36], [1, 4, 9]])
+    metrics = learner.iterate()
+    assert metrics["mse/before"] == pytest.approx(56 / 3)
+    assert metrics["mse/after"] == pytest.approx(14 / 3)
+
+
 def test_an_accuracy_does_not_hide_that_fine_tuning_diverges(tmp_path):
     problem = FewShotClassification({"digits": digits()}, *convolutional_net(3), ways=3)
     learner = FewShotLearner(small(tmp_path), problem)

@@ -172,7 +172,12 @@ class WarpPhysics(MujocoModel):
         )
 
     def _tell(self, overflow: OverflowType) -> None:
-        """Tells of bounds that were reached, and that no option widens."""
+        """Tells once of each bound that was reached and that no option widens.
+
+        Raises:
+            UsageError: something was dropped.
+
+        """
         name = type(self._family).__name__
         if overflow & LOST:
             raise UsageError(

@@ -123,10 +123,8 @@ def _number(value: Value) -> Value:
 
 def _converted(value: Value, hint: Any) -> Any:
     """A value of the annotated type; a text lists the numbers of a tuple, divided by spaces."""
-    if get_origin(hint) is tuple and not isinstance(value, str):
-        return (value,)
     if not isinstance(value, str):
-        return value
+        return (value,) if get_origin(hint) is tuple else value
     if get_origin(hint) is tuple:
         return tuple(get_args(hint)[0](part) for part in value.split())
     kinds = [kind for kind in (hint, *get_args(hint)) if kind in (bool, int, float, Path)]
