@@ -115,17 +115,25 @@ class MetaWorld(gymnasium.Env):
     def task(self, task: Mapping[str, npt.ArrayLike]) -> None:
         self._task = validate_tasks(self.task_space, task, None)
 
-    def sample_task(self, generator: np.random.Generator, split: str) -> Task:
-        """Draws a task of a split; test has held-out goals or held-out environments."""
+    def sample_task_set(
+        self, generator: np.random.Generator, split: str, number: int
+    ) -> list[Task]:
+        """Draws tasks of a split; test has held-out goals or held-out environments.
+
+        The environments take turns, and no variation comes again before all others of its
+        environment, as in Meta-World's own benchmarks (`meta_batch_size` and `pseudorandom`).
+        """
         test = split == "test"
-        number = len(self.names)
-        if self._one:
-            return {"environment": 0, "variation": generator.integers(VARIATIONS) + 50 * test}
-        low, high = (self._training, number) if test else (0, self._training)
-        return {
-            "environment": generator.integers(low, high),
-            "variation": generator.integers(VARIATIONS),
-        }
+        held_out = test and not self._one
+        low, high = (self._training, len(self.names)) if held_out else (0, self._training)
+        first = VARIATIONS if test and self._one else 0
+        turns = generator.permutation(np.arange(low, high))
+        orders = generator.permuted(np.tile(np.arange(VARIATIONS), (len(turns), 1)), axis=1)
+        rounds, turn = np.divmod(np.arange(number), len(turns))
+        variations = first + orders[turn, rounds % VARIATIONS]
+        return [
+            {"environment": e, "variation": v} for e, v in zip(turns[turn], variations, strict=True)
+        ]
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, object] | None = None

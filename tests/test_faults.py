@@ -266,6 +266,8 @@ def test_rl2_is_a_learner_of_every_command(tmp_path, capsys):
     assert (tmp_path / "curves.png").exists()
     assert "rl2" in (tmp_path / "curves.csv").read_text()
     assert failure(capsys, "evaluate", run, "--test-later-lr", "0.5").endswith("has no such option")
+    for command in ("evaluate", "adapt"):
+        assert "one episode after the other" in failure(capsys, command, run, "--episodes", "3")
 
 
 def test_rl2s_exported_program_acts_as_the_policy_does(tmp_path):

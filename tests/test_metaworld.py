@@ -2,7 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from metarl.learners.maml_config import MAMLConfig
+from metarl.learners.registry import make_learner
 from metarl.simulation.checker import check_family
 from metarl.simulation.checks import CHECKS
 from metarl.support.errors import UsageError
@@ -32,6 +36,54 @@ def test_ml10_has_the_official_environments():
     assert len(names) == 15
     for split, expected in (("train", range(10)), ("test", range(10, 15))):
         assert set(family.sample_tasks(300, RandomKey(0), split)["environment"]) == set(expected)
+
+
+def test_an_evaluation_has_forty_goals_of_each_test_environment():
+    """The protocol of Meta-World+ (arXiv 2505.11289): 200 tasks of ML10."""
+    tasks = make_family("envs.metaworld:ML10-v0").sample_tasks(200, RandomKey(0), "test")
+    for environment in range(10, 15):
+        goals = tasks["variation"][tasks["environment"] == environment]
+        assert len(set(goals)) == len(goals) == 40
+
+
+def test_a_meta_batch_has_each_environment_equally_often():
+    family = make_family("envs.metaworld:ML10-v0")
+    drawn = [family.sample_tasks(20, RandomKey(0, iteration=i)) for i in (1, 2)]
+    for tasks in drawn:
+        assert (np.bincount(tasks["environment"]) == 2).all()
+    assert (drawn[0]["environment"] != drawn[1]["environment"]).any()
+
+
+def test_success_is_that_of_meta_worlds_own_evaluation():
+    """A hand that moves to one place: the goals that it reaches, and the rate."""
+    from metaworld import evaluation, make_ml_envs_test
+
+    place, gain = np.array([0.0, 0.85, 0.175]), 10.0
+    config = MAMLConfig("envs.metaworld:ML1-v0", hidden_sizes=(), episodes=1, device="cpu",
+                        family_options={"environment": "reach-v3"})  # fmt: skip
+    learner = make_learner(config)
+    weights = learner.parameters["layer_0.weight"]
+    weights.zero_()[range(3), range(3)] = -gain
+    learner.parameters["layer_0.bias"][:3] = torch.from_numpy(gain * place)
+    own = learner.evaluate(50, 0, adaptations=1, mean_actions=True)
+    learner.close()
+
+    class Hand:
+        def eval_action(self, observations):
+            moves = np.clip(gain * (place - observations[:, :3]), -1, 1)
+            return np.pad(moves, ((0, 0), (0, 1))).astype(np.float32)
+
+        def reset(self, mask):
+            pass
+
+    arms = make_ml_envs_test("reach-v3", seed=0, meta_batch_size=50)
+    arms.call("sample_tasks")
+    # One at a time: of several, it counts the first episodes to end, and success ends an episode.
+    mode = AutoresetMode.SAME_STEP
+    alone = [SyncVectorEnv([lambda arm=arm: arm], autoreset_mode=mode) for arm in arms.envs]
+    rates = [evaluation.evaluation(Hand(), arm, num_episodes=1)[0] for arm in alone]
+    assert 0 < np.mean(rates) < 1, "it shows little"
+    assert own.success.mean() == pytest.approx(np.mean(rates))
 
 
 @pytest.mark.filterwarnings("ignore:Constant")  # of the scripted policies

@@ -106,6 +106,21 @@ def test_adaptations_to_a_task_differ_in_their_rollouts_alone(run):
     assert thrice.adaptations[0, 0, 0] == pytest.approx(once.returns[0, 0])
 
 
+def test_an_inner_step_learns_from_as_many_episodes_as_asked_for(run, tmp_path, capsys):
+    own = ("--episodes", "3", "--splits", "test", "--tasks", "4", "--adaptations", "1")
+    main(["evaluate", str(run), "--steps", "2", *own])
+    steps = json.loads((run / "evaluation.json").read_text())["splits"]["test"]["steps"]
+    assert [step["episodes"] for step in steps] == [0, 3, 6]
+    # An episode may end a step earlier, at the goal.
+    assert steps[2]["env_steps"] == pytest.approx(2 * 3 * metarl.load(run).family.horizon, rel=0.1)
+    alone = [metarl.load(run, episodes=n).evaluate(4, 0, adaptations=1).returns for n in (1, 3)]
+    assert not np.allclose(*alone), "the mean of three episodes is that of the first"
+    capsys.readouterr()
+    main(["adapt", str(run), "--task", "goal=.3,-.2", "--steps", "2", "--episodes", "3"])
+    assert "6 episodes" in capsys.readouterr().out
+    assert list((run / "adapted").glob("*-steps-2-episodes-3-seed-1"))
+
+
 def test_a_new_evaluation_replaces_the_old_one(run):
     for steps in ("1", "2"):
         main(["evaluate", str(run), "--steps", steps, "--tasks", "2", "--splits", "test"])
@@ -282,10 +297,12 @@ def test_adapting_to_an_environment_without_a_task(run, tmp_path, capsys):
         (["evaluate", "nowhere"], "nowhere is not a run folder: it has no config.json"),
         (["evaluate", "RUN", "--splits", "far"], "has no split far; it has train, test, beyond"),
         (["evaluate", "RUN", "--tasks", "0"], "--tasks 0 must be at least 1"),
+        (["evaluate", "RUN", "--episodes", "0"], "--episodes 0 must be at least 1"),
         (["evaluate", "RUN", "--clips", "-1"], "--clips -1 must be at least 0"),
         (["adapt", "RUN", "--task", "speed=1"], "--task speed=1: a task has goal, not speed"),
         (["adapt", "RUN", "--task", "goal=9,9"], "goal = 9 is outside [-0.75, 0.75]"),
         (["adapt", "RUN", "--steps", "-1"], "--steps -1 must be a number of at least 0"),
+        (["adapt", "RUN", "--episodes", "0"], "--episodes 0 must be a number of at least 1"),
         (["adapt", "RUN", "--video", "x.avi"], "--video x.avi must end in .mp4, .gif or .png"),
         (["adapt", "RUN", "--env", "Nothing-v0"], "there is no task family Nothing-v0"),
         (["adapt", "RUN", "--env", "CartPole-v1", "--task", "a=1"], "has no task"),

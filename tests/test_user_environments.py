@@ -14,7 +14,7 @@ from gymnasium import spaces
 from metarl import Config, Learner
 from metarl.simulation.backends import Processes, make_simulation
 from metarl.simulation.results import success_of
-from metarl.support.errors import UsageError
+from metarl.support.errors import FamilyError, UsageError
 from metarl.support.randomness import RandomKey
 from metarl.tasks.declaration import load_declaration
 from metarl.tasks.distributions import TaskDistribution, Uniform
@@ -86,6 +86,35 @@ def test_tasks_are_drawn_from_a_distribution_without_sample_task():
     goals = family.sample_tasks(50, RandomKey(0))["goal"]
     assert (goals >= 0.1).all()
     assert (goals <= 0.2).all()
+
+
+def test_tasks_that_an_environment_draws_together():
+    family = make_family("faulty_families:Line-v0")
+    asked = []
+
+    def sample_task_set(generator, split, number):
+        asked.append((split, number))
+        return [{"goal": x} for x in generator.permutation(np.linspace(-0.5, 0.5, 7))[:number]]
+
+    family.task_env.sample_task_set = sample_task_set
+    goals = family.sample_tasks(7, RandomKey(0), "test")["goal"]
+    assert asked == [("test", 7)]
+    np.testing.assert_allclose(np.sort(goals), np.linspace(-0.5, 0.5, 7))
+    again, other, training = (
+        family.sample_tasks(7, RandomKey(seed), split)["goal"]
+        for seed, split in ((0, "test"), (1, "test"), (0, "train"))
+    )
+    np.testing.assert_array_equal(again, goals)
+    assert (other != goals).any()
+    assert (training != goals).any()
+
+
+@pytest.mark.parametrize("drawn", [[], [{"goal": 0.1}] * 3, {"goal": 0.1}, None])
+def test_a_set_of_another_number_of_tasks_is_an_error(drawn):
+    family = make_family("faulty_families:Line-v0")
+    family.task_env.sample_task_set = lambda generator, split, number: drawn
+    with pytest.raises(FamilyError, match="a sample_task_set that returns no list of 2 tasks"):
+        family.sample_tasks(2, RandomKey(0))
 
 
 def test_a_task_is_found_in_the_outermost_wrapper_that_has_one():

@@ -17,7 +17,7 @@ from metarl.learners.learner import MetaLearner
 from metarl.policies.export import expect_onnx
 from metarl.runs.report import load_with
 from metarl.support.errors import UsageError
-from metarl.support.options import Device, WholeNumber, check_ranges
+from metarl.support.options import Count, Device, WholeNumber, check_ranges
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.text import counted, described_units
 from metarl.tasks.parameterised import single_task_family
@@ -48,6 +48,8 @@ class _Adapt:
     """Id of a Gymnasium environment without a task: the policy adapts to it, not to the family."""
     steps: WholeNumber = 1
     """Inner steps; for rl2, episodes of experience."""
+    episodes: Count | None = None
+    """Episodes that each inner step learns from; by default as many as in training."""
     test_later_lr: float | None = None
     """Factor on the step size of all inner steps after the first; by default that of the run."""
     out: Path | None = None
@@ -80,9 +82,10 @@ def run(arguments: Sequence[str]) -> None:
     learner = load_with(
         options.run,
         options.checkpoint,
-        options.test_later_lr,
+        options.episodes,
         trust=options.trust,
         device=options.device,
+        test_later_lr=options.test_later_lr,
     )
     if not isinstance(learner, MetaLearner):
         raise UsageError(
@@ -120,7 +123,8 @@ def _folder_name(where: str, task: Task, options: _Adapt) -> str:
     name = where.replace(" ", "-").replace(":", "-")
     if options.env is None and (len(name) > LONGEST_NAME or not has_exact_name(task)):
         name = f"{name[:LONGEST_NAME]}-{hash_of(*task.values())[:8]}"
-    return f"{name}-steps-{options.steps}-seed-{options.seed}"
+    episodes = "" if options.episodes is None else f"-episodes-{options.episodes}"
+    return f"{name}-steps-{options.steps}{episodes}-seed-{options.seed}"
 
 
 def _task(learner: MetaLearner, options: _Adapt) -> Task:

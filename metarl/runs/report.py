@@ -44,6 +44,8 @@ class EvaluationOptions:
     """Tasks of each split."""
     steps: int | None = None
     """Inner steps; by default as many as in an evaluation in training."""
+    episodes: int | None = None
+    """Episodes that each inner step learns from; by default as many as in training."""
     adaptations: int = 3
     """Independent adaptations to each task, whose returns are averaged."""
     mean_actions: bool = False
@@ -77,6 +79,8 @@ class EvaluationOptions:
         at_least("--clips", self.clips, 0)
         if self.steps is not None:
             at_least("--steps", self.steps, 0)
+        if self.episodes is not None:
+            at_least("--episodes", self.episodes, 1)
 
 
 Progress = Callable[[str, float], None]
@@ -107,16 +111,16 @@ def evaluate(
 
     """
     asked = EvaluationOptions(**options)
-    own: Json = {} if asked.info_metrics is None else {"info_metrics": asked.info_metrics}
     learner = load_with(
         run,
         asked.checkpoint,
-        asked.test_later_lr,
+        asked.episodes,
         problem=problem,
         trust=asked.trust,
         threads=asked.threads,
         device=asked.device,
-        **own,
+        test_later_lr=asked.test_later_lr,
+        info_metrics=asked.info_metrics,
     )
     steps = learner.test_steps if asked.steps is None else asked.steps
     evaluations = _evaluate_splits(learner, asked, steps, progress)
@@ -156,13 +160,23 @@ def _evaluate_splits(
 def load_with(
     run: str | Path,
     checkpoint: str | int,
-    test_later_lr: float | None,
+    episodes: int | None,
     **changes: Any,
 ) -> BaseLearner:
-    """Loads the learner of a run, with another `test_later_lr` if one is given; see `load`."""
-    if test_later_lr is not None:
-        changes["test_later_lr"] = test_later_lr
-    return load(run, checkpoint, **changes)
+    """Loads the learner of a run with those changes of its options that are not None; see `load`.
+
+    Raises:
+        UsageError: the learner cannot learn from so many `episodes` in each step.
+
+    """
+    changes = {name: x for name, x in {**changes, "episodes": episodes}.items() if x is not None}
+    learner = load(run, checkpoint, **changes)
+    if episodes is not None and getattr(learner, "episodes", None) != episodes:
+        raise UsageError(
+            f"--episodes: {learner.name} learns from one episode after the other; --steps is their "
+            "number"
+        )
+    return learner
 
 
 def write_report(

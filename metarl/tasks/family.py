@@ -5,13 +5,15 @@ attributes below. Each is used only if it has the type named here, so that an en
 these names for its own purposes:
 
 - `sample_task(generator, split)`, a method that draws a task of a split;
-- `tasks`, a `TaskDistribution` that draws the tasks if there is no `sample_task`;
+- `sample_task_set(generator, split, number)`, a method that draws so many tasks at once, as a list,
+  where they are not independent: a benchmark takes as many of each of its environments;
+- `tasks`, a `TaskDistribution` that draws the tasks if there is neither of these;
 - `splits`, a tuple or list of names with at least train and test;
 - `visible`, a collection of the names of parameters that observations may show (otherwise none);
 - `tuned`, a dict of options of `metarl train`, by the name of an algorithm or a learner;
 - `family`, a `DeclaredFamily`: the declaration that the environment was made from.
 
-Without `sample_task` and `tasks`, tasks are uniform over `task_space`, and a finite space of more
+Without these methods and `tasks`, tasks are uniform over `task_space`, and a finite space of more
 than two tasks is divided so that `train` and `test` are disjoint.
 """
 
@@ -22,7 +24,7 @@ import importlib
 import importlib.metadata
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
@@ -291,21 +293,31 @@ class TaskFamily:
         """
         self.check_split(split)
         key = RandomKey(key) if isinstance(key, int) else key
-        # Each split has its own stream, so that no two splits draw the same tasks.
-        stream = self.splits.index(split)
         tasks: list[Task] = []
         with Calling(lambda: f"{self.id}: task {len(tasks)} of split {split}") as calling:
-            sample = self._sampler()
-            for i in range(number):
+            for drawn in self._drawn(number, key, split):
                 calling.again()
-                drawn = sample(key.generator(Use.TASK, i, stream), split)
                 if not isinstance(drawn, Mapping):
                     raise UnfitError(f"is a {type(drawn).__name__}, not a dict of parameters")
                 try:
                     tasks.append(validate_tasks(self.task_space, drawn, None))
                 except UsageError as error:
-                    raise UsageError(f"{self.id}: sample_task of split {split}: {error}") from None
+                    where = f"task {len(tasks)} of split {split}"
+                    raise UsageError(f"{self.id}: {where}: {error}") from None
         return stack_tasks(tasks)
+
+    def _drawn(self, number: int, key: RandomKey, split: str) -> Iterable[object]:
+        """The tasks as the family's own code draws them, together or one after the other."""
+        # Each split has its own stream, so that no two splits draw the same tasks.
+        stream = self.splits.index(split)
+        together = getattr(self.task_env, "sample_task_set", None)
+        if not callable(together):
+            sample = self._sampler()
+            return (sample(key.generator(Use.TASK, i, stream), split) for i in range(number))
+        drawn = together(key.generator(Use.TASK, 0, stream), split, number)
+        if not isinstance(drawn, Sequence) or len(drawn) != number:
+            raise UnfitError(f"is of a sample_task_set that returns no list of {number} tasks")
+        return drawn
 
     def _sampler(self) -> Callable[[np.random.Generator, str], Task]:
         own = getattr(self.task_env, "sample_task", None)
