@@ -308,6 +308,52 @@ def test_advantages_have_the_discount_and_the_decay_of_the_options(monkeypatch):
     assert given == {(0.7, 0.4)}
 
 
+@pytest.fixture
+def objective_given(monkeypatch):
+    """What each objective of an iteration was made with."""
+    given = []
+    monkeypatch.setattr(maml, "MetaObjective", lambda *a: given.append(a) or MetaObjective(*a))
+    return given
+
+
+def test_the_sampling_correction_scales_by_the_deviations_of_the_last_stage(
+    monkeypatch, objective_given
+):
+    """Times them, the rewards of the last batch are those of its episodes, the last step's apart.
+
+    That one has the value of what would follow.
+    """
+    learner = Learner(Config.of("e-maml", **SMALL, discount=1.0))
+    rollouts, sample = [], learner.sample
+    monkeypatch.setattr(learner, "sample", lambda *a: rollouts.append(sample(*a)) or rollouts[-1])
+    learner.iterate()
+    ((_, _, batches, *_, deviations),) = objective_given
+    undone = batches[-1].rewards * deviations[:, None, None]
+    seen = rollouts[-1].rewards.double()
+    torch.testing.assert_close(undone[..., :-1], seen[..., :-1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_dropped_task_weighs_nothing_at_any_stage(objective_given):
+    learner = Learner(Config(**SMALL, inner_steps=2))
+    learner.dropped = frozenset({1})
+    learner.iterate()
+    ((_, _, batches, *_),) = objective_given
+    assert len(batches) == 3
+    for batch in batches:
+        assert [bool(weight.any()) for weight in batch.weight] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("adapts", ["all", "head"])
+def test_learned_step_sizes_begin_with_the_inner_step_size(adapts):
+    learner = Learner(Config(**SMALL, step_sizes="per_parameter", inner_lr=0.3, adapts=adapts))
+    sizes = {n: p for n, p in learner.parameters.items() if n.startswith("step_size.")}
+    adapted = {n for n in learner.parameters if n not in sizes and learner.inner.adapts(n)}
+    assert set(sizes) == {f"step_size.{n}" for n in adapted}
+    for name in adapted:
+        size = torch.full_like(learner.parameters[name], 0.3)
+        torch.testing.assert_close(sizes[f"step_size.{name}"], size)
+
+
 def test_reptile_moves_a_part_of_the_way():
     theta, _ = Reptile(StepSizeOptions(outer_lr=0.2)).step(Parabola(), ORIGIN)
     assert theta["x"].tolist() == pytest.approx([0.1, 0.1])

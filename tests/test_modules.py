@@ -275,9 +275,9 @@ def train(folder, name, *options):
     assert result.returncode == 0, result.stderr
 
 
-def test_a_network_in_the_working_folder_is_found_by_every_command(own_folder):
-    config = json.loads((own_folder / "run" / "config.json").read_text())["config"]
-    assert (config["policy"], config["policy_options"]) == ("net:Net", {"channels": 3})
+@pytest.fixture(scope="module")
+def exported(own_folder):
+    """The folder, in which the run goes on, is evaluated and exported."""
     for command in (
         ("train", "--resume", "--run-dir", "run", "--iterations", "3"),
         ("evaluate", "run", "--tasks", "2"),
@@ -285,7 +285,13 @@ def test_a_network_in_the_working_folder_is_found_by_every_command(own_folder):
     ):
         result = python("-m", "metarl", *command, "--trust", cwd=own_folder)
         assert result.returncode == 0, result.stderr
-    about = json.loads((own_folder / "exported" / "policy.json").read_text())
+    return own_folder
+
+
+def test_a_network_in_the_working_folder_is_found_by_every_command(exported):
+    config = json.loads((exported / "run" / "config.json").read_text())["config"]
+    assert (config["policy"], config["policy_options"]) == ("net:Net", {"channels": 3})
+    about = json.loads((exported / "exported" / "policy.json").read_text())
     assert about["module"] == "net:Net"
     assert about["observation_size"] == 147
 
@@ -303,9 +309,9 @@ assert int(program(row.expand(3, -1))[0]) == adapted.policy.act(image, 0.0)
 """
 
 
-def test_the_exported_program_acts_as_the_adapted_policy(own_folder):
+def test_the_exported_program_acts_as_the_adapted_policy(exported):
     result = subprocess.run(
-        [sys.executable, "-c", CHECK], cwd=own_folder, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", CHECK], cwd=exported, capture_output=True, text=True, timeout=120
     )
     assert result.returncode == 0, result.stderr
 
@@ -331,8 +337,16 @@ def test_a_recurrent_policy_reads_observations_through_an_encoder(policy):
 def test_an_oracle_reads_the_task_beside_the_image():
     options = {**SMALL, "family": "space_families:Space-image-v0", "policy": "encoder"}
     learner = Learner(Config(**options, inner_steps=0, observe_task=True))
-    assert set(learner.policy.network.observations.space.spaces) == {"observation", "task"}
+    policy, hints = learner.policy, learner._task_size()
+    assert set(policy.network.observations.space.spaces) == {"observation", "task"}
     learner.iterate()
+    row = torch.zeros(1, 1, 1, policy.network.observations.size)
+    row[..., -hints:] = 1.0
+    parameters = expand(learner.parameters, 1)
+    action = torch.zeros(1, 1, 1, dtype=torch.int64)
+    with torch.no_grad():
+        one, other = (policy.distribution(parameters, x).log_prob(action) for x in (row, 0 * row))
+    assert not torch.equal(one, other)
 
 
 class Features(nn.Module):

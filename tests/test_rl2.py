@@ -295,6 +295,20 @@ def test_an_adapted_policy_has_the_episodes_that_it_was_adapted_to(episodes):
     torch.testing.assert_close(adapted.parameters["hidden"], hidden[0, 0])
 
 
+def test_the_updates_divergence_is_that_of_the_actions_taken():
+    """E[ρ − 1 − log ρ] from the network after the update (Schulman 2020, k3)."""
+    learner, trials = sampled()
+    batch = experience_of(trials)
+    metrics = learner._update(batch, RandomKey(5))
+    with torch.no_grad():
+        distribution, _, _ = learner.network(batch.inputs)
+    log_ratio = (distribution.log_prob(batch.actions) - batch.log_probs)[batch.valid].double()
+    expected = float((log_ratio.exp() - 1 - log_ratio).mean())
+    assert metrics["outer/kl"] == pytest.approx(expected, rel=1e-3)
+    gains = log_ratio.expm1() * batch.advantages[batch.valid]
+    assert metrics["outer/surrogate"] == pytest.approx(float(gains.mean()), rel=1e-3)
+
+
 THREADS = """
 import hashlib, torch
 from metarl import RL2Config, make_learner

@@ -243,8 +243,11 @@ def test_success_rates_are_metrics_of_the_families_that_tell():
     options = {"meta_batch_size": 3, "episodes": 2, "horizon": 4, "hidden_sizes": (4,)}
     for name, told in (("Slippery", True), ("Line", False)):
         learner = Learner(Config(f"faulty_families:{name}-v0", **options))
+        rollouts = []
+        learner.sample = lambda *a, s=learner.sample, r=rollouts: r.append(s(*a)) or r[-1]
         metrics = learner.iterate() | learner.evaluate(3).metrics()
         keys = ("success/before", "success/after", "test/step_0/success", "test/step_1/success")
         for key in keys:
             assert (key in metrics) == told
-            assert 0 <= metrics.get(key, 0) <= 1
+        for key, rollout in zip(keys if told else (), rollouts, strict=False):
+            assert metrics[key] == pytest.approx(float(rollout.success.float().mean()))

@@ -135,6 +135,8 @@ def test_a_resumed_run_is_the_same_run(finished, tmp_path):
     assert without_times(metrics_of(tmp_path / "run")) == without_times(metrics_of(path))
     events = EventAccumulator(str(tmp_path / "run"), size_guidance={"scalars": 0}).Reload()
     assert [event.step for event in events.Scalars("return/after")] == [1, 2, 3, 4]
+    seconds = [metrics["seconds"] for metrics in metrics_of(tmp_path / "run")]
+    assert seconds == sorted(seconds), "a resumed run counts from its own beginning"
 
 
 def test_a_crash_between_checkpoints_loses_nothing_that_matters(finished, tmp_path, monkeypatch):
