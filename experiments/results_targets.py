@@ -107,20 +107,26 @@ def above_pretrained(family: str) -> Callable[[Records], str]:
     """Whether maml-trpo ends above the pretrained policy by more than the interval of the margin.
 
     The two of a seed meet the same held-out tasks, which differ from seed to seed: the margin is a
-    mean of differences, and its interval Student's over seeds.
+    mean of differences, and its interval Student's over seeds. That after one step is told too.
     """
 
     def found(records: Records) -> str:
         rows = records[family]["rows"]
-        own, other = (by_seed(rows, name) for name in ("maml-trpo", "pretrained"))
-        margins = np.array([own[seed] - other[seed] for seed in own if seed in other])
+        first, margins = (_margins(rows, step) for step in (1, -1))
         each = ", ".join(f"{margin:.1f}" for margin in margins)
         if len(margins) < 2:
             return f"{each}: {len(margins)} of at least 2 seeds, not judged"
         half = half_width(margins)
-        return judged(margins.mean() > half, f"{margins.mean():.1f} ± {half:.1f} ({each})")
+        text = judged(margins.mean() > half, f"{margins.mean():.1f} ± {half:.1f} ({each})")
+        return f"{text}; after one step {first.mean():.1f} ± {half_width(first):.1f}"
 
     return found
+
+
+def _margins(rows: Json, step: int) -> np.ndarray:
+    """What maml-trpo is above the pretrained policy after a step, for each seed of both."""
+    own, other = (by_seed(rows, name, step) for name in ("maml-trpo", "pretrained"))
+    return np.array([own[seed] - other[seed] for seed in own if seed in other])
 
 
 def gains(family: str, least: float, seeds: int = 3) -> Callable[[Records], str]:
