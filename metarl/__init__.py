@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from metarl.support.errors import UsageError as UsageError
     from metarl.tasks.family import TaskFamily as TaskFamily
     from metarl.tasks.family import make_family as make_family
-    from metarl.tasks.family import registered_families
+    from metarl.tasks.registry import registered_families
 
     # Assignments, because type checkers do not export names that an import changes.
     Config = MAMLConfig
@@ -61,7 +61,7 @@ _DEFINED_IN = {
     "check": "metarl.simulation.checker:check_family",
     "compare": "metarl.studies.comparison",
     "evaluate": "metarl.runs.report",
-    "families": "metarl.tasks.family:registered_families",
+    "families": "metarl.tasks.registry:registered_families",
     "load": "metarl.runs.loading",
     "make_family": "metarl.tasks.family",
     "make_learner": "metarl.learners.registry",

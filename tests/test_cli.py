@@ -18,7 +18,8 @@ from metarl.cli.main import main
 from metarl.cli.train import run_experiment
 from metarl.learners.presets import ALGORITHMS
 from metarl.support.text import one_line
-from metarl.tasks.family import make_family, registered_families
+from metarl.tasks.family import make_family
+from metarl.tasks.registry import registered_families
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 DIR = "envs:HalfCheetahDir-v0"

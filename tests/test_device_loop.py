@@ -41,8 +41,9 @@ from metarl.support.foreign import POLL
 from metarl.support.looks import read
 from metarl.support.parallel import Workers
 from metarl.support.randomness import RandomKey
-from metarl.tasks.family import make_family, registered_families
+from metarl.tasks.family import make_family
 from metarl.tasks.noise import Noise, Purpose
+from metarl.tasks.registry import registered_families
 
 ELSEWHERE = torch.device("meta")
 """Tensors without values: whoever looks at one is an error, as on a GPU it would be a wait."""

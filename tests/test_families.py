@@ -15,8 +15,9 @@ from metarl.simulation.declared import DeclaredSimulation
 from metarl.simulation.dynamics import DynamicsPhysics
 from metarl.support.randomness import RandomKey
 from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, MujocoFamily
-from metarl.tasks.family import make_family, registered_families
+from metarl.tasks.family import make_family
 from metarl.tasks.noise import Noise, Purpose
+from metarl.tasks.registry import registered_families
 from metarl.tasks.task import select_tasks
 
 OF_TESTS = "Sled-v0"  # the environment of faulty families, which another test may have imported

@@ -16,7 +16,8 @@ from metarl.learners.presets import ALGORITHMS, CONTROLS, shipped_options, tuned
 from metarl.learners.registry import LEARNERS
 from metarl.studies.comparison import Comparison
 from metarl.support.errors import UsageError
-from metarl.tasks.family import make_family, registered_families
+from metarl.tasks.family import make_family
+from metarl.tasks.registry import registered_families
 
 FAMILY = f"{__name__}:Tuned-v0"
 TINY = ("--iterations", "1", "--horizon", "3", "--eval-every", "0")

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from metarl.support.errors import UsageError
 from metarl.support.randomness import RandomKey
-from metarl.tasks.family import find_spec, make_family, registered_families
+from metarl.tasks.family import make_family
 from metarl.tasks.parameterised import ParameterisedEnv
+from metarl.tasks.registry import find_spec, registered_families
 from metarl.tasks.task import (
     first_of_each,
     has_exact_name,

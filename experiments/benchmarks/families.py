@@ -21,12 +21,8 @@ from metarl.policies.parameters import expand
 from metarl.simulation.backends import backend_name
 from metarl.support.parallel import Workers
 from metarl.tasks.declaration import MujocoFamily
-from metarl.tasks.family import (
-    TaskFamily,
-    make_family,
-    registered_families,
-    task_environment,
-)
+from metarl.tasks.family import TaskFamily, make_family, task_environment
+from metarl.tasks.registry import registered_families
 from metarl.tasks.task import Tasks
 
 SYNC = 16

@@ -10,7 +10,8 @@ from rich.table import Table
 from metarl.simulation.backends import backend_name
 from metarl.support.types import Space
 from metarl.tasks.distributions import Ball, Choice, Distribution, Uniform
-from metarl.tasks.family import TaskFamily, registered_families
+from metarl.tasks.family import TaskFamily
+from metarl.tasks.registry import registered_families
 from metarl.tasks.task import finite_sizes, first_value
 
 WIDE = 120

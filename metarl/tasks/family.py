@@ -20,9 +20,6 @@ than two tasks is divided so that `train` and `test` are disjoint.
 import contextlib
 import dataclasses
 import functools
-import importlib
-import importlib.metadata
-import sys
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +32,6 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from metarl.support.errors import FamilyError, UnfitError, UsageError, hint_of_call
 from metarl.support.foreign import START_LIMIT, Calling
-from metarl.support.modules import import_module_here
 from metarl.support.options import with_truth_values
 from metarl.support.places import described
 from metarl.support.randomness import RandomKey, Use
@@ -43,7 +39,7 @@ from metarl.support.signals import is_request_to_end
 from metarl.support.types import Json
 from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, load_declaration
 from metarl.tasks.distributions import TaskDistribution
-from metarl.tasks.suggestions import SHIPPED, suggestion
+from metarl.tasks.registry import find_spec
 from metarl.tasks.task import (
     Task,
     Tasks,
@@ -54,7 +50,6 @@ from metarl.tasks.task import (
     validate_tasks,
 )
 
-ENTRY_POINT_GROUP = "metarl.task_families"
 SPLITS = ("train", "test")
 DECLARED = ("metarl.simulation.mujoco:MujocoEnv", "metarl.simulation.dynamics:DynamicsEnv")
 """Entry points of declared families, whose registration refers to the declaration."""
@@ -376,80 +371,6 @@ def make_family(id: str, horizon: int | None = None, **options: object) -> TaskF
 def _raised_by_gymnasium(error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
     return frames[-1].filename == gymnasium.envs.registration.__file__
-
-
-def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
-    """Gymnasium's entry for `Id` or `module:Id`; the module is imported first.
-
-    If a project has its own package `envs`, `envs:Id` is a family of that package if it has one of
-    this name, and otherwise the one that comes with metarl.
-
-    Raises:
-        UsageError: the module or id is unknown (the message suggests the closest family), or `id`
-            has neither form.
-
-    """
-    naming = f"task families are named MODULE:ID, as in envs:HalfCheetahDir-v0, not {id!r}"
-    module, colon, name = id.rpartition(":")
-    if not name or (colon and not module.split(".")[0]):
-        raise UsageError(naming)
-    if module:
-        _import_or_shipped(module, name)
-    elif name not in gymnasium.registry:
-        import_announced_modules()
-    if name in gymnasium.registry:
-        return gymnasium.registry[name]
-    if not module and "." in name:  # a dot in the place of the colon
-        raise UsageError(naming)
-    where = f"module {module} ({_origin(module)}) registers no" if module else "there is no"
-    hint = suggestion(name, module, import_announced_modules())
-    raise UsageError(f"{where} task family {name}{hint}")
-
-
-def registered_families(modules: Sequence[str] = ()) -> list[str]:
-    """Ids of all families: those of announced modules and of these `modules`, and declared ones."""
-    for module in modules:
-        import_module_here(module)
-    return _registered_by([*import_announced_modules(), *modules])
-
-
-def _registered_by(modules: Sequence[str]) -> list[str]:
-    """Ids of the families of these modules, which are imported, and of all declared families."""
-    packages = {"metarl", *(module.split(".")[0] for module in modules)}
-    return sorted(
-        name
-        for name, spec in gymnasium.registry.items()
-        if isinstance(spec.entry_point, str)
-        and spec.entry_point.split(":")[0].split(".")[0] in packages
-    )
-
-
-def import_announced_modules() -> list[str]:
-    """Imports metarl's families and those that installed packages announce; returns the modules."""
-    announced = importlib.metadata.entry_points(group=ENTRY_POINT_GROUP)
-    modules = [SHIPPED, *(entry_point.value for entry_point in announced)]
-    for module in modules:
-        import_module_here(module)
-    return modules
-
-
-def _origin(module: str) -> str:
-    return str(getattr(sys.modules[module], "__file__", None) or "a namespace package")
-
-
-def _import_or_shipped(module: str, name: str) -> None:
-    """Imports `module`, and metarl's `envs` if `module` is another `envs` without the family."""
-    parent, *rest = module.split(".")
-    try:
-        import_module_here(module)
-    except UsageError:
-        if parent != "envs":
-            raise
-    if parent == "envs" and name not in gymnasium.registry:
-        try:
-            import_module_here(".".join((SHIPPED, *rest)))
-        except UsageError:
-            import_module_here(module)  # report its error, or that it lacks the family
 
 
 def _of_type(env: TaskEnv, name: str, kind: type[T]) -> T | None:

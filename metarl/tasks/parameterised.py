@@ -20,7 +20,8 @@ from metarl.tasks.distributions import (
     Uniform,
     distribution_from_json,
 )
-from metarl.tasks.family import TaskFamily, find_spec, make_family
+from metarl.tasks.family import TaskFamily, make_family
+from metarl.tasks.registry import find_spec
 from metarl.tasks.task import Task, validate_tasks
 
 if TYPE_CHECKING:
