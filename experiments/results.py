@@ -25,6 +25,7 @@ from metarl.runs.loading import read_config
 from metarl.studies.comparison import Comparison, compare, is_finished, with_horizon
 from metarl.support.files import replace_durably
 from metarl.support.options import option
+from metarl.support.types import Json
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "experiments" / "results"
@@ -155,7 +156,21 @@ def long_record(folder: Path) -> dict[str, object]:
         record["success"] = {
             when: means_of_blocks(lines, f"success/{when}") for when in ("before", "after")
         }
+    if (folder / EVALUATION).exists():
+        record["held_out"] = held_out(json.loads((folder / EVALUATION).read_text()))
     return record
+
+
+def held_out(report: Json) -> dict[str, object]:
+    """What the page shows of an evaluation: by inner step, on the tasks of the split test."""
+    test = report["splits"]["test"]
+    steps = test["steps"]
+    return {
+        "tasks": len(test["tasks"]),
+        "episodes": [step["episodes"] for step in steps],
+        "means": [round(step["mean"]["value"], 2) for step in steps],
+        "success": [round(step["success"], 4) for step in steps if "success" in step],
+    }
 
 
 def command_of_run(config: RunConfig) -> str:

@@ -185,9 +185,21 @@ def long_runs(records: Mapping[str, Json]) -> list[str]:
             shares = [f"{before:.0%} / {after:.0%}" for before, after in rates]
             lines.append(cells(("success", *(shares[i] for i in at))))
         about = f"Commit {run['commit']}; {run['minutes']:.0f} minutes; {run['machine']}.\n"
+        if "held_out" in run:
+            about = f"{tested(run['held_out'])}\n\n{about}"
         command = f"```text\n{run['command']}\n```\n"
         parts += [f"### {name}\n", command, "\n".join(lines) + "\n", about]
     return parts
+
+
+def tested(held_out: Json) -> str:
+    """What an evaluation of a long run found."""
+    after = ", ".join(map(str, held_out["episodes"]))
+    found = f"return {', '.join(f'{mean:.1f}' for mean in held_out['means'])}"
+    if held_out["success"]:
+        found += f"; success {', '.join(f'{rate:.1%}' for rate in held_out['success'])}"
+    tasks = f"{held_out['tasks']} tasks of the split test"
+    return f"On {tasks}, after learning from {after} episodes: {found}."
 
 
 def cells(row: Iterable[str]) -> str:

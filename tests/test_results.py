@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import results
 import results_targets
-from results_page import cell, command_of, page
+from results_page import cell, command_of, long_runs, page
 
 import metarl
 from metarl.cli.parsing import parse
@@ -151,6 +151,36 @@ def test_the_command_of_a_run_repeats_it(config, command):
     line = results.command_of_run(config)
     assert line == f"metarl train --family envs:Navigation2D-v0 {command}"
     assert parse_config(None, None, line.split()[2:], "train") == config
+
+
+def test_a_long_run_is_recorded_with_its_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RECORDS", tmp_path / "records")
+    config = metarl.Config(family="envs:Navigation2D-v0", iterations=20)
+    held = {"git_commit": "0123456789", "config": config.to_json()}
+    (tmp_path / "config.json").write_text(json.dumps(held, default=str))
+    lines = [
+        {"env_steps": 100 * i, "seconds": 6.0 * i, "return/before": -i, "return/after": i,
+         "success/before": 0.0, "success/after": 0.5 * (i > 10)}
+        for i in range(1, 21)
+    ]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    steps = [
+        {"episodes": 10 * k, "mean": {"value": float(k)}, "success": 0.25 * k} for k in range(2)
+    ]
+    report = {"splits": {"test": {"tasks": [{}] * 200, "steps": steps}}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(report))
+    results.main(["add", str(tmp_path), "ours"])
+    record = json.loads((tmp_path / "records" / "long" / "ours.json").read_text())
+    text = "\n".join(long_runs({"ours": record}))
+    assert "| env steps | 0.0M | 0.0M |" in text
+    assert "| return | -5.5 / 5.5 | -15.5 / 15.5 |" in text
+    assert "| success | 0% / 0% | 0% / 50% |" in text
+    assert (
+        "On 200 tasks of the split test, after learning from 0, 10 episodes: return 0.0, 1.0; "
+        in text
+    )
+    assert "success 0.0%, 25.0%." in text
+    assert "Commit 0123456; 2 minutes" in text
 
 
 def test_rows_that_another_machine_recorded_stay(tmp_path, monkeypatch):
