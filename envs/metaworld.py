@@ -121,13 +121,17 @@ class MetaWorld(gymnasium.Env):
         """Draws tasks of a split; test has held-out goals or held-out environments.
 
         The environments take turns, and no variation comes again before all others of its
-        environment, as in Meta-World's own benchmarks (`meta_batch_size` and `pseudorandom`).
+        environment, as in Meta-World's own benchmarks (`meta_batch_size` and `pseudorandom`). Where
+        each has as many turns, they come in the same order each time: the place of a task in a
+        meta-batch then needs the memory of one arm alone.
         """
         test = split == "test"
         held_out = test and not self._one
         low, high = (self._training, len(self.names)) if held_out else (0, self._training)
         first = VARIATIONS if test and self._one else 0
-        turns = generator.permutation(np.arange(low, high))
+        turns = np.arange(low, high)
+        if number % len(turns):
+            turns = generator.permutation(turns)
         orders = generator.permuted(np.tile(np.arange(VARIATIONS), (len(turns), 1)), axis=1)
         rounds, turn = np.divmod(np.arange(number), len(turns))
         variations = first + orders[turn, rounds % VARIATIONS]

@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 
 from metarl import Config, Learner
+from metarl.learners import learner as learner_module
 from metarl.policies.action_units import ActionUnits
 from metarl.policies.actions import ContinuousActions, DiscreteActions
 from metarl.policies.mlp import MLP
@@ -159,6 +160,53 @@ def test_threads_change_no_task_no_reset_and_no_noise():
         assert torch.equal(getattr(one, name), getattr(two, name))
         # A product over more tasks gives each the same bits, as its rows are filled up.
         assert torch.equal(getattr(one, name), getattr(whole, name))
+
+
+def test_fewer_environments_take_the_tasks_in_rounds():
+    """Each task has the numbers that it has beside all others."""
+    policy = Policy(MLP(2, 1), ContinuousActions(1))
+    parameters = expand(policy.initial_parameters(np.random.default_rng(0)), 6)
+    tasks = {"number": np.array([3, 7, 1, 2, 9, 4])}
+
+    def of(*sizes):
+        simulations = [
+            serial(lambda: gymnasium.wrappers.TimeLimit(Counter(False), HORIZON), 4 * n)
+            for n in sizes
+        ]
+        return collect_under(
+            simulations, policy, parameters, tasks, 4, HORIZON, RandomKey(1), 0, WORKERS
+        )
+
+    whole = of(6)
+    for rollout in (of(2), of(1), of(1, 2)):
+        for name in ("valid", "rewards", "terminated"):
+            assert torch.equal(getattr(rollout, name), getattr(whole, name)), name
+        torch.testing.assert_close(rollout.actions, whole.actions)
+
+
+def test_an_evaluation_has_no_more_environments_at_once_than_training(monkeypatch):
+    """Where they are stepped one at a time."""
+    made = []
+
+    def make(family, tasks, episodes, *arguments):
+        made.append(tasks * episodes)
+        return make_simulations(family, tasks, episodes, *arguments)
+
+    monkeypatch.setattr(learner_module, "make_simulations", make)
+    monkeypatch.setattr(learner_module, "LEAST_ENVIRONMENTS", 1)
+    small = {"meta_batch_size": 6, "episodes": 2, "horizon": 4, "hidden_sizes": (4,)}
+    learner = Learner(Config("faulty_families:Line-v0", **small))
+    learner.iterate()
+    rounds = learner.evaluate(24, 1, adaptations=2).returns
+    assert made == [12], "48 adaptations are eight rounds of six"
+    whole = Learner(Config("faulty_families:Line-v0", **small))
+    whole._one_by_one = False
+    whole.iterate()
+    assert made == [12, 12]
+    np.testing.assert_allclose(rounds, whole.evaluate(24, 1, adaptations=2).returns, rtol=1e-5)
+    assert made == [12, 12, 96]
+    learner.evaluate(7, 1, adaptations=1)
+    assert made[3:] == [2], "a divisor of seven"
 
 
 def test_a_batch_of_episodes_restarts_wholly_at_the_next_collection():

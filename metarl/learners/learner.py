@@ -58,6 +58,9 @@ from metarl.tasks.task import (
 
 logger = logging.getLogger(__name__)
 
+LEAST_ENVIRONMENTS = 64
+"""Environments stepped one at a time that may exist at once, however few training has."""
+
 
 class MetaLearner(BaseLearner):
     """A learner of a task family; it owns the simulations of the family's environments.
@@ -103,6 +106,7 @@ class MetaLearner(BaseLearner):
             self.family, config.environments, config.simulation
         )
         self.simulation_device = device_of(backend)
+        self._one_by_one = bool(getattr(backend, "one_by_one", False))
         if self.info_metrics:
             expect_info(self.simulation, backend)
             expect_reported(self.info_metrics, self.family, config.worker_timeout)
@@ -165,7 +169,7 @@ class MetaLearner(BaseLearner):
         actor = adaptive.actor()
         with self.located(tasks, key, stage, shard):
             rollout = collect(
-                self._simulations_of(count_tasks(tasks)),
+                self._simulations_of(self._at_once(count_tasks(tasks))),
                 MostLikely(actor) if mean_actions else actor,
                 self.units,
                 tasks,
@@ -414,6 +418,17 @@ class MetaLearner(BaseLearner):
             warnings += observation_warnings(form.scaled(seen).cpu().numpy())
         for warning in warnings:
             logger.warning("%s: %s", self.family.id, warning)
+
+    def _at_once(self, tasks: int) -> int:
+        """The tasks of a round of sampling: a divisor, so that all rounds have as many.
+
+        Environments that are stepped one at a time are not faster if they are more than in
+        training, and an evaluation may need thousands, each with its memory.
+        """
+        if not self._one_by_one:
+            return tasks
+        most = max(self.config.environments, LEAST_ENVIRONMENTS) // self.episodes
+        return max(n for n in range(1, max(1, min(tasks, most)) + 1) if tasks % n == 0)
 
     def _simulations_of(self, tasks: int) -> list[Simulation]:
         if (tasks, self.episodes) not in self._simulations:

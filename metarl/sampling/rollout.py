@@ -1,7 +1,7 @@
 """Collecting rollouts: episodes of several tasks at once."""
 
+import itertools
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from metarl.simulation.protocol import Simulation, Step
 from metarl.support.graphs import Replayed, own_stream
 from metarl.support.parallel import Workers
 from metarl.support.randomness import RandomKey, Use
-from metarl.tasks.task import Tasks, select_tasks
+from metarl.tasks.task import Tasks, count_tasks, select_tasks
 
 
 def collect(
@@ -36,10 +36,12 @@ def collect(
     """`episodes` episodes of each task, one in each of the simulations' environments.
 
     Each simulation has its share of the tasks, in order, and a thread of its own: while one
-    computes actions and rewards, another's physics keep the cores busy.
+    computes actions and rewards, another's physics keep the cores busy. Where there are fewer
+    environments than episodes in all, they take the tasks in rounds.
 
     Args:
-        simulations: of tasks × episodes environments in all, which rest once their episode ended.
+        simulations: whose environments rest once their episode ended; those of all together have
+            the episodes of a number of tasks that divides that of all.
         actor: of all tasks; its actions are computed where its parameters lie.
         units: of the policy's actions in the environment's.
         tasks: arrays [tasks, ...].
@@ -51,8 +53,9 @@ def collect(
     Returns:
         A rollout on the device of the simulations.
     """
-    ends = np.cumsum([simulation.num_envs // episodes for simulation in simulations])
-    shares = [slice(*bounds) for bounds in pairwise([0, *ends.tolist()])]
+    sizes = [simulation.num_envs // episodes for simulation in simulations]
+    number = count_tasks(tasks)
+    assert number % sum(sizes) == 0, "a last round would lack tasks"
 
     def of_share(simulation: Simulation, share: slice) -> Rollout:
         indices = range(first_task + share.start, first_task + share.stop)
@@ -63,7 +66,12 @@ def collect(
                 simulation, part, units, own, indices, episodes, horizon, key, stage, info
             )
 
-    return _joined(workers.map(of_share, simulations, shares))
+    rollouts: list[Rollout] = []
+    for first in range(0, number, sum(sizes)):
+        ends = itertools.accumulate(sizes, initial=first)
+        shares = [slice(*bounds) for bounds in itertools.pairwise(ends)]
+        rollouts += workers.map(of_share, simulations, shares)
+    return _joined(rollouts)
 
 
 class _Recording:

@@ -51,7 +51,9 @@ WARP_ENVS: int | None = None
 class Backend(Protocol):
     """Makes the simulations of the families that it can step.
 
-    One whose simulations are not on the CPU has a method `device()`, which says where they are.
+    One whose simulations are not on the CPU has a method `device()`, which says where they are. One
+    that steps its environments one after the other may have an attribute `one_by_one` that is true:
+    an evaluation then has no more of them at once than training, and takes its tasks in rounds.
     """
 
     def refusal(self, family: TaskFamily) -> str | None:
@@ -139,6 +141,8 @@ class GymnasiumBackend:
 
     If a family is registered with its own vector environment, this backend uses it.
     """
+
+    one_by_one = True
 
     def refusal(self, family: TaskFamily) -> str | None:
         """None: it can step any family."""
