@@ -124,6 +124,20 @@ def differences(
     return differing
 
 
+def expect_continues(folder: Path, config: RunConfig) -> None:
+    """Checks that what a folder holds, if anything, is a run with these options.
+
+    Raises:
+        UsageError: it is a run with others; the message names them.
+
+    """
+    if not (folder / CONFIG).exists():
+        return
+    if differing := differences(read_options(folder), as_json(config.to_json()), config):
+        remedy = "give another --run-dir, or delete it"
+        raise UsageError(f"{folder} holds a run with {'; '.join(differing)}: {remedy}")
+
+
 def as_json(value: object) -> Any:
     """What JSON makes of the value: a list of a tuple, a text of a path."""
     return json.loads(json.dumps(value, default=str))

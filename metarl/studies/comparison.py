@@ -18,6 +18,7 @@ from metarl.learners.presets import ALGORITHMS, CONTROLS, RL2, find_algorithm, s
 from metarl.learners.registry import LEARNERS, make_learner
 from metarl.maml.inner_loop import without_step_sizes
 from metarl.runs.folder import EVALUATION, read_evaluation, read_options
+from metarl.runs.loading import expect_continues
 from metarl.runs.lock import FolderLock
 from metarl.runs.report import write_report
 from metarl.runs.run import run
@@ -226,6 +227,8 @@ def compare(comparison: Comparison) -> list[Line]:
     for given in comparison.options:
         comparison.expect_option(given)
     comparison = with_horizon(comparison)
+    for name, seed in runs:  # and one of another comparison, before its other runs are mixed in
+        expect_continues(comparison.run_folder(name, seed), comparison.config(name, seed))
     jobs: dict[Job, tuple[str, int]] = {}
     for name, seed in runs:
         folder = comparison.run_folder(name, seed)
