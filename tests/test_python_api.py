@@ -30,6 +30,7 @@ from metarl.tasks.classification import (
 )
 
 TINY = {"meta_batch_size": 3, "episodes": 4, "horizon": 5, "device": "cpu"}
+PLANE = "envs:Navigation2D-v0"
 GOAL = {"goal": np.array([0.3, -0.2])}
 
 
@@ -186,6 +187,59 @@ def test_a_policy_is_exported_with_its_task(learner, tmp_path):
     about = json.loads((tmp_path / "policy.json").read_text())
     assert about["task"] == {"goal": [0.3, -0.2]}
     assert (about["inner_steps"], about["author"]) == (1, "me")
+
+
+def test_a_family_is_named_or_given():
+    named, given = (
+        metarl.show(family, steps=2, seed=3) for family in (PLANE, metarl.make_family(PLANE))
+    )
+    for one, other in zip(named.frames, given.frames, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert all(finding.passed for finding in metarl.check("envs:BernoulliBandit-v0"))
+
+
+def test_a_comparison_takes_a_list_and_a_folder_as_text(tmp_path):
+    comparison = metarl.Comparison(
+        "envs:BernoulliBandit-v0", algorithms=["promp"], controls=[], run_dir=str(tmp_path)
+    )
+    assert comparison.names == ("promp",)
+    assert comparison.run_folder("promp", 1) == tmp_path / "promp" / "seed-1"
+
+
+def test_a_plot_of_nothing_is_one_line():
+    with pytest.raises(UsageError, match="plot needs at least one run folder"):
+        metarl.plot()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"normalise_observations": "False"}, "--normalise-observations is 'False', not true or"),
+        ({"meta_batch_size": 2.5}, "--meta-batch-size is 2.5, not a whole number"),
+        ({"hidden_sizes": (8.5,)}, "--hidden-sizes[0] is 8.5, not a whole number"),
+        ({"hidden_sizes": 64}, "--hidden-sizes is 64, not a list"),
+        ({"inner_lr": "x"}, "--inner-lr is 'x', not a number"),
+        ({"family": 3}, "--family is 3, not text"),
+        ({"horizon": True}, "--horizon is True, not a whole number"),
+    ],
+)
+def test_an_option_of_another_type_is_one_line(options, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        metarl.Config(**{"family": "envs:Navigation2D-v0", **options})
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = metarl.Config("envs:Navigation2D-v0", episodes=np.int64(3), inner_lr=np.float32(0.5))
+    assert (config.episodes, config.inner_lr) == (3, 0.5)
+
+
+def test_numbers_that_are_too_small_are_one_line(learner):
+    for options in ({"tasks": 0}, {"adaptations": 0}, {"steps": -1}):
+        ((name, value),) = options.items()
+        with pytest.raises(UsageError, match=f"{name} {value} must be at least"):
+            learner.evaluate(**options)
+    with pytest.raises(UsageError, match="steps -1 must be at least 0"):
+        learner.adapt(GOAL, steps=-1)
 
 
 def test_an_evaluation_is_that_of_the_command(run):

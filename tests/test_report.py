@@ -121,6 +121,14 @@ def test_an_inner_step_learns_from_as_many_episodes_as_asked_for(run, tmp_path, 
     assert list((run / "adapted").glob("*-steps-2-episodes-3-seed-1"))
 
 
+def test_one_task_has_no_interval(run, capsys):
+    capsys.readouterr()
+    main(["evaluate", str(run), "--tasks", "1", "--splits", "test", "--steps", "1"])
+    output = capsys.readouterr().out
+    assert "test: 1 task, of which no interval is known" in output
+    assert "[-" not in output
+
+
 def test_a_new_evaluation_replaces_the_old_one(run):
     for steps in ("1", "2"):
         main(["evaluate", str(run), "--steps", steps, "--tasks", "2", "--splits", "test"])

@@ -3,7 +3,7 @@
 From this folder:
 
     metarl train --learner beta_bandit:BetaBandit --family envs:BernoulliBandit-v0 --iterations 20
-    metarl evaluate runs/BernoulliBandit-v0/BetaBandit-seed-1
+    metarl evaluate runs/BernoulliBandit-v0/BetaBandit-seed-1 --trust
 
 What adapts is a posterior: Beta(a + successes, b + failures) for each arm of each task. Training
 fits the prior (a, b) to what the arms of the training tasks paid before adaptation, by the method

@@ -49,7 +49,9 @@ def run(arguments: Sequence[str]) -> None:
         print()
         _print_summary(evaluation)
     after = {e.split: float(e.returns[-1].mean()) for e in evaluations}
-    if {"train", "test"} <= set(after):
+    # Of two sets of the same tasks, the difference is noise.
+    shared = any(e.split == "test" and not e.held_out for e in evaluations)
+    if {"train", "test"} <= set(after) and not shared:
         steps = len(evaluations[0].returns) - 1
         gap = after["train"] - after["test"]
         measure = evaluations[0].measure
@@ -76,7 +78,7 @@ def _legend(evaluation: Evaluation) -> str:
 def _print_summary(evaluation: Evaluation) -> None:
     """Prints a table of one split: cost, aggregate returns and share of worse tasks by step."""
     print(f"{evaluation.split}: {_tasks(evaluation)}")
-    data = evaluation.summary()
+    data, several = evaluation.summary(), evaluation.returns.shape[1] > 1
     columns = ["step", "mean", "median", "IQM", "worst tenth", "gain", "hurt"]
     samples = evaluation.env_steps is not None
     if samples:
@@ -85,7 +87,7 @@ def _print_summary(evaluation: Evaluation) -> None:
     table = Table(*columns, *(["success"] if success else []), box=None)
     for step in data["steps"]:
         cells = [
-            (WHOLE if name in ("mean", "gain") else VALUE).format(**step[name])
+            (WHOLE if name in ("mean", "gain") and several else VALUE).format(**step[name])
             for name in (*STATISTICS, "gain")
         ]
         cells += [f"{step['hurt']:.0%}"] + ([f"{step['success']:.0%}"] if success else [])
@@ -113,6 +115,8 @@ def _print_info(steps: Sequence[Json], labels: Sequence[str]) -> None:
 def _tasks(evaluation: Evaluation) -> str:
     """How many tasks were evaluated, whether training had them, and what the intervals are over."""
     drawn = evaluation.returns.shape[1]
+    if drawn == 1:
+        return "1 task, of which no interval is known"
     distinct = len(set(task_hashes(evaluation.tasks))) if evaluation.tasks else drawn
     if distinct == drawn:
         return f"{counted(drawn, 'task')}, 95 % intervals over tasks"

@@ -18,7 +18,7 @@ from metarl.support.errors import UsageError
 from metarl.support.files import expect_writable
 from metarl.support.types import Env
 from metarl.tasks.declaration import DynamicsFamily
-from metarl.tasks.family import TaskFamily, task_environment
+from metarl.tasks.family import TaskFamily, make_family, task_environment
 from metarl.tasks.task import Task, select_tasks
 
 Act = Callable[[np.ndarray, float], int | np.ndarray]
@@ -79,18 +79,19 @@ def _loads(library: str) -> bool:
 
 
 def show(
-    family: TaskFamily,
+    family: TaskFamily | str,
     task: Task | None = None,
     steps: int = 100,
     seed: int = 0,
     camera: str | None = None,
 ) -> Clip:
-    """A clip of a family under random actions; a task is drawn if none is given.
+    """A clip of a family, or of that of an id, under random actions; a task is drawn if not given.
 
     Raises:
         UsageError: the family has no pictures or no such camera, or this machine cannot render.
 
     """
+    family = make_family(family) if isinstance(family, str) else family
     drawn = select_tasks(family.sample_tasks(1, seed), 0) if task is None else task
     return Clip(record_clip(family, drawn, steps, seed, camera=camera))
 

@@ -38,6 +38,7 @@ from metarl.simulation.backends import (
 from metarl.simulation.physics import WarpOptions
 from metarl.simulation.protocol import Simulation
 from metarl.support.errors import UsageError
+from metarl.support.options import at_least
 from metarl.support.parallel import Shard, pick_device
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.ranks import make_workers
@@ -243,9 +244,17 @@ class MetaLearner(BaseLearner):
         The return of a task is a mean over so many `adaptations`, each from its own rollouts. With
         `mean_actions` it is that of the most likely actions. A learner that adapts by gradients
         learns from further episodes with sampled actions; RL² remembers those that are shown.
+
+        Raises:
+            UsageError: a number is too small, or the family has no such split.
+
         """
-        number, repeats = tasks or self.config.eval_tasks, adaptations or self.test_adaptations
+        number = self.config.eval_tasks if tasks is None else tasks
+        repeats = self.test_adaptations if adaptations is None else adaptations
         steps = self.test_steps if steps is None else steps
+        at_least("tasks", number, 1)
+        at_least("adaptations", repeats, 1)
+        at_least("steps", steps, 0)
         fixed = RandomKey(self.config.seed, Phase.EVALUATION)
         key = dataclasses.replace(fixed, iteration=self.iteration)
         drawn = self.family.sample_tasks(number, fixed, split)
@@ -384,6 +393,7 @@ class MetaLearner(BaseLearner):
         seed = self.config.seed if seed is None else seed
         key = RandomKey(seed, Phase.ADAPTATION, self.iteration)
         number = self.test_steps if steps is None else steps
+        at_least("steps", number, 0)
         adaptive, rollouts, _ = self._adaptation(stack_tasks([task]), number, key)
         return adaptive, rollouts
 

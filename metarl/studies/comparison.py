@@ -131,12 +131,12 @@ class Comparison:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all algorithms and controls."""
-        return self.algorithms + self.controls
+        return (*self.algorithms, *self.controls)
 
     @property
     def folder(self) -> Path:
         """`run_dir`, or a folder named after the family."""
-        return self.run_dir or Path("comparisons", self.family.rpartition(":")[2])
+        return Path(self.run_dir or Path("comparisons", self.family.rpartition(":")[2]))
 
     def run_folder(self, name: str, seed: int) -> Path:
         """The folder of one run."""

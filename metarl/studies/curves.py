@@ -338,9 +338,12 @@ def plot(*runs: str | Path, out: str | Path | None = None, title: str = "") -> F
         title: of the figure.
 
     Raises:
-        UsageError: a folder is not that of a run, has nothing to draw, or cannot be written.
+        UsageError: there is no run, a folder is not that of one, has nothing to draw, or cannot be
+            written.
 
     """
+    if not runs:
+        raise UsageError("plot needs at least one run folder")
     lines = group([read_run(Path(path)) for path in runs])
     if out is not None:
         write_figures(lines, Path(out), title)

@@ -108,7 +108,7 @@ def tune_config(config: FamilyRunConfig, *search: str, **options: Any) -> list[T
     """
     tuning = Tuning(search=search, **options)
     folder = tuning.run_dir or config.run_dir or default_folder(config)
-    return tune(tuning, folder, functools.partial(with_values, config))
+    return tune(tuning, Path(folder), functools.partial(with_values, config))
 
 
 def default_folder(config: FamilyRunConfig) -> Path:

@@ -1,12 +1,14 @@
 """Names of options on the command line, and ranges of their values."""
 
 import math
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import (
     Annotated,
     Any,
     Literal,
+    Union,
     get_args,
     get_origin,
     get_type_hints,
@@ -15,6 +17,7 @@ from typing import (
 import numpy as np
 
 from metarl.support.errors import UsageError, nearest
+from metarl.support.schema import expect
 
 WHOLE = 2**63 - 1
 """The largest whole number of arrays and random numbers."""
@@ -70,7 +73,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 def check_ranges(options: object) -> None:
-    """Checks the fields of a dataclass whose type is a `Literal` or has a `Range`.
+    """Checks the fields of a dataclass: their plain types, choices and ranges.
 
     Raises:
         UsageError: an option is wrong; the message names it, its value and what is right.
@@ -84,10 +87,28 @@ def check_ranges(options: object) -> None:
             raise UsageError(
                 f"{option(name)} {value} must be one of {listed}{nearest(str(value), choices)}"
             )
+        value = value.item() if isinstance(value, np.generic) else value
+        # In Python, nothing else has checked it. Not looked at: tyro's mark of a missing one.
+        if _is_plain(hint) and isinstance(
+            value, (str, int, float, list, tuple, dict, types.NoneType)
+        ):
+            try:
+                expect(value, hint, option(name))
+            except ValueError as error:
+                raise UsageError(str(error)) from None
         for part in (hint, *get_args(hint)):  # includes the alternatives of `Count | None`
             for limits in getattr(part, "__metadata__", ()):
                 if isinstance(limits, Range) and value is not None and not limits.holds(value):
                     raise UsageError(f"{option(name)} {value} must be {limits.expected(value)}")
+
+
+def _is_plain(hint: Any) -> bool:
+    """Whether it is of numbers, texts and truth values alone."""
+    if get_origin(hint) is Annotated:
+        return _is_plain(get_args(hint)[0])
+    if get_origin(hint) in (tuple, Union, types.UnionType):
+        return all(part is Ellipsis or _is_plain(part) for part in get_args(hint))
+    return hint in (bool, int, float, str, types.NoneType)
 
 
 def option(name: str) -> str:
