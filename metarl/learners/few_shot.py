@@ -19,7 +19,13 @@ from metarl.learners.adapted import AdaptedModule
 from metarl.learners.base import BaseLearner
 from metarl.learners.config import FamilyOption, RunConfig
 from metarl.learners.iteration import located
-from metarl.learners.problem import Problem, expect_problem, make_problem
+from metarl.learners.problem import (
+    Problem,
+    expect_problem,
+    make_problem,
+    samples_of,
+    scores_of,
+)
 from metarl.maml.inner_loop import (
     InnerLoop,
     every_parameter,
@@ -298,7 +304,7 @@ class FewShotLearner(BaseLearner):
 
     def _sample(self, number: int, key: RandomKey, split: str) -> tuple[Samples, Samples, Shard]:
         """Support and query sets of the tasks of this process, and which of all these are."""
-        sets = self.problem.sample(number, lambda task: key.generator(Use.TASK, task), split)
+        sets = samples_of(self.problem, number, lambda task: key.generator(Use.TASK, task), split)
         if not self._fits:
             module = copy.deepcopy(self.problem.module).cpu()
             for samples in sets:
@@ -347,7 +353,7 @@ class FewShotLearner(BaseLearner):
         def of_tasks(tasks: slice) -> tuple[Tensor, Tensor]:
             own = support[tasks], query[tasks]
             outputs = query_outputs(self.inner, self.problem.module, self.parameters, *own, steps)
-            scores = torch.stack([self.problem.score(x, own[1].targets) for x in outputs])
+            scores = torch.stack([scores_of(self.problem, x, own[1].targets) for x in outputs])
             return scores, not_finite(*outputs, scores.T)
 
         parts = self.workers.map(of_tasks, shard.slices, shard=shard)

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from metarl.learners.config import FamilyOption
 from metarl.maml.supervised import Loss
+from metarl.policies.observations import form_of
 from metarl.support.errors import UsageError, hint_of_call
 from metarl.support.modules import import_object
 from metarl.support.options import with_truth_values
+from metarl.support.text import counted
 from metarl.tasks.samples import Samples
 
 
@@ -80,3 +82,49 @@ def expect_problem(problem: object) -> None:
     """
     if missing := [part for part in PARTS if not hasattr(problem, part)]:
         raise UsageError(f"{type(problem).__name__} is no few-shot problem: no {missing[0]}")
+
+
+def samples_of(
+    problem: Problem, number: int, generator: Callable[[int], np.random.Generator], split: str
+) -> tuple[Samples, Samples]:
+    """Support and query sets of `number` tasks of the problem.
+
+    Raises:
+        UsageError: its `sample` returns anything else.
+
+    """
+    sets: object = problem.sample(number, generator, split)
+    match sets:
+        case (Samples() as support, Samples() as query):
+            pass
+        case tuple() | list():
+            kind = f"a {type(sets).__name__} of {len(sets)}"
+            raise UsageError(f"{problem.name}: sample returns {kind}, not two Samples")
+        case _:
+            kind = "None" if sets is None else type(sets).__name__
+            raise UsageError(f"{problem.name}: sample returns {kind}, not two Samples")
+    for name, samples in (("support", support), ("query", query)):
+        for what, x in (("inputs", samples.inputs), ("targets", samples.targets)):
+            if not isinstance(x, Tensor) or x.dim() < 2 or len(x) != number:
+                raise UsageError(
+                    f"{problem.name}: sample returns {name} {what} {form_of(x)}, not tensors "
+                    f"[{number}, samples, ...]"
+                )
+    return support, query
+
+
+def scores_of(problem: Problem, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The problem's scores of outputs and targets [tasks, samples, ...], as floats: [tasks].
+
+    Raises:
+        UsageError: its `score` returns anything else.
+
+    """
+    scores: object = problem.score(outputs, targets)
+    tasks = len(targets)
+    if not isinstance(scores, Tensor) or scores.shape != (tasks,) or scores.is_complex():
+        raise UsageError(
+            f"{problem.name}: score returns {form_of(scores)} for {counted(tasks, 'task')}, not a "
+            "tensor [tasks] with a number for each"
+        )
+    return scores if scores.is_floating_point() else scores.float()

@@ -75,8 +75,8 @@ def expect_fit(module: nn.Module, loss: Loss, samples: Samples, name: str) -> No
         raise UsageError(
             f"{name}: the module and its loss do not take {' and '.join(forms)}: {described(error)}"
         ) from error
-    if value.shape:
-        raise UsageError(f"{name}: the loss has the shape {tuple(value.shape)}, not one number")
+    if not isinstance(value, Tensor) or value.shape:
+        raise UsageError(f"{name}: the loss is {form_of(value)}, not a tensor of one number")
 
 
 class FewShotObjective:
