@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -191,3 +192,19 @@ def test_the_bar_moves_within_an_iteration(monkeypatch):
 
 def test_the_library_configures_no_logging():
     assert not logging.getLogger("metarl").handlers
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"memory": {"best": [1.0, object()]}}, "memory.best.1 is <object "),
+        ({"counts": np.zeros(3)}, "counts is an array [3] of float64"),
+        ({"iteration": 6}, "it is that of iteration 6"),
+        ({"iteration": None}, "iteration is None, not a whole number"),
+    ],
+)
+def test_a_state_that_could_not_be_read_again_is_not_written(changes, message, tmp_path):
+    with pytest.raises(UsageError) as error:
+        checkpoint.save_checkpoint(tmp_path, 7, STATE | changes, check=True)
+    assert str(error.value).startswith(f"no checkpoint can hold the state: {message}")
+    assert not list(tmp_path.iterdir())

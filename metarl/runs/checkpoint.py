@@ -13,7 +13,8 @@ from typing import Any, NotRequired, TypedDict
 import torch
 from torch import Tensor
 
-from metarl.support.errors import NonFiniteError, UsageError
+from metarl.policies.observations import form_of
+from metarl.support.errors import NonFiniteError, UsageError, is_out_of_memory
 from metarl.support.files import (
     expect_writable,
     read_bytes,
@@ -55,12 +56,19 @@ class StateFile(TypedDict):
     config: NotRequired[dict[str, Any]]
 
 
-def save_checkpoint(folder: Path, iteration: int, state: State) -> Path:
+def save_checkpoint(folder: Path, iteration: int, state: State, check: bool = False) -> Path:
     """Writes `state` (tensors and plain types) to `folder/000120` for iteration 120.
+
+    Args:
+        folder: of all checkpoints.
+        iteration: that of the state.
+        state: what `load_checkpoint` will return.
+        check: whether to try first that it can be read again, which takes time and memory.
 
     Raises:
         NonFiniteError: the state holds an infinite number or NaN; nothing is written.
-        UsageError: the disk cannot be written; older checkpoints are as before.
+        UsageError: the disk cannot be written, or the state holds something else than tensors and
+            plain types; older checkpoints are as before.
 
     """
     try:
@@ -69,9 +77,17 @@ def save_checkpoint(folder: Path, iteration: int, state: State) -> Path:
         raise NonFiniteError(
             f"{error} after iteration {iteration}: no checkpoint was written"
         ) from None
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    data = buffer.getvalue()
+    try:
+        data = _packed(state)
+        if check:
+            _unpacked(data, iteration)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise UsageError(
+            f"no checkpoint can hold the state: {_unfit(state) or _reason(error)}; state() must "
+            "return tensors and plain types"
+        ) from error
     manifest = {
         "iteration": iteration,
         "files": {STATE: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}},
@@ -124,13 +140,49 @@ def _learned(state: State) -> State:
     return {name: value for name, value in state.items() if name != "config"}
 
 
-def _tensors_in(value: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors in nested dicts and lists, each with its innermost key."""
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, dict | list | tuple):
+def _packed(state: object) -> bytes:
+    """The bytes of state.pt."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _unpacked(data: bytes, iteration: int) -> State:
+    """The state in the bytes of state.pt; any error says that there is none of this iteration."""
+    state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    expect(state, StateFile)
+    for name, value in _leaves_in(state):
+        if isinstance(value, Tensor) and (
+            value.layout is not torch.strided or value.is_meta or value.is_quantized
+        ):
+            raise ValueError(f"{name} is not an array of numbers")
+    if state["iteration"] != iteration:
+        raise ValueError(f"it is that of iteration {state['iteration']}")
+    return state
+
+
+def _reason(error: Exception) -> str:
+    """Why a state cannot be read; torch's own message advises to read the file without care."""
+    return str(error) if type(error) is ValueError else type(error).__name__
+
+
+def _unfit(state: State) -> str:
+    """What in a state can be written or read by no checkpoint; empty if each part alone can be."""
+    for name, value in _leaves_in(state):
+        try:
+            torch.load(io.BytesIO(_packed(value)), weights_only=True)
+        except Exception:
+            return f"{name} is {form_of(value)}"
+    return ""
+
+
+def _leaves_in(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """All that is neither a dict nor a list in nested ones, each with its keys."""
+    if isinstance(value, dict | list | tuple):
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _tensors_in(part, str(key))
+            yield from _leaves_in(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
 
 
 def load_checkpoint(checkpoint: Path) -> State:
@@ -152,18 +204,10 @@ def load_checkpoint(checkpoint: Path) -> State:
             f"{MANIFEST}; {REMEDY}"
         )
     try:
-        state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        expect(state, StateFile)
-        for name, tensor in _tensors_in(state):
-            if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
-                raise ValueError(f"{name} is not an array of numbers")
-        if state["iteration"] != int(checkpoint.name):
-            raise ValueError(f"it is that of iteration {state['iteration']}")
+        state = _unpacked(data, int(checkpoint.name))
     except Exception as error:  # whatever the bytes make of the unpickler
-        # Torch's own message advises to read the file without care.
-        reason = error if type(error) is ValueError else type(error).__name__
         raise UsageError(
-            f"{STATE} of checkpoint {checkpoint} cannot be read: {reason}; {REMEDY}"
+            f"{STATE} of checkpoint {checkpoint} cannot be read: {_reason(error)}; {REMEDY}"
         ) from error
     try:
         expect_finite_state(_learned(state))

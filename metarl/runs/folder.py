@@ -145,6 +145,7 @@ class RunFolder:
         self._writer: SummaryWriter | None = None
         self._metrics: MetricsFile | None = None
         self._sinks = Sinks()
+        self._tried = False  # whether a checkpoint can be read
         self._lock = FolderLock(path)
 
     @property
@@ -262,13 +263,17 @@ class RunFolder:
     def save(self, iteration: int, state: State) -> None:
         """Writes a checkpoint; the metrics before it reach the disk first.
 
+        The first one is tried: a learner of the user's own may have a state that cannot be read.
+
         Raises:
-            UsageError: the disk cannot be written; older checkpoints are as before.
+            UsageError: the disk cannot be written, or the state cannot be read again; older
+                checkpoints are as before.
 
         """
         assert self._metrics is not None, "open() comes first"
         self._metrics.sync()
-        save_checkpoint(self.path / "checkpoints", iteration, state)
+        save_checkpoint(self.path / "checkpoints", iteration, state, check=not self._tried)
+        self._tried = True
 
     def saved_iterations(self) -> set[int]:
         """The iterations that have a checkpoint."""
