@@ -6,10 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from threading import Lock
 
+import numpy as np
 import pytest
+import torch
 
-from metarl import Config, UsageError
+from metarl import Config, Learner, UsageError, train
+from metarl.outer.loop import OuterLoop, StepSizeOptions
 from metarl.outer.registry import OUTER_LOOPS, OuterOptions, composed
 
 SOURCE = '''
@@ -158,3 +162,118 @@ def test_a_run_of_the_loop_needs_its_package(site, tmp_path):
         "error: the run has --outer sign, which no installed package announces: install the "
         "package that has it\n"
     )
+
+
+class Own(OuterLoop):
+    """Moves nothing."""
+
+    Options = StepSizeOptions
+
+    def __init__(self, options):
+        pass
+
+    def step(self, objective, parameters):
+        return parameters, {"outer/kl": 0.0}
+
+
+class Abstract(OuterLoop):
+    Options = StepSizeOptions
+
+
+class NoOptions(OuterLoop):
+    __init__ = step = Own.step
+
+
+class PlainOptions(NoOptions):
+    Options = dict
+
+
+class OpenOptions(NoOptions):
+    Options = dataclasses.make_dataclass("Open", [("size", float, 1.0)])
+
+
+CLASSES = {
+    Abstract: "must define __init__, step",
+    NoOptions: "must define Options, a frozen dataclass",
+    PlainOptions: "must define Options, a frozen dataclass",
+    OpenOptions: "must define Options, a frozen dataclass",
+}
+
+
+@pytest.mark.parametrize("loop", CLASSES)
+def test_a_loop_that_lacks_a_part_is_one_line(loop):
+    name = f"test_own_outer_loop:{loop.__name__}"
+    with pytest.raises(UsageError, match=f"^--outer {name} {CLASSES[loop]}$"):
+        Config("envs:Navigation2D-v0", outer=name)
+
+
+def without(parameters, name):
+    return {n: p for n, p in parameters.items() if n != name}
+
+
+STEPS = {
+    "must return (parameters, metrics), not a dict": lambda theta: theta,
+    "must return (parameters, metrics), not None": lambda theta: None,
+    "must return the parameters that it gets, ": lambda theta: (without(theta, "log_std"), {}),
+    "returns log_std as a tensor [1] of torch.float32, not a tensor [2] of torch.float32": (
+        lambda theta: (theta | {"log_std": theta["log_std"][:1]}, {})
+    ),
+    "returns log_std as an array [2] of float32, not": (
+        lambda theta: (theta | {"log_std": theta["log_std"].numpy()}, {})
+    ),
+    "returns log_std as a tensor [2] of torch.float64, not": (
+        lambda theta: (theta | {"log_std": theta["log_std"].double()}, {})
+    ),
+    "metrics.outer/kl is 'low', not a number": lambda theta: (theta, {"outer/kl": "low"}),
+    "metrics.outer/kl is tensor(1.), not a number": (
+        lambda theta: (theta, {"outer/kl": torch.ones(())})
+    ),
+    "must return its metrics as a dict, not None": lambda theta: (theta, None),
+}
+
+
+@pytest.fixture
+def learner():
+    sizes = {"meta_batch_size": 2, "episodes": 2, "horizon": 3, "device": "cpu"}
+    return Learner(Config("envs:Navigation2D-v0", outer="test_own_outer_loop:Own", **sizes))
+
+
+@pytest.mark.parametrize("message", STEPS)
+def test_a_step_of_another_form_is_one_line(message, learner, monkeypatch):
+    monkeypatch.setattr(Own, "step", lambda self, objective, theta: STEPS[message](theta))
+    before = learner.parameters
+    with pytest.raises(UsageError) as error:
+        learner.iterate()
+    assert str(error.value).startswith("Own.step")
+    assert message in str(error.value)
+    assert learner.iteration == 0
+    assert all(torch.equal(p, before[n]) for n, p in learner.parameters.items())
+
+
+def test_a_step_may_return_parameters_with_a_graph(learner, monkeypatch):
+    def step(self, objective, theta):
+        return {n: p.clone().requires_grad_() * 2 for n, p in theta.items()}, {}
+
+    monkeypatch.setattr(Own, "step", step)
+    for _ in range(2):
+        learner.iterate()
+    assert not any(p.requires_grad for p in learner.parameters.values())
+
+
+UNKEPT = {
+    r"outer\.f is <function .*>": lambda: {"f": lambda: None},
+    r"outer\.x\.1 is <object .*>": lambda: {"x": [1, object()]},
+    r"outer\.mean is an array \[2\] of float64": lambda: {"mean": np.zeros(2)},
+    r"cannot be copied: TypeError: cannot pickle '_thread\.lock'": lambda: {"lock": Lock()},
+}
+
+
+@pytest.mark.parametrize("message", UNKEPT)
+def test_a_state_that_no_checkpoint_can_hold_is_one_line(message, learner, monkeypatch, tmp_path):
+    monkeypatch.setattr(Own, "state", lambda self: UNKEPT[message]())
+    config = dataclasses.replace(
+        learner.config, iterations=2, checkpoint_every=1, eval_every=0, run_dir=tmp_path
+    )
+    with pytest.raises(UsageError, match=message):
+        train(config)
+    assert not list(tmp_path.glob("checkpoints/*"))

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 from metarl.learners.config import RunConfig
 from metarl.support.errors import FamilyError, NonFiniteError, UsageError, is_out_of_memory
 from metarl.support.finite import expect_finite_state
-from metarl.support.places import described, place_in_called_code
+from metarl.support.places import described, place_in_called_code, text_of
 from metarl.support.signals import is_request_to_end
 from metarl.support.types import State
 
@@ -52,7 +52,7 @@ def whole(iterate: Callable[[L], dict[str, float]]) -> Callable[[L], dict[str, f
 
     @functools.wraps(iterate)
     def iterated(self: L) -> dict[str, float]:
-        before = copy.deepcopy(self.state())
+        before = _copied(self.state())
         choice, counts = self.config.non_finite, {}
         while True:
             try:
@@ -80,6 +80,24 @@ def whole(iterate: Callable[[L], dict[str, float]]) -> Callable[[L], dict[str, f
         return metrics | counts
 
     return iterated
+
+
+def _copied(state: State) -> State:
+    """A copy of a learner's state.
+
+    Raises:
+        UsageError: it holds something that cannot be copied, and so no checkpoint can have it.
+
+    """
+    try:
+        return copy.deepcopy(state)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise UsageError(
+            f"the state cannot be copied: {text_of(error)}; state() must return tensors and plain "
+            "values"
+        ) from error
 
 
 def _expect_finite(learner: Iterates, metrics: dict[str, float]) -> None:

@@ -23,6 +23,7 @@ from metarl.maml.inner_loop import (
     step_size_metrics,
 )
 from metarl.maml.meta_objective import MetaObjective, policy_objective
+from metarl.outer.loop import improved
 from metarl.outer.registry import OUTER_LOOPS
 from metarl.policies.deployed import deployed
 from metarl.policies.export import DeployedPolicy
@@ -150,7 +151,7 @@ class MAMLLearner(MetaLearner):
                 spreads[-1] if self._common_scale is None else None,
             )
             with self.located(tasks, key, last, shard):
-                updated, update = self.outer.step(objective, self.parameters)
+                updated, update = improved(self.outer, objective, self.parameters)
                 expect_finite("θ after the meta-update", updated)
                 expect_finite_state(update)
             if objective.agreement is not None:

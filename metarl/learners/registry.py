@@ -18,6 +18,7 @@ LEARNERS = Parts[type[BaseLearner]](
     lambda part: isinstance(part, type) and issubclass(part, BaseLearner),
     "a subclass of metarl.BaseLearner",
     "MODULE:CLASS",
+    needs={"Config": RunConfig},
 )
 """A learner is imported when it is asked for."""
 

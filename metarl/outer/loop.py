@@ -8,8 +8,10 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from torch import Tensor
 
 from metarl.outer.objective import PolicyObjective
+from metarl.policies.observations import form_of
 from metarl.policies.parameters import Parameters, expand
 from metarl.support.errors import UsageError
+from metarl.support.foreign import expect_metrics
 from metarl.support.options import Positive
 from metarl.support.randomness import RandomKey
 
@@ -119,6 +121,34 @@ class OuterLoop(ABC, Generic[O_contra]):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continues from `state()`."""
+
+
+def improved(
+    loop: OuterLoop[Any], objective: PolicyObjective, parameters: Parameters
+) -> tuple[Parameters, dict[str, float]]:
+    """θ after the loop's update, without a graph, and its metrics.
+
+    Raises:
+        UsageError: its `step` returns anything else.
+
+    """
+    result: Any = loop.step(objective, parameters)
+    whose = f"{type(loop).__name__}.step"
+    match result:
+        case (Mapping() as theta, metrics):
+            expect_metrics(metrics, whose)
+        case _:
+            kind = form_of(result) if result is None else f"a {type(result).__name__}"
+            raise UsageError(f"{whose} must return (parameters, metrics), not {kind}")
+    if set(theta) != set(parameters):
+        raise UsageError(
+            f"{whose} must return the parameters that it gets, {', '.join(parameters)}"
+        )
+    for name, p in parameters.items():
+        new = theta[name]
+        if not isinstance(new, Tensor) or (new.shape, new.dtype) != (p.shape, p.dtype):
+            raise UsageError(f"{whose} returns {name} as {form_of(new)}, not {form_of(p)}")
+    return {name: theta[name].detach() for name in parameters}, metrics
 
 
 def expect(condition: bool, message: str) -> None:

@@ -31,6 +31,7 @@ OUTER_LOOPS = Parts["type[OuterLoop[OuterOptions]]"](
     lambda part: isinstance(part, type) and issubclass(part, OuterLoop),
     "a subclass of metarl.outer.loop.OuterLoop",
     "MODULE:CLASS",
+    needs={"Options": object},
 )
 """A new one is a class in a file of its own and a line here, or an entry point of the group."""
 

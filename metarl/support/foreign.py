@@ -6,6 +6,7 @@ thread watches the calls, and ends the process.
 """
 
 import os
+import reprlib
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Self
 
 from metarl.support.errors import FamilyError, UnfitError, UsageError
 from metarl.support.places import described, place_in_stack
+from metarl.support.schema import expect
 from metarl.support.signals import is_request_to_end
 
 LIMIT = 60.0
@@ -84,6 +86,21 @@ class Calling:
         """Ends a process that a call has forked."""
         if os.getpid() != self._process:
             _end(f"{self.where()} called fork, and the new process came back: it ends here")
+
+
+def expect_metrics(metrics: object, whose: str) -> None:
+    """Checks the metrics that foreign code returned: numbers by their names.
+
+    Raises:
+        UsageError: they are anything else; the message begins with `whose`, the method.
+
+    """
+    if not isinstance(metrics, dict):
+        raise UsageError(f"{whose} must return its metrics as a dict, not {reprlib.repr(metrics)}")
+    try:
+        expect(metrics, dict[str, float], "metrics")
+    except ValueError as error:
+        raise UsageError(f"{whose}: {error}") from None
 
 
 _watched: dict[int, Calling] = {}

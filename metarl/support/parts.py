@@ -7,7 +7,7 @@ module, as one in the working folder, is MODULE:NAME.
 import importlib.metadata
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, is_dataclass
 from typing import Generic, TypeVar, cast
 
 from metarl.support.errors import UsageError, nearest
@@ -34,6 +34,8 @@ class Parts(Generic[P]):
     """How a user names one."""
     also: tuple[str, ...] = ()
     """Further values of the option, which stand for a choice among the parts."""
+    needs: Mapping[str, type] = field(default_factory=dict)
+    """The attributes of such a class that are frozen dataclasses, and what each is derived from."""
 
     def find(self, name: str) -> P:
         """The part of this name.
@@ -50,6 +52,8 @@ class Parts(Generic[P]):
         if not self.fits(found):
             where = name if name == reference else f"{name} ({reference})"
             raise UsageError(f"{self.option} {where} must be {self.what}")
+        if lacking := self._lacking(found):
+            raise UsageError(f"{self.option} {name} must define {lacking}")
         return cast(P, found)
 
     def names(self) -> tuple[str, ...]:
@@ -60,6 +64,17 @@ class Parts(Generic[P]):
         """MODULE:NAME of the parts that installed packages announce, by name."""
         points = importlib.metadata.entry_points(group=self.group)
         return {point.name: point.value for point in points if point.name not in self.own}
+
+    def _lacking(self, part: object) -> str:
+        """What a class of this kind does not define, although it must; empty if nothing."""
+        if methods := sorted(getattr(part, "__abstractmethods__", ())):
+            return ", ".join(methods)
+        for name, base in self.needs.items():
+            value = getattr(part, name, None)
+            if not (isinstance(value, type) and issubclass(value, base) and _is_frozen(value)):
+                derived = "" if base is object else f" derived from {base.__name__}"
+                return f"{name}, a frozen dataclass{derived}"
+        return ""
 
     def _reference(self, name: str) -> str:
         """MODULE:NAME of a part that is not metarl's own."""
@@ -73,6 +88,11 @@ class Parts(Generic[P]):
                 f"{nearest(name, known)}"
             )
         return announced[name]
+
+
+def _is_frozen(cls: type) -> bool:
+    """Whether a class is a dataclass whose instances cannot be changed."""
+    return is_dataclass(cls) and getattr(cls, "__dataclass_params__").frozen  # noqa: B009 (mypy)
 
 
 def takes(*arguments: str) -> Callable[[object], bool]:
