@@ -8,6 +8,14 @@ import forked
 import pytest
 import torch
 
+from metarl import UsageError
+from metarl.cli.main import main
+from metarl.learners.iteration import whole
+from metarl.learners.learner import MetaLearner
+from metarl.learners.maml import MAMLLearner
+from metarl.learners.maml_config import MAMLConfig
+from metarl.runs.run import run as run_learner
+
 FILE = Path(__file__).parents[1] / "experiments" / "own_learner" / "beta_bandit.py"
 FAMILY = "envs:BernoulliBandit-v0"
 
@@ -110,3 +118,105 @@ def test_a_learner_that_does_not_exist_is_one_line(run, package):
     )
     assert output.startswith("error: --learner beta-bandt must be one of ")
     assert output.endswith("did you mean beta-bandit?\n")
+
+
+class Own(MAMLLearner):
+    """MAML, of which a test replaces a method."""
+
+
+class Abstract(MetaLearner):
+    Config = MAMLConfig
+
+
+class NoConfig(MetaLearner):
+    __init__ = iterate = begin = deploy = state = load_state = None
+    episodes = 1
+
+
+class OtherConfig(NoConfig):
+    Config = dict
+
+
+CLASSES = {
+    Abstract: "must define begin, deploy, episodes, iterate, load_state, state",
+    NoConfig: "must define Config, a frozen dataclass derived from RunConfig",
+    OtherConfig: "must define Config, a frozen dataclass derived from RunConfig",
+}
+
+
+@pytest.mark.parametrize("learner", CLASSES)
+def test_a_learner_that_lacks_a_part_is_one_line(learner, capsys, tmp_path):
+    name = f"test_own_learner:{learner.__name__}"
+    with pytest.raises(SystemExit):
+        main(["train", "--learner", name, "--family", FAMILY, "--run-dir", str(tmp_path / "run")])
+    assert capsys.readouterr().err == f"error: --learner {name} {CLASSES[learner]}\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def own():
+    return Own(MAMLConfig(FAMILY, meta_batch_size=2, episodes=2, device="cpu"))
+
+
+def added(learner, number=1):
+    """The metrics of an iteration that adds to the learner's number."""
+    learner.iteration += number
+    return {"iteration": learner.iteration, "return/before": 0.0, "return/after": 1.0}
+
+
+ITERATIONS = {
+    "must return its metrics as a dict, not None": lambda learner: None,
+    "metrics.size is 'large', not a number": lambda learner: added(learner) | {"size": "large"},
+    "the metrics lack return/before, return/after": (
+        lambda learner: {"iteration": added(learner)["iteration"]}
+    ),
+    "the metrics lack iteration": (
+        lambda learner: {n: x for n, x in added(learner).items() if n != "iteration"}
+    ),
+    "must add 1 to self.iteration, which was 0 and is 0": lambda learner: added(learner, 0),
+    "must add 1 to self.iteration, which was 0 and is 2": lambda learner: added(learner, 2),
+    "the metric iteration must be self.iteration, 1, not 7": (
+        lambda learner: added(learner) | {"iteration": 7}
+    ),
+}
+
+
+@pytest.mark.parametrize("message", ITERATIONS)
+def test_an_iteration_of_another_form_is_one_line(message, own, monkeypatch):
+    monkeypatch.setattr(Own, "iterate", whole(ITERATIONS[message]))
+    with pytest.raises(UsageError) as error:
+        own.iterate()
+    assert str(error.value).startswith("Own.iterate")
+    assert message in str(error.value)
+    assert own.iteration == 0
+
+
+METHODS = {
+    "Own.deploy must return (DeployedPolicy, parameters), not None": ("deploy", None),
+    "Own.deploy must return (DeployedPolicy, parameters), not (0, {})": ("deploy", (0, {})),
+    "Own.begin and learn must return what has actor() and learn(rollout), not None": (
+        "begin",
+        None,
+    ),
+    "Own: state() must return a dict of tensors and plain types, not None": ("state", None),
+}
+
+
+@pytest.mark.parametrize("message", METHODS)
+def test_a_method_that_returns_what_does_not_fit_is_one_line(message, own, monkeypatch):
+    method, value = METHODS[message]
+    monkeypatch.setattr(Own, method, lambda *arguments, **options: value)
+    task = {"probability": [0.5] * 5}
+    with pytest.raises(UsageError) as error:
+        _ = own.iterate() if method == "state" else own.adapt(task, 1)
+    assert str(error.value) == message
+
+
+def test_a_state_that_cannot_be_read_again_ends_at_the_first_checkpoint(monkeypatch, tmp_path):
+    state = MAMLLearner.state
+    monkeypatch.setattr(Own, "state", lambda learner: state(learner) | {"x": object()})
+    sizes = {"meta_batch_size": 2, "episodes": 2, "iterations": 9, "checkpoint_every": 2}
+    options = {"eval_every": 0, "device": "cpu", "run_dir": tmp_path}
+    with pytest.raises(UsageError, match="no checkpoint can hold the state: x is <object"):
+        run_learner(Own(MAMLConfig(FAMILY, **sizes, **options)))
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2

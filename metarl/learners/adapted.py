@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,10 @@ from torch import Tensor
 
 from metarl.policies.deployed import DeployedModule
 from metarl.policies.export import DeployedPolicy, export_policy
+from metarl.policies.observations import form_of
 from metarl.policies.parameters import Parameters
+from metarl.sampling.actor import Actor, Adaptive
+from metarl.support.errors import UsageError
 from metarl.tasks.task import Task, task_name
 
 
@@ -105,3 +109,34 @@ class AdaptedModule:
     def __repr__(self) -> str:
         losses = ", ".join(f"{value:.4g}" for value in self.losses)
         return f"AdaptedModule({self.problem}; loss after 0, 1, ... inner steps: {losses})"
+
+
+def actor_of(adaptive: Adaptive, learner: str) -> Actor:
+    """What acts for the tasks that adapt.
+
+    Raises:
+        UsageError: nothing does, as `begin` or `learn` of the learner's class returned another
+            object.
+
+    """
+    if not all(hasattr(adaptive, name) for name in ("actor", "learn")):
+        raise UsageError(
+            f"{learner}.begin and learn must return what has actor() and learn(rollout), not "
+            f"{form_of(adaptive)}"
+        )
+    return adaptive.actor()
+
+
+def expect_deployed(result: object, learner: str) -> tuple[DeployedPolicy, Parameters]:
+    """What `deploy` of a learner's class returned.
+
+    Raises:
+        UsageError: it is not a policy and its parameters.
+
+    """
+    match result:
+        case (DeployedPolicy() as policy, Mapping() as parameters):
+            return policy, cast(Parameters, parameters)
+    raise UsageError(
+        f"{learner}.deploy must return (DeployedPolicy, parameters), not {form_of(result)}"
+    )

@@ -4,12 +4,14 @@ import contextlib
 import copy
 import functools
 import logging
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from metarl.learners.config import RunConfig
 from metarl.support.errors import FamilyError, NonFiniteError, UsageError, is_out_of_memory
 from metarl.support.finite import expect_finite_state
+from metarl.support.foreign import expect_metrics
 from metarl.support.places import described, place_in_called_code, text_of
 from metarl.support.signals import is_request_to_end
 from metarl.support.types import State
@@ -26,6 +28,7 @@ class Iterates(Protocol):
     config: RunConfig
     name: str
     remedy: str
+    measure: str
     iteration: int
     dropped: frozenset[int]
 
@@ -52,11 +55,12 @@ def whole(iterate: Callable[[L], dict[str, float]]) -> Callable[[L], dict[str, f
 
     @functools.wraps(iterate)
     def iterated(self: L) -> dict[str, float]:
-        before = _copied(self.state())
+        before, begun = _copied(self, self.state()), self.iteration
         choice, counts = self.config.non_finite, {}
         while True:
             try:
                 metrics = iterate(self)
+                _expect_iterated(self, metrics, begun)
                 _expect_finite(self, metrics)
                 break
             except BaseException as error:
@@ -82,22 +86,44 @@ def whole(iterate: Callable[[L], dict[str, float]]) -> Callable[[L], dict[str, f
     return iterated
 
 
-def _copied(state: State) -> State:
+def _copied(learner: Iterates, state: State) -> State:
     """A copy of a learner's state.
 
     Raises:
-        UsageError: it holds something that cannot be copied, and so no checkpoint can have it.
+        UsageError: it is no dict, or it holds something that cannot be copied: no checkpoint can
+            have it.
 
     """
+    wanted = f"{type(learner).__name__}: state() must return a dict of tensors and plain types"
+    if not isinstance(state, dict):
+        raise UsageError(f"{wanted}, not {reprlib.repr(state)}")
     try:
         return copy.deepcopy(state)
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise UsageError(
-            f"the state cannot be copied: {text_of(error)}; state() must return tensors and plain "
-            "values"
-        ) from error
+        raise UsageError(f"{wanted}; it cannot be copied: {text_of(error)}") from error
+
+
+def _expect_iterated(learner: Iterates, metrics: dict[str, float], begun: int) -> None:
+    """Checks what an iteration after `begun` others returned and counted.
+
+    Raises:
+        UsageError: metrics that every learner has are missing or are no numbers, or the learner's
+            number of iterations is not one more than before.
+
+    """
+    whose = f"{type(learner).__name__}.iterate"
+    expect_metrics(metrics, whose)
+    needed = ("iteration", *(f"{learner.measure}/{when}" for when in ("before", "after")))
+    if missing := [name for name in needed if name not in metrics]:
+        raise UsageError(f"{whose}: the metrics lack {', '.join(missing)}")
+    if learner.iteration != begun + 1:
+        counted = f"which was {begun} and is {learner.iteration}"
+        raise UsageError(f"{whose} must add 1 to self.iteration, {counted}")
+    if metrics["iteration"] != learner.iteration:
+        wanted = f"self.iteration, {learner.iteration}, not {metrics['iteration']:g}"
+        raise UsageError(f"{whose}: the metric iteration must be {wanted}")
 
 
 def _expect_finite(learner: Iterates, metrics: dict[str, float]) -> None:

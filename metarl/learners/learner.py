@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl.evaluation.clips import Clip, labelled, record_clip, side_by_side
 from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.outcomes import measured
-from metarl.learners.adapted import Adapted
+from metarl.learners.adapted import Adapted, actor_of, expect_deployed
 from metarl.learners.base import BaseLearner
 from metarl.learners.config import FamilyRunConfig
 from metarl.learners.iteration import located
@@ -167,7 +167,7 @@ class MetaLearner(BaseLearner):
             NonFiniteError: the policy or an environment gave a number that is infinite or NaN.
 
         """
-        actor = adaptive.actor()
+        actor = actor_of(adaptive, type(self).__name__)
         with self.located(tasks, key, stage, shard):
             rollout = collect(
                 self._simulations_of(self._at_once(count_tasks(tasks))),
@@ -285,7 +285,7 @@ class MetaLearner(BaseLearner):
         """
         checked = validate_tasks(self.family.task_space, task, None)
         adaptive, rollouts = self._adaptation_to(checked, steps, seed)
-        policy, parameters = self.deploy(adaptive)
+        policy, parameters = expect_deployed(self.deploy(adaptive), type(self).__name__)
         returns = np.stack([rollout.returns[0].cpu().numpy() for rollout in rollouts])
         learned_from = sum(rollout.env_steps for rollout in rollouts[:-1])
         return Adapted(policy, parameters, returns, learned_from, self.family.id, checked)
