@@ -160,7 +160,10 @@ def test_options_of_an_outer_loop_are_those_of_the_configuration():
 
 
 SHAPES = [
-    ("estimator", "scalar", r"the estimator returns shape \(\), not one number for"),
+    ("estimator", "scalar", r"returns a tensor \[\] of torch.float32, not a tensor \[tasks\]"),
+    ("estimator", "without_result", r"the estimator returns None, not a tensor \[tasks\]"),
+    ("estimator", "detached", "what the estimator returns has no gradient by log_probs"),
+    ("estimator", "of_rewards", "what the estimator returns has no gradient by log_probs"),
     ("inner_update", "forgets", "must return the parameters that it gets"),
     ("baseline", "transposed", r"the baseline returns \(1, 4, 2\) and \(1, 2\), not two tensors"),
     ("baseline", "alone", r"the baseline returns \(1, 2, 4\), not two tensors: the values of the"),
@@ -170,6 +173,18 @@ SHAPES = [
 
 def scalar(log_probs, batch):
     return log_probs.mean()
+
+
+def without_result(log_probs, batch):
+    log_probs.mean()
+
+
+def detached(log_probs, batch):
+    return batch.mean(log_probs.detach() * batch.advantages)
+
+
+def of_rewards(log_probs, batch):
+    return batch.mean(batch.rewards)
 
 
 def forgets(parameters, gradients, step_size):

@@ -108,3 +108,11 @@ def test_a_loss_that_is_no_tensor_is_one_line():
     learner = learner_of(loss=staticmethod(lambda outputs, targets: 1.0))
     with pytest.raises(UsageError, match=r"lines: the loss is 1\.0, not a tensor of one number"):
         learner.iterate()
+
+
+def test_a_loss_without_a_gradient_is_one_line():
+    def loss(outputs, targets):
+        return (outputs.detach() - targets).square().mean()
+
+    with pytest.raises(UsageError, match="the loss has no gradient by the outputs"):
+        learner_of(loss=staticmethod(loss)).iterate()

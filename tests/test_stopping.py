@@ -127,6 +127,15 @@ def test_a_callback_sees_every_iteration_and_ends_the_run(tmp_path, capsys):
     assert (tmp_path / "checkpoints" / "000002").exists()
 
 
+def test_a_callback_of_one_argument_is_an_error_before_training(tmp_path):
+    def call(metrics):
+        pass
+
+    with pytest.raises(UsageError, match=r"callback call must be a function of \(learner, metrics"):
+        train(Config(**SMALL, run_dir=tmp_path / "run"), [call])
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_callback_that_returns_a_number_is_an_error(tmp_path):
     def call(learner, metrics):
         return metrics["iteration"]
@@ -158,6 +167,9 @@ def watch(learner, metrics):
     seen.append(metrics["iteration"])
     return "seen enough" if len(seen) == 2 else None
 
+def of_one(metrics):
+    pass
+
 number = 3
 """
 
@@ -173,6 +185,7 @@ def test_callbacks_are_named_on_the_command_line(tmp_path, monkeypatch, capsys):
     assert config["callbacks"] == ["my_callbacks:watch"]
     for name, message in [
         ("my_callbacks:number", "cannot be called: it is of type int"),
+        ("my_callbacks:of_one", "--callbacks my_callbacks:of_one must be a function of (learner, "),
         ("my_callbacks:wacht", "module my_callbacks has no wacht"),
         ("my_callback:watch", "there is no module my_callback"),
         ("watch", "must be MODULE:NAME"),

@@ -17,7 +17,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from metarl.policies.observations import form_of
 from metarl.sampling.data import Batch
+from metarl.support.errors import UsageError
 from metarl.support.parts import Parts, takes
 
 Surrogate = Callable[[Tensor, Batch], Tensor]
@@ -98,6 +100,27 @@ ESTIMATORS = Parts[Surrogate](
     takes("log_probs", "batch"),
     "a function of (log_probs, batch)",
 )
+
+
+def estimated(estimator: Surrogate, log_probs: Tensor, batch: Batch) -> Tensor:
+    """What an estimator, which may be the user's own, gives for a batch: [tasks].
+
+    Raises:
+        UsageError: it returns anything else, or what has no gradient by the log-probabilities.
+
+    """
+    values: object = estimator(log_probs, batch)
+    if not isinstance(values, Tensor) or values.shape != (batch.tasks,):
+        raise UsageError(
+            f"the estimator returns {form_of(values)}, not a tensor [tasks] with a number for each "
+            f"of {batch.tasks} tasks: reduce over steps by batch.mean"
+        )
+    if log_probs.requires_grad and not values.requires_grad:
+        raise UsageError(
+            "what the estimator returns has no gradient by log_probs, which an inner step follows: "
+            "compute it from log_probs, without detach() and no_grad()"
+        )
+    return values
 
 
 def _log_ratio(log_probs: Tensor, batch: Batch) -> Tensor:

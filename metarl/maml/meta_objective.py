@@ -9,14 +9,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metarl.maml.estimators import Surrogate
+from metarl.maml.estimators import Surrogate, estimated
 from metarl.maml.inner_loop import InnerLoop, Objective
 from metarl.outer.objective import Replay, Stage, Term, divergence, surrogate
 from metarl.policies.action_distributions import Distribution
 from metarl.policies.parameters import Parameters
 from metarl.policies.policy import Policy
 from metarl.sampling.data import SMALLEST_WEIGHT, Batch
-from metarl.support.errors import NonFiniteError, UsageError
+from metarl.support.errors import NonFiniteError
 from metarl.support.finite import expect_finite, not_finite
 from metarl.support.looks import read
 from metarl.support.parallel import Shard, Workers
@@ -35,13 +35,7 @@ def policy_objective(policy: Policy, estimator: Surrogate) -> Objective:
 
     def objective(parameters: Mapping[str, Tensor], batch: Batch) -> Tensor:
         distribution = policy.distribution(parameters, batch.observations)
-        values = estimator(distribution.log_prob(batch.actions), batch)
-        if tuple(values.shape) != (batch.tasks,):
-            raise UsageError(
-                f"the estimator returns shape {tuple(values.shape)}, not one number for each of "
-                f"{batch.tasks} tasks: reduce over steps by batch.mean"
-            )
-        return values
+        return estimated(estimator, distribution.log_prob(batch.actions), batch)
 
     return objective
 

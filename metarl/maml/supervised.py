@@ -48,7 +48,13 @@ def module_objective(module: nn.Module, loss: Loss) -> Objective:
 
     def objective(parameters: Mapping[str, Tensor], samples: Samples) -> Tensor:
         outputs = module_outputs(module, parameters, samples.inputs)
-        return -torch.vmap(loss)(outputs, samples.targets)
+        losses = torch.vmap(loss)(outputs, samples.targets)
+        if outputs.requires_grad and not losses.requires_grad:
+            raise UsageError(
+                "the loss has no gradient by the outputs of the module, which an inner step "
+                "follows: compute it from them, without detach() and no_grad()"
+            )
+        return -losses
 
     return objective
 

@@ -26,6 +26,7 @@ from metarl.support.distribution import installed_version
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.modules import import_object
 from metarl.support.parallel import Ranks
+from metarl.support.parts import takes
 from metarl.support.ranks import has_begun_before, is_leader, note_begin, ranks
 from metarl.support.signals import SAME_REQUEST_SECONDS, requests_to_end
 from metarl.support.types import Json
@@ -78,6 +79,8 @@ def run(learner: BaseLearner, callbacks: Sequence[Callback] = ()) -> None:
             requests = processes.exchange(received() or ENOUGH * enough)
             return next(filter(None, requests), 0)
 
+        for callback in callbacks:
+            _expect_callback(callback, f"callback {_name_of(callback)}")
         named = [_find_callback(name) for name in learner.config.callbacks]
         processes = ranks(learner.config.rank_timeout)
         try:
@@ -100,17 +103,26 @@ def _find_callback(name: str) -> Callback:
             f"--callbacks {name} cannot be called: it is of type {type(found).__name__}"
         )
     callback: Callback = found
+    _expect_callback(callback, f"--callbacks {name}")
     return callback
+
+
+def _expect_callback(callback: Callback, name: str) -> None:
+    if not takes("learner", "metrics")(callback):
+        raise UsageError(f"{name} must be a function of (learner, metrics)")
+
+
+def _name_of(callback: Callback) -> str:
+    return getattr(callback, "__name__", type(callback).__name__)
 
 
 def _called(callback: Callback, learner: BaseLearner, metrics: Mapping[str, float]) -> str | None:
     """What a callback returns."""
     reason = callback(learner, metrics)
     if reason is not None and not isinstance(reason, str):
-        name = getattr(callback, "__name__", type(callback).__name__)
         raise UsageError(
-            f"callback {name} returned a {type(reason).__name__}: it must return None, or a text "
-            "to end the run"
+            f"callback {_name_of(callback)} returned a {type(reason).__name__}: it must return "
+            "None, or a text to end the run"
         )
     return reason
 
