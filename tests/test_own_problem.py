@@ -7,6 +7,7 @@ from torch import nn
 
 from metarl import UsageError
 from metarl.learners.few_shot import FewShotConfig, FewShotLearner
+from metarl.support.randomness import Phase, RandomKey, Use
 from metarl.tasks.samples import Samples
 
 TASKS = 3
@@ -116,3 +117,39 @@ def test_a_loss_without_a_gradient_is_one_line():
 
     with pytest.raises(UsageError, match="the loss has no gradient by the outputs"):
         learner_of(loss=staticmethod(loss)).iterate()
+
+
+def test_train_and_test_tasks_differ_where_a_problem_ignores_the_split():
+    """Those of test are as they were before the splits had streams of their own."""
+    drawn = {}
+
+    def sample(own, number, generator, split):
+        sets = Lines.sample(own, number, generator, split)
+        drawn[split] = sets[0].targets[:, 0, 0]
+        return sets
+
+    learner = learner_of(sample=sample)
+    for split in ("train", "test"):
+        learner.evaluate(TASKS, split=split)
+    assert not set(drawn["train"].tolist()) & set(drawn["test"].tolist())
+    key = RandomKey(learner.config.seed, Phase.EVALUATION)
+    expected = [key.generator(Use.TASK, i).uniform(1, 2) for i in range(TASKS)]
+    np.testing.assert_allclose(drawn["test"], expected, rtol=1e-6)
+
+
+INPUTS = {
+    "targets must be numbers (of N classes: 0 to N − 1), not an array [2] of <U3": (
+        [[0.0], [1.0]],
+        ["cat", "dog"],
+    ),
+    "inputs must be numbers, not [[0.0], [1.0, 2.0]]": ([[0.0], [1.0, 2.0]], [0.0, 1.0]),
+    "inputs must be numbers, not an array [1] of <U1": (["x"], [0.0]),
+    "inputs must be numbers, not an array [] of object": (None, [0.0]),
+}
+
+
+@pytest.mark.parametrize("message", INPUTS)
+def test_samples_that_are_no_numbers_are_one_line(message):
+    with pytest.raises(UsageError) as error:
+        learner_of().adapt(*INPUTS[message])
+    assert str(error.value).startswith(f"lines: {message}")

@@ -25,6 +25,7 @@ from metarl.learners.problem import (
     make_problem,
     samples_of,
     scores_of,
+    tensor_of,
 )
 from metarl.maml.inner_loop import (
     InnerLoop,
@@ -263,23 +264,25 @@ class FewShotLearner(BaseLearner):
             steps: as many as in an evaluation, if not given.
 
         Raises:
-            UsageError: the module or its loss does not take these inputs and targets.
+            UsageError: they are no numbers, or the module or its loss does not take them.
 
         """
         module = self.problem.module
         dtype = next(module.parameters()).dtype
-        x, y = (torch.as_tensor(np.asarray(values)) for values in (inputs, targets))
-        x, y = (values.to(dtype) if values.is_floating_point() else values for values in (x, y))
+        whose = self.problem.name
+        x = tensor_of(inputs, dtype, f"{whose}: inputs must be numbers")
+        wanted = f"{whose}: targets must be numbers (of N classes: 0 to N − 1)"
+        y = tensor_of(targets, dtype, wanted)
         adapted = copy.deepcopy(module).cpu()
         samples = Samples(x.unsqueeze(0), y.unsqueeze(0))
-        expect_fit(adapted, self.problem.loss, samples, self.problem.name)
+        expect_fit(adapted, self.problem.loss, samples, whose)
         support = samples.to(self.device)
         number = self.config.test_steps if steps is None else steps
         path = self.inner.path(self.inner.begin(self.parameters, 1), [support] * number)
         losses = [-float(self.inner.objective(parameters, support)) for parameters in path]
         for name, parameter in adapted.named_parameters():
             parameter.data = path[-1][name][0].detach().cpu()
-        return AdaptedModule(DeployedModule(adapted, x.shape[1:], dtype), losses, self.problem.name)
+        return AdaptedModule(DeployedModule(adapted, x.shape[1:], dtype), losses, whose)
 
     def describe(self) -> Json:
         """What config.json holds of the problem."""
@@ -304,7 +307,13 @@ class FewShotLearner(BaseLearner):
 
     def _sample(self, number: int, key: RandomKey, split: str) -> tuple[Samples, Samples, Shard]:
         """Support and query sets of the tasks of this process, and which of all these are."""
-        sets = samples_of(self.problem, number, lambda task: key.generator(Use.TASK, task), split)
+        # An evaluation of training tasks has a stream of its own: a problem may ignore the split.
+        stream = int(key.phase is Phase.EVALUATION and split != "test")
+
+        def generator(task: int) -> np.random.Generator:
+            return key.generator(Use.TASK, task, stream)
+
+        sets = samples_of(self.problem, number, generator, split)
         if not self._fits:
             module = copy.deepcopy(self.problem.module).cpu()
             for samples in sets:

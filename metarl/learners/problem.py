@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -128,3 +129,19 @@ def scores_of(problem: Problem, outputs: Tensor, targets: Tensor) -> Tensor:
             "tensor [tasks] with a number for each"
         )
     return scores if scores.is_floating_point() else scores.float()
+
+
+def tensor_of(values: npt.ArrayLike, dtype: torch.dtype, wanted: str) -> Tensor:
+    """Values as a tensor; of the type `dtype` if they are not whole numbers.
+
+    Raises:
+        UsageError: they are no numbers; the message begins with `wanted`.
+
+    """
+    given: object = values
+    try:
+        given = values if isinstance(values, Tensor) else np.asarray(values)
+        tensor = torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"{wanted}, not {form_of(given)}") from None
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
