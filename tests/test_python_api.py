@@ -384,6 +384,7 @@ def test_a_run_that_names_its_problem_is_loaded_from_its_folder_alone(tmp_path, 
     run = ["--run-dir", str(tmp_path), "--device", "cpu", "--iterations", "1", "--eval-every", "0"]
     options = ["--problem", "envs.sinusoid:Sinusoid", "--problem-options", "shots", "3"]
     main(["train", "--learner", "few_shot", *options, *run, "--meta-batch-size", "2"])
+    assert f"next: metarl evaluate {tmp_path}, tensorboard" in capsys.readouterr().out
     loaded = metarl.load(tmp_path)
     assert loaded.problem.shots == 3
     assert not loaded.higher_is_better

@@ -90,6 +90,16 @@ def test_the_time_is_that_of_the_whole_run():
     assert "1.0 minutes" in reason_to_stop(history(1, seconds=60.0), Judged(time_limit=1))
 
 
+@pytest.mark.parametrize("oracle", [False, True])
+def test_a_run_recommends_to_adapt_only_what_adapts(oracle, tmp_path, capsys):
+    options = [word for n, v in SMALL.items() for word in (f"--{n.replace('_', '-')}", str(v))]
+    sees = ["--observe-task", "--inner-steps", "0"] if oracle else []
+    main(["train", *options, *sees, "--run-dir", str(tmp_path)])
+    output = capsys.readouterr().out
+    assert f"next: metarl evaluate {tmp_path}, " in output
+    assert (f"metarl adapt {tmp_path}" in output) is not oracle
+
+
 def test_a_run_ends_with_a_checkpoint_and_goes_on_with_another_limit(tmp_path, capsys):
     options = ["--run-dir", str(tmp_path), "--resume"]
     first = [

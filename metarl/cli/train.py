@@ -15,6 +15,7 @@ from metarl.cli.config_file import expanded, naming_file
 from metarl.cli.parsing import names_in, parse, parse_known, peek
 from metarl.learners.base import BaseLearner
 from metarl.learners.config import FamilyOption, FamilyRunConfig, RunConfig
+from metarl.learners.learner import MetaLearner
 from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import find_algorithm, tuned_options
 from metarl.learners.registry import LEARNERS
@@ -121,10 +122,9 @@ def run_experiment(
     # These commands import nothing from the working folder unless they are told to.
     own = any(map(is_of_the_program, named_modules(_texts(config))))
     run = f"{config.run_folder} {TRUST}" if own else f"{config.run_folder}"
-    print(
-        f"next: metarl evaluate {run}, metarl adapt {run}, tensorboard --logdir "
-        f"{config.run_folder.parent}"
-    )
+    adapt = isinstance(learner, MetaLearner) and learner.adapts
+    commands = [f"metarl {command} {run}" for command in ("evaluate", *["adapt"] * adapt)]
+    print(f"next: {', '.join(commands)}, tensorboard --logdir {config.run_folder.parent}")
     return learner
 
 
