@@ -1,5 +1,6 @@
 """A learner outside metarl, in one file: trained, evaluated, adapted, plotted and compared."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -210,6 +211,13 @@ def test_a_method_that_returns_what_does_not_fit_is_one_line(message, own, monke
     with pytest.raises(UsageError) as error:
         _ = own.iterate() if method == "state" else own.adapt(task, 1)
     assert str(error.value) == message
+
+
+def test_an_evaluation_that_is_none_is_one_line(own, monkeypatch, tmp_path):
+    monkeypatch.setattr(Own, "evaluate", lambda *arguments, **options: None)
+    own.config = dataclasses.replace(own.config, iterations=1, eval_every=1, run_dir=tmp_path)
+    with pytest.raises(UsageError, match=r"^Own\.evaluate must return an Evaluation, not None$"):
+        run_learner(own)
 
 
 def test_a_state_that_cannot_be_read_again_ends_at_the_first_checkpoint(monkeypatch, tmp_path):

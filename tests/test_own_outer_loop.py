@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from metarl import Config, Learner, UsageError, train
-from metarl.outer.loop import OuterLoop, StepSizeOptions
+from metarl.outer.loop import OuterLoop, Start, StepSizeOptions
 from metarl.outer.registry import OUTER_LOOPS, OuterOptions, composed
+from metarl.policies.parameters import expand
 
 SOURCE = '''
 """A step of fixed length along the sign of the gradient."""
@@ -250,6 +251,27 @@ def test_a_step_of_another_form_is_one_line(message, learner, monkeypatch):
     assert all(torch.equal(p, before[n]) for n, p in learner.parameters.items())
 
 
+BEGINNINGS = {
+    "Own.begin must return a Start, not None": lambda theta: None,
+    "Own.begin must return the parameters that it gets, ": (
+        lambda theta: Start(expand(without(theta, "log_std"), 2))
+    ),
+    "Own.begin returns layer_0.weight as a tensor [2, 64] of torch.float32, not a": Start,
+    "Own.begin returns layer_0.weight as a tensor [3, 2, 64] of torch.float32, not a": (
+        lambda theta: Start(expand(theta, 3))
+    ),
+    "Own.begin: 2 tasks are not 3 times the same ones": lambda theta: Start(expand(theta, 2), 3),
+}
+
+
+@pytest.mark.parametrize("message", BEGINNINGS)
+def test_a_beginning_of_another_form_is_one_line(message, learner, monkeypatch):
+    monkeypatch.setattr(Own, "begin", lambda self, theta, tasks, key: BEGINNINGS[message](theta))
+    with pytest.raises(UsageError) as error:
+        learner.iterate()
+    assert str(error.value).startswith(message)
+
+
 def test_a_step_may_return_parameters_with_a_graph(learner, monkeypatch):
     def step(self, objective, theta):
         return {n: p.clone().requires_grad_() * 2 for n, p in theta.items()}, {}
@@ -264,7 +286,9 @@ UNKEPT = {
     r"outer\.f is <function .*>": lambda: {"f": lambda: None},
     r"outer\.x\.1 is <object .*>": lambda: {"x": [1, object()]},
     r"outer\.mean is an array \[2\] of float64": lambda: {"mean": np.zeros(2)},
-    r"cannot be copied: TypeError: cannot pickle '_thread\.lock'": lambda: {"lock": Lock()},
+    r"its outer cannot be copied: TypeError: cannot pickle '_thread\.lock'": lambda: {
+        "lock": Lock()
+    },
 }
 
 

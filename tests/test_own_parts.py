@@ -165,6 +165,8 @@ SHAPES = [
     ("estimator", "detached", "what the estimator returns has no gradient by log_probs"),
     ("estimator", "of_rewards", "what the estimator returns has no gradient by log_probs"),
     ("inner_update", "forgets", "must return the parameters that it gets"),
+    ("inner_update", "as_arrays", r"returns \S+ as an array \[1, .*\] of float32, not a tensor"),
+    ("inner_update", "detaching", "the inner update returns what has no gradient by the param"),
     ("baseline", "transposed", r"the baseline returns \(1, 4, 2\) and \(1, 2\), not two tensors"),
     ("baseline", "alone", r"the baseline returns \(1, 2, 4\), not two tensors: the values of the"),
     ("baseline", "nothing", "the baseline returns NoneType, not two tensors"),
@@ -189,6 +191,16 @@ def of_rewards(log_probs, batch):
 
 def forgets(parameters, gradients, step_size):
     return {}
+
+
+def as_arrays(parameters, gradients, step_size):
+    return {name: p.detach().numpy() for name, p in parameters.items()}
+
+
+def detaching(parameters, gradients, step_size):
+    return {
+        name: (p + step_size(name) * gradients[name]).detach() for name, p in parameters.items()
+    }
 
 
 def transposed(rollout, discounted, discount):

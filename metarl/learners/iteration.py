@@ -97,12 +97,17 @@ def _copied(learner: Iterates, state: State) -> State:
     wanted = f"{type(learner).__name__}: state() must return a dict of tensors and plain types"
     if not isinstance(state, dict):
         raise UsageError(f"{wanted}, not {reprlib.repr(state)}")
-    try:
-        return copy.deepcopy(state)
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise UsageError(f"{wanted}; it cannot be copied: {text_of(error)}") from error
+    copied: State = {}
+    memo: dict[int, Any] = {}  # of all parts, which may share tensors
+    for name, part in state.items():
+        try:
+            copied[name] = copy.deepcopy(part, memo)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            what = f"its {name} cannot be copied: {text_of(error)}"
+            raise UsageError(f"{wanted}; {what}") from error
+    return copied
 
 
 def _expect_iterated(learner: Iterates, metrics: dict[str, float], begun: int) -> None:

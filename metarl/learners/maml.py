@@ -23,7 +23,7 @@ from metarl.maml.inner_loop import (
     step_size_metrics,
 )
 from metarl.maml.meta_objective import MetaObjective, policy_objective
-from metarl.outer.loop import improved
+from metarl.outer.loop import improved, started
 from metarl.outer.registry import OUTER_LOOPS
 from metarl.policies.deployed import deployed
 from metarl.policies.export import DeployedPolicy
@@ -235,7 +235,7 @@ class MAMLLearner(MetaLearner):
     def _begin(self, key: RandomKey, shard: Shard) -> tuple[Tasks, Parameters]:
         """The tasks of this process, and the parameters [tasks, ...] that each begins with."""
         number = self.config.meta_batch_size
-        start = self.outer.begin(self.parameters, number, key)
+        start = started(self.outer, self.parameters, number, key)
         different = number // start.repeats
         if len(self.dropped) == number:
             raise NonFiniteError("no task has finite numbers")

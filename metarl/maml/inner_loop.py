@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from torch import Tensor
 
+from metarl.policies.observations import form_of
 from metarl.policies.parameters import Parameters, expand
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.finite import expect_finite
@@ -126,6 +127,11 @@ class InnerLoop:
                 own, gradients, lambda name: self._step_size(parameters, name, number)
             )
         _expect_same_shapes(own, changed)
+        if create_graph and changed and not any(p.requires_grad for p in changed.values()):
+            raise UsageError(
+                "the inner update returns what has no gradient by the parameters that it gets, "
+                "which the meta-gradient needs: compute it without detach() and no_grad()"
+            )
         return {**parameters, **{n: p if create_graph else p.detach() for n, p in changed.items()}}
 
     def gradients(
@@ -187,9 +193,9 @@ def _expect_same_shapes(before: Mapping[str, Tensor], after: Mapping[str, Tensor
             f"the inner update must return the parameters that it gets, {', '.join(before)}"
         )
     for name, value in before.items():
-        if after[name].shape != value.shape:
-            shapes = f"{tuple(after[name].shape)}, not {tuple(value.shape)}"
-            raise UsageError(f"the inner update returns {name} of shape {shapes}")
+        if not isinstance(after[name], Tensor) or after[name].shape != value.shape:
+            forms = f"{form_of(after[name])}, not {form_of(value)}"
+            raise UsageError(f"the inner update returns {name} as {forms}")
 
 
 def initial_step_sizes(

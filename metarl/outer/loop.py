@@ -123,6 +123,23 @@ class OuterLoop(ABC, Generic[O_contra]):
         """Continues from `state()`."""
 
 
+def started(loop: OuterLoop[Any], parameters: Parameters, tasks: int, key: RandomKey) -> Start:
+    """What the tasks of the iteration `key` begin with.
+
+    Raises:
+        UsageError: the loop's `begin` returns anything else.
+
+    """
+    start: object = loop.begin(parameters, tasks, key)
+    whose = f"{type(loop).__name__}.begin"
+    if not isinstance(start, Start):
+        raise UsageError(f"{whose} must return a Start, not {form_of(start)}")
+    _expect_like(parameters, start.parameters, (tasks,), whose)
+    if tasks % start.repeats:
+        raise UsageError(f"{whose}: {tasks} tasks are not {start.repeats} times the same ones")
+    return start
+
+
 def improved(
     loop: OuterLoop[Any], objective: PolicyObjective, parameters: Parameters
 ) -> tuple[Parameters, dict[str, float]]:
@@ -140,15 +157,23 @@ def improved(
         case _:
             kind = form_of(result) if result is None else f"a {type(result).__name__}"
             raise UsageError(f"{whose} must return (parameters, metrics), not {kind}")
-    if set(theta) != set(parameters):
+    _expect_like(parameters, theta, (), whose)
+    return {name: theta[name].detach() for name in parameters}, metrics
+
+
+def _expect_like(
+    parameters: Parameters, given: Mapping[str, object], tasks: tuple[int, ...], whose: str
+) -> None:
+    """Checks that `given` are such parameters, with the dimension `tasks` before theirs."""
+    if set(given) != set(parameters):
         raise UsageError(
             f"{whose} must return the parameters that it gets, {', '.join(parameters)}"
         )
     for name, p in parameters.items():
-        new = theta[name]
-        if not isinstance(new, Tensor) or (new.shape, new.dtype) != (p.shape, p.dtype):
-            raise UsageError(f"{whose} returns {name} as {form_of(new)}, not {form_of(p)}")
-    return {name: theta[name].detach() for name in parameters}, metrics
+        new, shape = given[name], (*tasks, *p.shape)
+        if not isinstance(new, Tensor) or (new.shape, new.dtype) != (shape, p.dtype):
+            wanted = f"a tensor {list(shape)} of {p.dtype}"
+            raise UsageError(f"{whose} returns {name} as {form_of(new)}, not {wanted}")
 
 
 def expect(condition: bool, message: str) -> None:

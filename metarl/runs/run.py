@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import reprlib
 import subprocess
 import sys
 import time
@@ -298,7 +299,12 @@ def has_figures(number: int) -> bool:
 def _evaluation(learner: BaseLearner, split: str) -> Evaluation | None:
     """None if a number was infinite or NaN, and --non-finite is not to stop the run."""
     try:
-        return learner.evaluate(split=split)
+        evaluation = learner.evaluate(split=split)
+        if not isinstance(evaluation, Evaluation):
+            given = reprlib.repr(evaluation)
+            name = type(learner).__name__
+            raise UsageError(f"{name}.evaluate must return an Evaluation, not {given}")
+        return evaluation
     except NonFiniteError as error:
         if learner.config.non_finite == "stop":
             raise
