@@ -98,6 +98,7 @@ class MAMLLearner(MetaLearner):
                 config.context_size if config.adapts == "context" else 0,
                 self._task_size() if config.observe_task else 0,
                 config.normalise_observations,
+                config.inner_steps > 0 or OUTER_LOOPS.find(config.outer).differentiates,
             ),
         )
         self.inner = make_inner_loop(config, self.policy, self.device)

@@ -1,14 +1,11 @@
 """A policy: a network that reads observations, and the actions that it chooses from."""
 
-import dataclasses
 import functools
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from torch import Tensor
 
@@ -19,14 +16,12 @@ from metarl.policies.module_network import ModuleNetwork
 from metarl.policies.modules import MODULES, arguments, choose_policy, expect_stateless
 from metarl.policies.normalisation import ObservationNormaliser
 from metarl.policies.observations import Observations, has_image
-from metarl.policies.parameters import Parameters, expand
+from metarl.policies.parameters import Parameters
+from metarl.policies.probe import expect_function_of_rows, failed, tried
 from metarl.support.errors import UsageError, hint_of_call
 from metarl.support.options import with_truth_values
-from metarl.support.places import place_of
 from metarl.support.randomness import Array, NoiseSource
 from metarl.support.types import Space
-
-logger = logging.getLogger(__name__)
 
 
 class Network(Protocol):
@@ -107,6 +102,8 @@ class PolicyOptions:
     """Numbers of the task that follow the observation, for an oracle."""
     normalise: bool = False
     """Whether to normalise the observation and what follows it."""
+    differentiates: bool = True
+    """Whether what learns the policy needs a gradient by its parameters."""
 
 
 def make_policy(
@@ -127,7 +124,10 @@ def make_policy(
     normaliser = ObservationNormaliser(observations.size) if options.normalise else None
     chosen = choose_policy(options.policy, observation_space)
     if chosen != "mlp":
-        return Policy(module_network(chosen, seen, actions.outputs, options, normaliser), actions)
+        module = module_network(chosen, seen, actions.outputs, options, normaliser)
+        if chosen not in MODULES.own:
+            expect_function_of_rows(module, actions.outputs, differentiates=options.differentiates)
+        return Policy(module, actions)
     if options.options:
         name = next(iter(options.options))
         raise UsageError(f"--policy-options {name}: mlp has none; --hidden-sizes gives its layers")
@@ -155,7 +155,10 @@ def make_encoder(
     chosen = choose_policy(options.policy, observation_space)
     if chosen == "mlp":
         return None
-    return module_network(chosen, observation_space, outputs, options)
+    encoder = module_network(chosen, observation_space, outputs, options)
+    if chosen not in MODULES.own:  # a core learns, whether its encoder does or not
+        expect_function_of_rows(encoder, outputs, training=True, differentiates=False)
+    return encoder
 
 
 def module_network(
@@ -189,7 +192,7 @@ def module_network(
         raise
     except Exception as error:
         hint = hint_of_call(error, module_class)
-        raise UsageError(_failed(name, "cannot be made", error) + hint) from error
+        raise UsageError(failed(name, "cannot be made", error) + hint) from error
     expect_stateless(network.module, name)
     own = {parameter for parameter, _ in network.module.named_parameters()}
     for declared in ("head", "context"):
@@ -203,35 +206,4 @@ def module_network(
             f"--adapts context: --policy {name} names no context; give the class "
             '`context = ("name of a parameter", ...)`'
         )
-    return _tried(network, outputs)
-
-
-def _tried(network: ModuleNetwork, outputs: int) -> ModuleNetwork:
-    """The network, one task at a time if it cannot be batched over tasks."""
-    every = {**network.initial_parameters(np.random.default_rng(0)), **network.fresh}
-    example = torch.zeros(2, 3, network.observation_size)
-    alone = dataclasses.replace(network, one_by_one=True)
-    try:
-        output = alone.output(expand(every, 2), example)
-    except Exception as error:
-        raise UsageError(_failed(network.name, "fails on observations of zeros", error)) from error
-    if output.shape != (2, 3, outputs):
-        raise UsageError(
-            f"--policy {network.name} gives {output[0].numel() // 3} numbers for each observation, "
-            f"not the {outputs} that it was asked for (outputs, the second argument of the class)"
-        )
-    try:
-        network.output(expand(every, 2), example)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        logger.warning(
-            "--policy %s is computed one task at a time, because torch.func cannot batch it: %s",
-            network.name, reason,
-        )  # fmt: skip
-        return alone
-    return network
-
-
-def _failed(name: str, what: str, error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"--policy {name} {what}: {type(error).__name__}: {text} (raised at {place_of(error)})"
+    return tried(network, outputs)
