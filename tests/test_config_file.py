@@ -112,6 +112,11 @@ def test_the_command_line_wins_and_a_run_can_be_repeated(tmp_path):
         ("a.json", "[" * 100_000, "cannot be read"),
         ("a.yaml", "family: 2020-01-01", "family is a date, not an option"),
         ("a.txt", "", "must end in one of .json, .toml"),
+        ("a.yaml", "seed: 1\nseed: 2", "cannot be read: it names seed twice"),
+        ("a.yaml", "family_options: {a: 1, a: 2}", "cannot be read: it names a twice"),
+        ("a.yaml", "inner_lr: 1\ninner-lr: 2", "cannot be read: it names --inner-lr twice"),
+        ("a.json", '{"seed": 1, "seed": 2}', "cannot be read: it names seed twice"),
+        ("a.toml", "seed = 1\nseed = 2", "cannot be read: Cannot overwrite"),
     ],
 )
 def test_a_file_that_is_wrong_is_named(tmp_path, name, text, message):
@@ -133,6 +138,12 @@ def test_a_file_that_is_wrong_is_named(tmp_path, name, text, message):
 def test_a_file_that_is_missing_is_told(arguments, message):
     with pytest.raises(UsageError, match=message):
         expanded(arguments)
+
+
+def test_a_file_that_is_missing_is_told_by_the_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--family", "envs:Navigation2D-v0", "--config"])
+    assert capsys.readouterr().err.startswith("error: --config needs a file: .json")
 
 
 def test_an_unknown_option_in_a_file_is_refused(tmp_path, capsys):

@@ -24,6 +24,14 @@ def test_a_task_is_parsed_over_the_one_that_was_drawn():
     task = parse_task(SPACE, ["goal=0.3,-0.2"], REST)
     assert task["goal"].tolist() == [0.3, -0.2]
     assert task["velocity"] == 1
+    spaced = parse_task(SPACE, ["velocity = 2", "goal = 0.3, -0.2"], REST)
+    assert spaced["velocity"] == 2
+    assert spaced["goal"].tolist() == [0.3, -0.2]
+
+
+def test_a_parameter_of_a_task_is_given_once():
+    with pytest.raises(UsageError, match="--task velocity=1 velocity=2 gives velocity twice"):
+        parse_task(SPACE, ["velocity=1", "velocity=2"], REST)
 
 
 @pytest.mark.parametrize(

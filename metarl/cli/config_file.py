@@ -19,11 +19,40 @@ OF_A_RUN = ("run_dir", "resume")
 """Options in the config.json of a run that its repetition does not take over."""
 CHOOSING = {"algorithm": "maml-trpo", "preset": "none"}
 """Options that choose others, all of which the config.json of a run has, and their defaults."""
+
+
+def _once(names: Sequence[str]) -> None:
+    """Checks that no name is there twice: readers would take the last one."""
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"it names {twice[0]} twice")
+
+
+def _read_json(text: str) -> Any:
+    def mapping(pairs: Sequence[tuple[str, Any]]) -> Json:
+        _once([name for name, _ in pairs])
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=mapping)
+
+
+def _read_yaml(text: str) -> Any:
+    _check_nodes(yaml.compose(text, yaml.SafeLoader))
+    return yaml.safe_load(text)
+
+
+def _check_nodes(node: object) -> None:
+    """Checks the mappings in a node of YAML."""
+    if isinstance(node, yaml.MappingNode):
+        _once([str(name.value) for name, _ in node.value])
+        for _, value in node.value:
+            _check_nodes(value)
+
+
 READERS: dict[str, Callable[[str], Any]] = {
-    ".json": json.loads,
+    ".json": _read_json,
     ".toml": tomllib.loads,
-    ".yaml": yaml.safe_load,
-    ".yml": yaml.safe_load,
+    ".yaml": _read_yaml,
+    ".yml": _read_yaml,
 }
 
 
@@ -44,7 +73,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
             others.append(word)
             continue
         path = value if equals else next(rest, None)
-        if path is None or path.startswith("--"):
+        if not path or path.startswith("--"):
             raise UsageError(f"{OPTION} needs a file: {', '.join(READERS)}")
         options, is_run = _read(Path(path))
         runs += [(options, path)] if is_run else []
@@ -115,6 +144,10 @@ def _read(path: Path) -> tuple[Json, bool]:
 def _words(options: Json, path: str) -> list[str]:
     """Options as words of a command line."""
     words: list[str] = []
+    try:
+        _once([option(str(name)) for name in options])  # a_b and a-b
+    except ValueError as error:
+        raise UsageError(f"{OPTION} {path} cannot be read: {error}") from None
     for name, value in options.items():
         own = option(str(name))
         if value is None:

@@ -139,18 +139,22 @@ def parse_task(task_space: spaces.Dict, assignments: Sequence[str], rest: Task) 
     Parameters that are not assigned have their values in `rest`.
 
     Raises:
-        UsageError: an assignment is malformed, or names an unknown parameter or a value outside
-            the space.
+        UsageError: an assignment is malformed, or names an unknown parameter, one twice, or a value
+            outside the space.
 
     """
     task = dict(rest)
+    given: set[str] = set()
     for assignment in assignments:
-        name, equals, text = assignment.partition("=")
+        name, equals, text = map(str.strip, assignment.partition("="))
         if not equals:
             raise UsageError(f"--task {assignment} must be PARAMETER=NUMBER")
         if name not in task_space.spaces:
             known = ", ".join(task_space.spaces)
             raise UsageError(f"--task {assignment}: a task has {known}, not {name}")
+        if name in given:
+            raise UsageError(f"--task {' '.join(assignments)} gives {name} twice")
+        given.add(name)
         try:
             numbers = [float(number) for number in text.split(",")]
         except ValueError:
