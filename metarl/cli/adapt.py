@@ -11,12 +11,13 @@ from rich.table import Table
 
 from metarl.cli.parsing import parse
 from metarl.cli.progress import shown_progress
-from metarl.evaluation.clips import check_clip_name, prefer_offscreen
+from metarl.evaluation.clips import check_clip_name, expect_pictures, prefer_offscreen
 from metarl.learners.adapted import Adapted
 from metarl.learners.learner import MetaLearner
 from metarl.policies.export import expect_onnx
 from metarl.runs.report import load_with
 from metarl.support.errors import UsageError
+from metarl.support.files import expect_place
 from metarl.support.options import Count, Device, WholeNumber, check_ranges
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.text import counted, described_units
@@ -76,6 +77,8 @@ def run(arguments: Sequence[str]) -> None:
     check_ranges(options)
     if options.video is not None:
         check_clip_name(options.video, "--video")
+    elif options.camera is not None:
+        raise UsageError(f"--camera {options.camera} is the camera of a video: give --video FILE")
     if options.onnx:
         expect_onnx()
     prefer_offscreen()
@@ -102,13 +105,16 @@ def run(arguments: Sequence[str]) -> None:
         learner = learner.on(single_task_family(options.env, learner.config.horizon))
     task = _task(learner, options)
     where = options.env or task_name(task)
+    folder = options.out or options.run / "adapted" / _folder_name(where, task, options)
+    expect_place(folder)
+    if options.video is not None:
+        expect_pictures(learner.family, options.camera)
     with shown_progress() as progress:
         rollouts = options.steps + 1
         learner.on_rollout = lambda stage: progress(f"adapting to {where}", (stage + 1) / rollouts)
         adapted = learner.adapt(task, options.steps, options.seed)
         learner.on_rollout = None
     _print_returns(adapted, where, learner.family.units)
-    folder = options.out or options.run / "adapted" / _folder_name(where, task, options)
     files = adapted.export(folder, onnx=options.onnx)
     print(f"wrote {', '.join(file.name for file in files)} to {folder}")
     if options.video is not None:

@@ -5,6 +5,7 @@ import ctypes
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from metarl.support.errors import UsageError
-from metarl.support.files import expect_writable
+from metarl.support.files import expect_place, expect_writable
 from metarl.support.types import Env
 from metarl.tasks.declaration import DynamicsFamily
 from metarl.tasks.family import TaskFamily, make_family, task_environment
@@ -139,15 +140,29 @@ def record_clip(
     return frames
 
 
+def expect_pictures(family: TaskFamily, camera: str | None = None) -> None:
+    """Checks that clips of a family can be recorded, by a clip of one frame.
+
+    Raises:
+        UsageError: the family has no pictures or no such camera, or this machine cannot render.
+
+    """
+    show(family, steps=0, camera=camera)
+
+
 def _made_to_render(family: TaskFamily, camera: str | None) -> Env:
     """An environment of the family that draws what the camera sees."""
-    if camera is None:
-        return family.make(render_mode="rgb_array")
+    own = {} if camera is None else {CAMERA: camera}
     try:
-        if isinstance(family.declaration, DynamicsFamily):
+        if own and isinstance(family.declaration, DynamicsFamily):
             raise TypeError("it is not a MuJoCo model")
-        return family.make(render_mode="rgb_array", **{CAMERA: camera})
+        with warnings.catch_warnings():
+            # Gymnasium looks at the class, of which another environment may be what draws.
+            warnings.filterwarnings("ignore", ".*is not in the possible render_modes")
+            return family.make(render_mode="rgb_array", **own)
     except TypeError as error:  # no such option
+        if not own:
+            raise
         reason = " ".join(str(error).split())
         raise UsageError(f"{family.id} has no camera {camera} to choose: {reason}") from error
 
@@ -184,11 +199,14 @@ def check_clip_name(path: Path, option: str = "--out") -> None:
     """Checks that `write_clip` can write the file; `option` is the one that names it.
 
     Raises:
-        UsageError: the suffix is not .mp4, .gif or .png.
+        UsageError: the suffix is not .mp4, .gif or .png, or there is no place for it.
 
     """
     if path.suffix not in (".mp4", ".gif", ".png"):
         raise UsageError(f"{option} {path} must end in .mp4, .gif or .png")
+    if path.is_dir():
+        raise UsageError(f"{option} {path} cannot be written: it is a folder")
+    expect_place(path.parent)
 
 
 def write_clip(frames: list[np.ndarray], path: Path, seconds_per_frame: float = 0.05) -> None:

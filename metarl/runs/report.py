@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from metarl.evaluation.clips import Clip, gif
+from metarl.evaluation.clips import Clip, expect_pictures, gif
 from metarl.evaluation.evaluation import EVALUATED_SPLITS, Evaluation
 from metarl.evaluation.figures import evaluation_figures
 from metarl.learners.base import BaseLearner
@@ -71,12 +71,14 @@ class EvaluationOptions:
         """Checks the numbers.
 
         Raises:
-            UsageError: one is too small.
+            UsageError: one is too small, or a camera is named where there are no clips.
 
         """
         at_least("--tasks", self.tasks, 1)
         at_least("--adaptations", self.adaptations, 1)
         at_least("--clips", self.clips, 0)
+        if self.camera is not None and not self.clips:
+            raise UsageError(f"--camera {self.camera} is the camera of clips: give --clips NUMBER")
         if self.steps is not None:
             at_least("--steps", self.steps, 0)
         if self.episodes is not None:
@@ -122,6 +124,8 @@ def evaluate(
         test_later_lr=asked.test_later_lr,
         info_metrics=asked.info_metrics,
     )
+    if asked.clips and isinstance(learner, MetaLearner):
+        expect_pictures(learner.family, asked.camera)
     steps = learner.test_steps if asked.steps is None else asked.steps
     evaluations = _evaluate_splits(learner, asked, steps, progress)
     clips: Iterable[tuple[str, Clip]] = []

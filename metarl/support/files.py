@@ -1,5 +1,6 @@
 """Atomic and durable writes of files, and careful reading of files that others may have changed."""
 
+import errno
 import json
 import os
 import stat
@@ -24,6 +25,21 @@ def expect_writable(path: Path, what: str = "") -> Iterator[None]:
         named = f"{what} {path}".lstrip()
         reason = " ".join(str(error.strerror or error).split())
         raise UsageError(f"{named} cannot be written: {reason}") from error
+
+
+def expect_place(folder: Path) -> None:
+    """Checks that a folder is there or can be made, before there is something to write into it.
+
+    Raises:
+        UsageError: a file is in its place, or it may not be written.
+
+    """
+    with expect_writable(folder):
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UsageError(f"{folder} cannot be written: {nearest} is a file, not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"{folder} cannot be written: {os.strerror(errno.EACCES)}")
 
 
 def write_durably(path: Path, data: bytes) -> None:
