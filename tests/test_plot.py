@@ -310,3 +310,18 @@ def test_equal_returns_have_an_interval_of_no_width(tmp_path):
 def test_figures_need_a_name(out):
     with pytest.raises(UsageError, match="no name of a file"):
         write_figures([], Path(out))
+
+
+def test_a_folder_of_runs_names_them(tmp_path, capsys):
+    for seed in (1, 2):
+        make_run(tmp_path / f"seed-{seed}", seed, [(1, 2, 3)])
+    with pytest.raises(SystemExit):
+        main(["plot", str(tmp_path)])
+    line = capsys.readouterr().err
+    assert line.endswith(f"there are runs in it: {tmp_path}/seed-1 {tmp_path}/seed-2\n")
+
+
+def test_the_name_of_figures_may_have_a_suffix(folders, tmp_path):
+    paths = write_figures(lines_of(folders), tmp_path / "q.png")
+    assert [path.name for path in paths] == ["q.png", "q.pdf", "q.csv"]
+    assert write_figures(lines_of(folders), tmp_path / "v1.2")[0].name == "v1.2.png"

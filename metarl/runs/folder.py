@@ -88,7 +88,9 @@ def read_options(folder: Path) -> Json:
     remedy = "restore it from a copy, or delete it: newer checkpoints have the options too"
     try:
         if not (folder / CONFIG).exists():
-            raise UsageError(f"{folder} is not a run folder: it has no {CONFIG}")
+            inside = sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG}"))
+            hint = f"; there are runs in it: {' '.join(inside)}" if inside else ""
+            raise UsageError(f"{folder} is not a run folder: it has no {CONFIG}{hint}")
         read: ConfigFile = read_json(folder / CONFIG, ConfigFile, remedy)
         return read["config"]
     except UsageError as error:

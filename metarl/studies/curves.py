@@ -350,8 +350,12 @@ def plot(*runs: str | Path, out: str | Path | None = None, title: str = "") -> F
     return draw(lines, title)
 
 
+SUFFIXES = (".png", ".pdf", ".csv")
+"""Of the files of figures; the last one holds their numbers."""
+
+
 def write_figures(lines: Sequence[Line], out: Path, title: str = "") -> list[Path]:
-    """Writes `out`.png, .pdf and .csv, and returns their paths.
+    """Writes `out`.png, .pdf and .csv, and returns their paths; `out` may have one of the suffixes.
 
     Raises:
         UsageError: a file cannot be written, or the evaluations of a line differ in their inner
@@ -361,7 +365,8 @@ def write_figures(lines: Sequence[Line], out: Path, title: str = "") -> list[Pat
     if not out.name:
         raise UsageError(f"--out {out} is no name of a file")
     figure = draw(lines, title)
-    paths = [out.with_name(f"{out.name}.{suffix}") for suffix in ("png", "pdf", "csv")]
+    stem = out.stem if out.suffix in SUFFIXES else out.name
+    paths = [out.with_name(f"{stem}{suffix}") for suffix in SUFFIXES]
     with expect_writable(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
     for path in paths[:2]:
