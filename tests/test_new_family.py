@@ -3,6 +3,7 @@ import re
 import pytest
 from forked import metarl, python
 
+from metarl.cli.main import main
 from metarl.support.errors import UsageError
 from metarl.tasks.starter import write_family
 
@@ -44,9 +45,10 @@ def test_nothing_is_overwritten(mine, tmp_path):
 def test_the_command_writes_a_mujoco_family_that_trains_as_it_says(tmp_path):
     result = metarl("new-family", "Reach", "--mujoco", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    wrote, check, train = result.stdout.splitlines()
+    wrote, check, train, test = result.stdout.splitlines()
     assert "reach.py, reach.xml and test_reach.py" in wrote
     assert check.split() == ["metarl", "check", "reach:Reach-v0"]
+    assert test.split()[:4] == ["python", "-m", "pytest", "test_reach.py"]
     small = "--iterations 1 --meta-batch-size 2 --episodes 2 --horizon 5 --eval-every 0"
     result = metarl(*train.split()[1:], *small.split(), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -74,3 +76,17 @@ def test_a_wrong_command_is_one_line(arguments, message, tmp_path):
     result = metarl("new-family", *arguments, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (2, f"error: {message}\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("new-family", ["PushToGoal-v0", "push_to_goal.xml", "pip install pytest"]),
+        ("check", ["MODULE:ID", "no options", "exit status 1"]),
+    ],
+)
+def test_help_says_what_a_command_without_options_takes(command, words, capsys):
+    main([command, "--help"])
+    text = capsys.readouterr().out
+    assert text.startswith(f"metarl {command} ")
+    assert all(word in text for word in words)

@@ -20,7 +20,8 @@ class Command:
     arguments: str
     summary: str
     has_options: bool = True
-    """Whether it parses its own --help; otherwise --help prints its line of the list."""
+    """Whether it parses its own --help; otherwise --help prints its line of the list and this."""
+    takes: str = ""
 
 
 COMMANDS = {
@@ -46,13 +47,28 @@ COMMANDS = {
     "algorithms": Command("algorithms", "", "list the named algorithms with their papers", False),
     "show": Command("show", "FAMILY", "record a clip of a family under random actions"),
     "check": Command(
-        "check", "FAMILY ...", "check that a family meets the requirements of training", False
+        "check",
+        "FAMILY ...",
+        "check that a family meets the requirements of training",
+        False,
+        """
+FAMILY  MODULE:ID; the module is imported first, from the working folder too. ID alone is a family
+        that metarl or an installed package announces.
+
+There are no options. A table lists what was checked and found; a fault makes the exit status 1.""",
     ),
     "new-family": Command(
         "new_family",
         "NAME [--mujoco]",
         "write a new family and its test to start from; --mujoco: on a MuJoCo model",
         False,
+        """
+NAME      name of the class, as in PushToGoal: its files are push_to_goal.py and
+          test_push_to_goal.py, in the working folder, and its id is PushToGoal-v0. Files that are
+          there are not replaced.
+--mujoco  write a family on a MuJoCo model, with the model in push_to_goal.xml
+
+The test runs with pytest, which comes apart from metarl: pip install pytest.""",
     ),
 }
 
@@ -76,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UsageError(f"metarl {name} runs in one process: start it without torchrun")
         command = COMMANDS[name]
         if not command.has_options and HELP & set(rest):
-            print(f"metarl {_usage(name)}")
+            print("\n".join(filter(None, (f"metarl {_usage(name)}", command.takes))))
             return
         importlib.import_module(f"metarl.cli.{command.module}").run(rest)
 

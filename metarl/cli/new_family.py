@@ -24,3 +24,4 @@ def run(arguments: Sequence[str]) -> None:
     print(f"wrote {', '.join(map(str, files))} and {test}; edit them, then run")
     print(f"  metarl check {family}")
     print(f"  metarl train --family {family}")
+    print(f"  python -m pytest {test}   (pytest comes apart: pip install pytest)")
