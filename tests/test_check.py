@@ -8,6 +8,7 @@ from forked import metarl
 from gymnasium.spaces import Box
 
 from metarl.cli import check as cli_check
+from metarl.cli.main import main
 from metarl.simulation import checks
 from metarl.simulation.backends import make_simulation
 from metarl.simulation.bounds import FamilyFaultError, outside
@@ -185,3 +186,22 @@ def test_a_type_that_training_converts_is_told_and_another_is_a_fault():
     for other, value in ((space, np.zeros(2, complex)), (bytes_, np.array([0.5, 1.0]))):
         with pytest.raises(FamilyFaultError, match="has type"):
             outside(other, value)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["envs:Navigation2D-v0", "--horizon", "50"],
+            "metarl check has no option --horizon; it takes families, MODULE:ID",
+        ),
+        (["faulty_families:Sled-v0"], "give max_episode_steps=STEPS to gymnasium.register"),
+    ],
+)
+def test_what_check_cannot_take_is_told_first(words, message, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["check", *words])
+    assert exit.value.code == 2
+    output, line = capsys.readouterr()
+    assert output == ""
+    assert message in line

@@ -95,6 +95,15 @@ def failure(capsys, *arguments):
         ),
         (["--resume", "--run-dir", "runs/sed-1"], ["runs/sed-1 holds no run to resume"]),
         (["--preset", "tuned"], ["Missing from", "--family"]),
+        (["--famly", DIR], ["Unrecognized options: --famly", "; did you mean --family?"]),
+        (
+            ["--family", DIR, "--hidden-sizes", "32", "x"],
+            ["--hidden-sizes: cannot read ['32', 'x']; expected: --hidden-sizes [INT [INT ...]]"],
+        ),
+        (
+            ["--family", DIR, "--policy-options", "width"],
+            ["error: --policy-options: needs names and values in turn; expected: --policy-options"],
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(capsys, arguments, parts):
@@ -202,7 +211,10 @@ class Needy(Place):
         raise gymnasium.error.DependencyNotInstalled('run `pip install "gymnasium[box2d]"`')
 
 
-gymnasium.register("Place-v0", entry_point="own_place:Place", max_episode_steps=3)
+ENVIRONMENT = {"env_id": "Bases-v0"}
+gymnasium.register(
+    id="Place-v0", entry_point="own_place:Place", max_episode_steps=3
+)
 gymnasium.register("Needy-v0", entry_point="own_place:Needy", max_episode_steps=3)
 """
 DECLARED = """
@@ -306,6 +318,7 @@ def test_a_package_that_an_environment_needs_is_one_line(own_folder, capsys):
         ("Place-v0", "own_place:Place-v0"),  # in a file here, which is not imported
         ("own_place:HalfCheetahDri-v0", "envs:HalfCheetahDir-v0"),
         ("own_plase:Place-v0", "own_place"),
+        ("Base-v0", "own_place:Place-v0"),  # not the environment that another family is of
     ],
 )
 def test_suggestions_come_from_the_module_and_the_folder_first(own_folder, capsys, family, meant):

@@ -120,7 +120,7 @@ def test_options_for_all_algorithms_lie_below_what_makes_an_algorithm_up():
             ("--family", FAMILY, "--algorithm", "anil"),
             "ships options for maml-trpo, promp, rl2 alone, not for anil",
         ),
-        (("--family", "envs:ReacherGoal-v0"), "ships options for none, not for maml-trpo"),
+        (("--family", "envs:ReacherGoal-v0"), "ReacherGoal-v0 ships no options: omit --preset"),
         (("--family", "envs:Navigation2D-v0", "--preset", "tunde"), "tunde"),
     ],
 )

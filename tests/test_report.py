@@ -294,9 +294,8 @@ def test_adapting_to_an_environment_without_a_task(run, tmp_path, capsys):
     adapted = own.adapt({"environment": 0.0}, 8)
     assert adapted.returns[-1] > adapted.returns[0]
     assert adapted.env_steps == 8 * 4 * 5
-    assert "the policy is for" in failure(
-        capsys, "adapt", run, "--env", "CartPole-v1", "--out", tmp_path
-    )
+    line = failure(capsys, "adapt", run, "--env", "CartPole-v1", "--out", tmp_path)
+    assert re.match("error: CartPole-v1 has observation_space .*the policy is for", line)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +311,8 @@ def test_adapting_to_an_environment_without_a_task(run, tmp_path, capsys):
         (["adapt", "RUN", "--steps", "-1"], "--steps -1 must be a number of at least 0"),
         (["adapt", "RUN", "--episodes", "0"], "--episodes 0 must be a number of at least 1"),
         (["adapt", "RUN", "--video", "x.avi"], "--video x.avi must end in .mp4, .gif or .png"),
-        (["adapt", "RUN", "--env", "Nothing-v0"], "there is no task family Nothing-v0"),
+        (["adapt", "RUN", "--env", "Nothing-v0"], "there is no environment Nothing-v0"),
+        (["adapt", "RUN", "--env", "CartPol-v1"], "CartPol-v1; did you mean CartPole-v1?"),
         (["adapt", "RUN", "--env", "CartPole-v1", "--task", "a=1"], "has no task"),
     ],
 )

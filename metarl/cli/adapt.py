@@ -1,6 +1,7 @@
 """`metarl adapt`: adapts a run's policy to one task and exports it."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,13 +103,16 @@ def run(arguments: Sequence[str]) -> None:
     if options.env is not None:
         if options.task:
             raise UsageError(f"--env {options.env} has no task: omit --task")
-        learner = learner.on(single_task_family(options.env, learner.config.horizon))
+        family = single_task_family(options.env, learner.config.horizon)
+        with _named(family.id, options.env):
+            learner = learner.on(family)
     task = _task(learner, options)
     where = options.env or task_name(task)
     folder = options.out or options.run / "adapted" / _folder_name(where, task, options)
     expect_place(folder)
     if options.video is not None:
-        expect_pictures(learner.family, options.camera)
+        with _named(learner.family.id, options.env or learner.family.id):
+            expect_pictures(learner.family, options.camera)
     with shown_progress() as progress:
         rollouts = options.steps + 1
         learner.on_rollout = lambda stage: progress(f"adapting to {where}", (stage + 1) / rollouts)
@@ -122,6 +126,15 @@ def run(arguments: Sequence[str]) -> None:
         shown = "left before adaptation, right after" if options.steps else "before adaptation"
         print(f"wrote {options.video}: {shown}")
     learner.close()
+
+
+@contextlib.contextmanager
+def _named(family: str, env: str) -> Iterator[None]:
+    """In the block, a message names the environment, not the family that was made of it."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(str(error).replace(family, env, 1)) from error
 
 
 def _folder_name(where: str, task: Task, options: _Adapt) -> str:

@@ -35,6 +35,8 @@ def run(names: Sequence[str]) -> None:
     """Checks families and prints a table for each; exits with status 1 if one has a fault."""
     if not names:
         raise UsageError("metarl check needs a family, as in metarl check envs:Navigation2D-v0")
+    if options := [name for name in names if name.startswith("-")]:
+        raise UsageError(f"metarl check has no option {options[0]}; it takes families, MODULE:ID")
     faults = 0
     for name in names:
         table = Table("", "check", "found", box=None, title=name, title_justify="left")

@@ -12,13 +12,23 @@ import tyro
 
 from metarl.cli.help import grouped
 from metarl.learners.config import RunConfig
-from metarl.support.errors import UsageError
+from metarl.support.errors import UsageError, nearest
 from metarl.support.options import option
 
 T = TypeVar("T")
 
 COMMAS = re.compile(r"[\w.-]+(,[\w.-]+)+")
 """A word that lists values as some other programs do."""
+
+UNKNOWN, MEANT = "Unrecognized options", "Perhaps you meant"
+"""How tyro begins to tell of options that there are not, and of those that are like them."""
+PLAIN = {
+    "Error parsing ": "",
+    "Could not find valid parse for arguments:": "cannot read",
+    "Failed to parse key-value pairs!": "needs names and values in turn",
+    "Argument helptext:": "expected:",
+}
+"""Phrases of tyro, and what they mean."""
 
 
 class _Text(io.StringIO):
@@ -44,7 +54,7 @@ def parse(
     arguments = joined_pairs(options, arguments)
     default, kept = _without_pairs(default, arguments)
     try:
-        with _errors_of_tyro(arguments), contextlib.redirect_stdout(output):
+        with _errors_of_tyro(arguments, options), contextlib.redirect_stdout(output):
             parsed: T = tyro.cli(
                 options,
                 prog=None if command is None else f"metarl {command}",
@@ -142,8 +152,11 @@ def parse_known(
 
 
 @contextlib.contextmanager
-def _errors_of_tyro(arguments: Sequence[str]) -> Iterator[None]:
-    """In the block, tyro's exit after a mistake is a `UsageError`."""
+def _errors_of_tyro(arguments: Sequence[str], options: type | None = None) -> Iterator[None]:
+    """In the block, tyro's exit after a mistake is a `UsageError`.
+
+    It names the option that was perhaps meant for one that is none of `options`.
+    """
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output):
@@ -152,8 +165,19 @@ def _errors_of_tyro(arguments: Sequence[str]) -> Iterator[None]:
         if exit.code:
             listed = next(filter(COMMAS.fullmatch, arguments), None)
             hint = f"; values are divided by spaces: {listed.replace(',', ' ')}" if listed else ""
-            raise UsageError(_unboxed(output.getvalue()) + hint) from None
+            text = _unboxed(output.getvalue()) + hint
+            if options is not None and UNKNOWN in text and MEANT not in text:
+                text += _meant(options, arguments)
+            raise UsageError(text) from None
         raise
+
+
+def _meant(options: type, arguments: Sequence[str]) -> str:
+    """The hint `; did you mean --OPTION?` for the first option that is unknown and like another."""
+    known = get_type_hints(options)
+    unknown = sorted(names_in(arguments) - set(known))
+    hints = (nearest(option(name), map(option, known)) for name in unknown)
+    return next(filter(None, hints), "")
 
 
 def peek(options: type[T], arguments: Sequence[str]) -> T:
@@ -176,11 +200,14 @@ def _unboxed(text: str) -> str:
     message: list[str] = []
     for line in lines[1:-1]:
         if set(line) <= {"─", "-"}:
-            if any(part.startswith("Perhaps you meant") for part in message):
+            if any(part.startswith(MEANT) for part in message):
                 break
             message.append(";")
-        elif line.startswith(("For full helptext", "Argument helptext")):
+        elif line.startswith("For full helptext"):
             break
         else:
             message.append(line)
-    return " ".join(message).replace(" ;", ";").strip("; ")
+    text = " ".join(message).replace(" ;", ";").strip("; ")
+    for theirs, ours in PLAIN.items():
+        text = text.replace(theirs, ours)
+    return text

@@ -147,6 +147,7 @@ def tuned_options(family: "TaskFamily", name: str) -> "Json":
     """
     options = shipped_options(family, name)
     if not options:
-        has = f"for {', '.join(family.tuned)} alone" if family.tuned else "for none"
-        raise UsageError(f"--preset tuned: {family.id} ships options {has}, not for {name}")
+        own = ", ".join(family.tuned)
+        has = f"options for {own} alone, not for {name}" if own else "no options: omit --preset"
+        raise UsageError(f"--preset tuned: {family.id} ships {has}")
     return options

@@ -362,7 +362,10 @@ def make_family(id: str, horizon: int | None = None, **options: object) -> TaskF
     spec = find_spec(id)
     horizon = horizon if horizon is not None else spec.max_episode_steps
     if horizon is None:
-        raise UsageError(f"{id} is registered without max_episode_steps: give a horizon")
+        raise UsageError(
+            f"{id} is registered without max_episode_steps: give max_episode_steps=STEPS to "
+            "gymnasium.register, or --horizon STEPS to metarl train"
+        )
     family = TaskFamily(id, horizon, with_truth_values(options))
     _ = family.prototype  # made here, so that a bad option is an error here
     return family

@@ -21,7 +21,7 @@ from metarl.tasks.distributions import (
     distribution_from_json,
 )
 from metarl.tasks.family import TaskFamily, make_family
-from metarl.tasks.registry import find_spec
+from metarl.tasks.registry import ENVIRONMENT, find_spec
 from metarl.tasks.task import Task, validate_tasks
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def single_task_family(env_id: str, horizon: int | None = None) -> TaskFamily:
         UsageError: there is no such environment, or it has no horizon and none is given.
 
     """
-    spec = find_spec(env_id)
+    spec = find_spec(env_id, ENVIRONMENT)
     name = f"metarl/{spec.id.replace('/', '-')}"  # an id has one namespace
     if name not in gymnasium.registry:
         gymnasium.register(

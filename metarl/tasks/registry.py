@@ -6,19 +6,21 @@ from collections.abc import Sequence
 
 import gymnasium
 
-from metarl.support.errors import UsageError
+from metarl.support.errors import UsageError, nearest
 from metarl.support.modules import import_module_here
 from metarl.tasks.suggestions import SHIPPED, suggestion
 
+ENVIRONMENT = "environment"
+"""What is no task family, because it has no task."""
 ENTRY_POINT_GROUP = "metarl.task_families"
 """Installed packages announce modules that register families by entry points of this group."""
 
 
-def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
+def find_spec(id: str, what: str = "task family") -> gymnasium.envs.registration.EnvSpec:
     """Gymnasium's entry for `Id` or `module:Id`; the module is imported first.
 
     If a project has its own package `envs`, `envs:Id` is a family of that package if it has one of
-    this name, and otherwise the one that comes with metarl.
+    this name, and otherwise the one that comes with metarl. `what` is that which it should be of.
 
     Raises:
         UsageError: the module or id is unknown (the message suggests the closest family), or `id`
@@ -38,8 +40,9 @@ def find_spec(id: str) -> gymnasium.envs.registration.EnvSpec:
     if not module and "." in name:  # a dot in the place of the colon
         raise UsageError(naming)
     where = f"module {module} ({_origin(module)}) registers no" if module else "there is no"
-    hint = suggestion(name, module, import_announced_modules())
-    raise UsageError(f"{where} task family {name}{hint}")
+    own = nearest(name, gymnasium.registry) if what == ENVIRONMENT and not module else ""
+    hint = own or suggestion(name, module, import_announced_modules())
+    raise UsageError(f"{where} {what} {name}{hint}")
 
 
 def registered_families(modules: Sequence[str] = ()) -> list[str]:

@@ -9,8 +9,8 @@ import gymnasium
 
 SHIPPED = "metarl_envs"
 """The package `envs` of metarl under a name that no other project uses."""
-ID = re.compile(r"""["']([\w.-]+-v\d+)["']""")
-"""A Gymnasium id in the text of a program."""
+ID = re.compile(r"""register\(\s*(?:id\s*=\s*)?["']([\w./-]+-v\d+)["']""")
+"""The Gymnasium id of a registration in the text of a program."""
 
 
 def suggestion(name: str, module: str, announced: Iterable[str]) -> str:
@@ -52,5 +52,4 @@ def _written_here() -> Iterable[str]:
     """`module:Id` of each id that a program in the working folder names in a registration."""
     for path in sorted(Path().glob("*.py")):
         text = path.read_text(errors="ignore")
-        if "register(" in text:
-            yield from (f"{path.stem}:{name}" for name in ID.findall(text))
+        yield from (f"{path.stem}:{name}" for name in ID.findall(text))
