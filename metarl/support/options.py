@@ -88,6 +88,11 @@ def check_ranges(options: object) -> None:
                 f"{option(name)} {value} must be one of {listed}{nearest(str(value), choices)}"
             )
         value = value.item() if isinstance(value, np.generic) else value
+        is_number = isinstance(value, (int, float))
+        for part in (hint, *get_args(hint)):  # includes the alternatives of `Count | None`
+            for limits in getattr(part, "__metadata__", ()):
+                if isinstance(limits, Range) and is_number and not limits.holds(value):
+                    raise UsageError(f"{option(name)} {value} must be {limits.expected(value)}")
         # In Python, nothing else has checked it. Not looked at: tyro's mark of a missing one.
         if _is_plain(hint) and isinstance(
             value, (str, int, float, list, tuple, dict, types.NoneType)
@@ -96,10 +101,6 @@ def check_ranges(options: object) -> None:
                 expect(value, hint, option(name))
             except ValueError as error:
                 raise UsageError(str(error)) from None
-        for part in (hint, *get_args(hint)):  # includes the alternatives of `Count | None`
-            for limits in getattr(part, "__metadata__", ()):
-                if isinstance(limits, Range) and value is not None and not limits.holds(value):
-                    raise UsageError(f"{option(name)} {value} must be {limits.expected(value)}")
 
 
 def _is_plain(hint: Any) -> bool:
