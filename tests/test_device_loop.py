@@ -489,7 +489,7 @@ def test_maml_and_rl2_train_evaluate_and_adapt_on_a_device():
             [learner.iterate()["return/after"] for _ in range(2)] for learner in (one, other)
         ]
         assert numbers[0] == numbers[1]
-        assert isinstance(one._simulations_of(4)[0], DeviceSimulation)
+        assert isinstance(one.simulations.of(4, one.episodes)[0], DeviceSimulation)
         assert np.isfinite(one.evaluate(steps=1).returns).all()
         assert np.isfinite(one.adapt({"goal": [0.1, 0.2]}).returns).all()
         one.close()

@@ -180,9 +180,9 @@ def test_one_pool_of_workers_is_alive(tmp_path):
     learner = Learner(Config("envs:PendulumParams-v0", workers=2, eval_tasks=3, **SMALL))
     learner.iterate()
     learner.evaluate(steps=0)
-    assert len(learner._simulations) == 1
+    assert len(learner.simulations.kept) == 1
     learner.close()
-    assert not learner._simulations
+    assert not learner.simulations.kept
 
 
 def test_simulations_are_closed_with_the_run(tmp_path, monkeypatch):

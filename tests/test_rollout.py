@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 
 from metarl import Config, Learner
-from metarl.learners import learner as learner_module
+from metarl.learners import simulations
 from metarl.policies.action_units import ActionUnits
 from metarl.policies.actions import ContinuousActions, DiscreteActions
 from metarl.policies.mlp import MLP
@@ -192,15 +192,15 @@ def test_an_evaluation_has_no_more_environments_at_once_than_training(monkeypatc
         made.append(tasks * episodes)
         return make_simulations(family, tasks, episodes, *arguments)
 
-    monkeypatch.setattr(learner_module, "make_simulations", make)
-    monkeypatch.setattr(learner_module, "LEAST_ENVIRONMENTS", 1)
+    monkeypatch.setattr(simulations, "make_simulations", make)
+    monkeypatch.setattr(simulations, "LEAST_ENVIRONMENTS", 1)
     small = {"meta_batch_size": 6, "episodes": 2, "horizon": 4, "hidden_sizes": (4,)}
     learner = Learner(Config("faulty_families:Line-v0", **small))
     learner.iterate()
     rounds = learner.evaluate(24, 1, adaptations=2).returns
     assert made == [12], "48 adaptations are eight rounds of six"
     whole = Learner(Config("faulty_families:Line-v0", **small))
-    whole._one_by_one = False
+    whole.simulations._one_by_one = False
     whole.iterate()
     assert made == [12, 12]
     np.testing.assert_allclose(rounds, whole.evaluate(24, 1, adaptations=2).returns, rtol=1e-5)

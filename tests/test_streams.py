@@ -56,7 +56,7 @@ def test_an_iteration_has_tasks_and_noise_of_its_own(name):
 
 def test_stages_have_first_states_of_their_own():
     learner, begun = Learner(Config("envs:CartPoleParams-v0", **SMALL, **MAML)), []
-    (simulation,) = learner._simulations_of(4)[:1]
+    (simulation,) = learner.simulations.of(4, learner.episodes)[:1]
     begin = simulation.begin
     simulation.begin = lambda tasks, streams: begun.extend(streams) or begin(tasks, streams)
     learner.iterate()

@@ -169,7 +169,7 @@ def iterations(options: Options, run: Config) -> Iterator[Line]:
         **returns(metrics),
         **(memory() if torch.cuda.is_available() else {}),
     }
-    if learner.simulation_device.type == "cuda":
+    if learner.simulations.device.type == "cuda":
         yield of_step(learner)
         yield of_update(learner)
     learner.close()
@@ -215,7 +215,10 @@ def of_step(learner: Any, steps: int = 12) -> Line:
     key = RandomKey(1, Phase.EVALUATION)
     number = learner.config.meta_batch_size
     tasks = learner.family.sample_tasks(number, key)
-    simulations, actor = learner._simulations_of(number), learner.begin(tasks).actor()
+    simulations, actor = (
+        learner.simulations.of(number, learner.episodes),
+        learner.begin(tasks).actor(),
+    )
 
     def of_rollout(length: int) -> Line:
         kernels, wall = kernels_of(

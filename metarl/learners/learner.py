@@ -17,6 +17,7 @@ from metarl.learners.adapted import Adapted, actor_of, expect_deployed
 from metarl.learners.base import BaseLearner
 from metarl.learners.config import FamilyRunConfig
 from metarl.learners.iteration import located
+from metarl.learners.simulations import Simulations
 from metarl.policies.action_units import ActionUnits
 from metarl.policies.actions import Actions, make_actions
 from metarl.policies.deployed import Interface
@@ -26,17 +27,7 @@ from metarl.policies.parameters import Parameters
 from metarl.sampling.actor import Adaptive, MostLikely
 from metarl.sampling.data import Outcomes, Rollout, concatenated
 from metarl.sampling.finite import expect_finite_rollout
-from metarl.sampling.info import InfoMetric, expect_reported
 from metarl.sampling.rollout import collect
-from metarl.simulation.backends import (
-    Processes,
-    choose_backend,
-    device_of,
-    expect_info,
-    make_simulations,
-)
-from metarl.simulation.physics import WarpOptions
-from metarl.simulation.protocol import Simulation
 from metarl.support.errors import UsageError
 from metarl.support.options import at_least
 from metarl.support.parallel import Shard, pick_device
@@ -58,9 +49,6 @@ from metarl.tasks.task import (
 )
 
 logger = logging.getLogger(__name__)
-
-LEAST_ENVIRONMENTS = 64
-"""Environments stepped one at a time that may exist at once, however few training has."""
 
 
 class MetaLearner(BaseLearner):
@@ -99,21 +87,12 @@ class MetaLearner(BaseLearner):
         self.name = f"{self.family.id}, {config.learner} on {self.device}"
         self.splits = self.family.splits
         self.eval_splits = config.eval_splits
-        self.info_metrics = tuple(map(InfoMetric.parse, config.info_metrics))
         for split in config.eval_splits:
             self.family.check_split(split)
-        # So that a wrong choice fails here.
-        self.simulation, backend = choose_backend(
-            self.family, config.environments, config.simulation
-        )
-        self.simulation_device = device_of(backend)
-        self._one_by_one = bool(getattr(backend, "one_by_one", False))
-        if self.info_metrics:
-            expect_info(self.simulation, backend)
-            expect_reported(self.info_metrics, self.family, config.worker_timeout)
+        self.simulations = Simulations(self.family, config, self.workers.threads)
+        self.info_metrics = self.simulations.info
         for warning in running_statistics(self.family.prototype):
             logger.warning("%s: %s", self.family.id, warning)
-        self._simulations: dict[tuple[int, int], list[Simulation]] = {}
 
     @property
     @abstractmethod
@@ -170,7 +149,7 @@ class MetaLearner(BaseLearner):
         actor = actor_of(adaptive, type(self).__name__)
         with self.located(tasks, key, stage, shard):
             rollout = collect(
-                self._simulations_of(self._at_once(count_tasks(tasks))),
+                self.simulations.of(count_tasks(tasks), self.episodes),
                 MostLikely(actor) if mean_actions else actor,
                 self.units,
                 tasks,
@@ -355,10 +334,7 @@ class MetaLearner(BaseLearner):
 
     def close(self) -> None:
         """Closes the simulations."""
-        for simulations in self._simulations.values():
-            for simulation in simulations:
-                simulation.close()
-        self._simulations = {}
+        self.simulations.close()
 
     def _adaptation(
         self,
@@ -428,34 +404,3 @@ class MetaLearner(BaseLearner):
             warnings += observation_warnings(form.scaled(seen).cpu().numpy())
         for warning in warnings:
             logger.warning("%s: %s", self.family.id, warning)
-
-    def _at_once(self, tasks: int) -> int:
-        """The tasks of a round of sampling: a divisor, so that all rounds have as many.
-
-        Environments that are stepped one at a time are not faster if they are more than in
-        training, and an evaluation may need thousands, each with its memory.
-        """
-        if not self._one_by_one:
-            return tasks
-        most = max(self.config.environments, LEAST_ENVIRONMENTS) // self.episodes
-        return max(n for n in range(1, max(1, min(tasks, most)) + 1) if tasks % n == 0)
-
-    def _simulations_of(self, tasks: int) -> list[Simulation]:
-        if (tasks, self.episodes) not in self._simulations:
-            if self.config.workers:
-                self.close()  # a second pool of processes would only wait beside the first
-            self._simulations[tasks, self.episodes] = make_simulations(
-                self.family,
-                tasks,
-                self.episodes,
-                self.workers.threads,
-                Processes(self.config.workers, self.config.worker_timeout),
-                self.simulation,
-                [metric.name for metric in self.info_metrics],
-                WarpOptions(
-                    self.config.warp_contacts,
-                    self.config.warp_constraints,
-                    self.config.warp_deterministic,
-                ),
-            )
-        return self._simulations[tasks, self.episodes]

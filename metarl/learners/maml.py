@@ -85,8 +85,8 @@ class MAMLLearner(MetaLearner):
         """`family` replaces the one that the configuration names."""
         super().__init__(config, family)
         self.sampling_device = pick_device(config.sampling_device)
-        if self.simulation_device.type != "cpu":  # nothing is sent from one to the other
-            self.sampling_device = self.simulation_device
+        if self.simulations.device.type != "cpu":  # nothing is sent from one to the other
+            self.sampling_device = self.simulations.device
         self.policy = make_policy(
             self.observation_space,
             self.action_space,
