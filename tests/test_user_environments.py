@@ -109,6 +109,13 @@ def test_tasks_that_an_environment_draws_together():
     assert (training != goals).any()
 
 
+def test_a_draw_that_ends_a_loop_is_named_with_its_place():
+    family = make_family("faulty_families:Line-v0")
+    family.task_env.sample_task = lambda generator, split: next(iter(()))
+    with pytest.raises(FamilyError, match=r"task 0 of split train failed: StopIteration.*\.py:"):
+        family.sample_tasks(2, RandomKey(0))
+
+
 @pytest.mark.parametrize("drawn", [[], [{"goal": 0.1}] * 3, {"goal": 0.1}, None])
 def test_a_set_of_another_number_of_tasks_is_an_error(drawn):
     family = make_family("faulty_families:Line-v0")

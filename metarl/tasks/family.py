@@ -21,7 +21,7 @@ import contextlib
 import dataclasses
 import functools
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
@@ -290,8 +290,10 @@ class TaskFamily:
         key = RandomKey(key) if isinstance(key, int) else key
         tasks: list[Task] = []
         with Calling(lambda: f"{self.id}: task {len(tasks)} of split {split}") as calling:
-            for drawn in self._drawn(number, key, split):
+            draw = self._draws(number, key, split)
+            for i in range(number):
                 calling.again()
+                drawn = draw(i)
                 if not isinstance(drawn, Mapping):
                     raise UnfitError(f"is a {type(drawn).__name__}, not a dict of parameters")
                 try:
@@ -301,18 +303,18 @@ class TaskFamily:
                     raise UsageError(f"{self.id}: {where}: {error}") from None
         return stack_tasks(tasks)
 
-    def _drawn(self, number: int, key: RandomKey, split: str) -> Iterable[object]:
-        """The tasks as the family's own code draws them, together or one after the other."""
+    def _draws(self, number: int, key: RandomKey, split: str) -> Callable[[int], object]:
+        """Gives task i as the family's own code draws it, together with the others or alone."""
         # Each split has its own stream, so that no two splits draw the same tasks.
         stream = self.splits.index(split)
         together = getattr(self.task_env, "sample_task_set", None)
         if not callable(together):
             sample = self._sampler()
-            return (sample(key.generator(Use.TASK, i, stream), split) for i in range(number))
+            return lambda i: sample(key.generator(Use.TASK, i, stream), split)
         drawn = together(key.generator(Use.TASK, 0, stream), split, number)
         if not isinstance(drawn, Sequence) or len(drawn) != number:
             raise UnfitError(f"is of a sample_task_set that returns no list of {number} tasks")
-        return drawn
+        return drawn.__getitem__
 
     def _sampler(self) -> Callable[[np.random.Generator, str], Task]:
         own = getattr(self.task_env, "sample_task", None)
