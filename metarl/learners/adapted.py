@@ -11,10 +11,10 @@ from torch import Tensor
 
 from metarl.policies.deployed import DeployedModule
 from metarl.policies.export import DeployedPolicy, export_policy
-from metarl.policies.observations import form_of
 from metarl.policies.parameters import Parameters
 from metarl.sampling.actor import Actor, Adaptive
 from metarl.support.errors import UsageError
+from metarl.support.forms import form_of
 from metarl.tasks.task import Task, task_name
 
 

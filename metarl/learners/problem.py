@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from metarl.learners.config import FamilyOption
 from metarl.maml.supervised import Loss
-from metarl.policies.observations import form_of
 from metarl.support.errors import UsageError, hint_of_call
+from metarl.support.forms import form_of
 from metarl.support.modules import import_object
 from metarl.support.options import with_truth_values
 from metarl.support.text import counted

@@ -17,9 +17,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from metarl.policies.observations import form_of
 from metarl.sampling.data import Batch
 from metarl.support.errors import UsageError
+from metarl.support.forms import form_of
 from metarl.support.parts import Parts, takes
 
 Surrogate = Callable[[Tensor, Batch], Tensor]

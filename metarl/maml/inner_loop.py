@@ -11,10 +11,10 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from torch import Tensor
 
-from metarl.policies.observations import form_of
 from metarl.policies.parameters import Parameters, expand
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.finite import expect_finite
+from metarl.support.forms import form_of
 from metarl.support.parallel import Shard, Workers
 from metarl.support.parts import Parts, takes
 

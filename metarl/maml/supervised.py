@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from metarl.maml.inner_loop import InnerLoop, Objective
 from metarl.policies.module_network import module_outputs
 from metarl.policies.modules import drops_out
-from metarl.policies.observations import form_of
 from metarl.policies.parameters import Parameters
 from metarl.support.errors import UsageError
 from metarl.support.finite import expect_finite
+from metarl.support.forms import form_of
 from metarl.support.parallel import Shard, Workers
 from metarl.support.places import described
 from metarl.tasks.samples import Samples

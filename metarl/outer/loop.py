@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from torch import Tensor
 
 from metarl.outer.objective import PolicyObjective
-from metarl.policies.observations import form_of
 from metarl.policies.parameters import Parameters, expand
 from metarl.support.errors import UsageError
 from metarl.support.foreign import expect_metrics
+from metarl.support.forms import form_of
 from metarl.support.options import Positive
 from metarl.support.randomness import RandomKey
 

@@ -18,10 +18,11 @@ from metarl.policies.mlp import CONTEXT, MLP
 from metarl.policies.module_network import ModuleNetwork
 from metarl.policies.modules import LAYERS
 from metarl.policies.normalisation import ObservationNormaliser
-from metarl.policies.observations import Observations, expect_observation, form_of
+from metarl.policies.observations import Observations, expect_observation
 from metarl.policies.policy import Policy
 from metarl.policies.recurrent import RecurrentPolicy, read
 from metarl.support.errors import UsageError
+from metarl.support.forms import form_of
 from metarl.support.types import Space
 
 REWARD = gymnasium.spaces.Box(-np.inf, np.inf, ())

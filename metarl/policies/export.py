@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from metarl.policies.observations import form_of
 from metarl.support.errors import UsageError
 from metarl.support.files import expect_writable, replace_durably
+from metarl.support.forms import form_of
 from metarl.support.text import json_text
 from metarl.support.types import Json
 

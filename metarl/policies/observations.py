@@ -6,7 +6,6 @@ Dict and Tuple concatenate their parts, and a Box of any shape is raveled.
 
 import functools
 import math
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeAlias, Union
@@ -18,6 +17,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl.support.errors import UsageError
+from metarl.support.forms import form_of
 from metarl.support.types import Space
 
 Structured: TypeAlias = Union[Tensor, dict[str, "Structured"], tuple["Structured", ...]]  # noqa: UP007
@@ -169,14 +169,6 @@ def _expect_array(space: spaces.Box, observation: object, name: str) -> None:
             wrong = array[array.astype(space.dtype) != array]
         if wrong.size:
             raise UsageError(f"{wanted}; it has {wrong[0]}")
-
-
-def form_of(value: object) -> str:
-    """The shape and the type of a value, or what else it is, for messages."""
-    if isinstance(value, Tensor | np.ndarray):
-        kind = "a tensor" if isinstance(value, Tensor) else "an array"
-        return f"{kind} {list(value.shape)} of {value.dtype}"
-    return f"{reprlib.repr(value)}"
 
 
 def _divisors(space: Space) -> list[float]:

@@ -13,7 +13,6 @@ from typing import Any, NotRequired, TypedDict
 import torch
 from torch import Tensor
 
-from metarl.policies.observations import form_of
 from metarl.support.errors import NonFiniteError, UsageError, is_out_of_memory
 from metarl.support.files import (
     expect_writable,
@@ -23,6 +22,7 @@ from metarl.support.files import (
     write_durably,
 )
 from metarl.support.finite import expect_finite_state
+from metarl.support.forms import form_of
 from metarl.support.schema import expect
 from metarl.support.types import State
 
