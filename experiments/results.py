@@ -1,12 +1,13 @@
 """The tables of results: trains what they show, records it, and writes the page.
 
-    python experiments/results.py run FAMILY [NAME ...]   trains what is missing of one table
+    python experiments/results.py run FAMILY [NAME ...]   trains the runs that a table lacks
     python experiments/results.py record FAMILY           records the runs that are finished
     python experiments/results.py add RUN_FOLDER NAME     records one long training run
     python experiments/results.py page                    writes docs/results.md from the records
 
 A table is a comparison of `metarl compare`, in the folder `comparisons`. Its record is a file of
-experiments/results, from which alone the page is written.
+experiments/results, from which alone the page is written. Seeds that another machine has recorded
+stay there, if they had as many iterations and tasks.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from results_page import BLOCK, page
@@ -22,7 +24,7 @@ from results_page import BLOCK, page
 from metarl.learners.config import RunConfig
 from metarl.runs.folder import CONFIG, EVALUATION, METRICS
 from metarl.runs.loading import read_config
-from metarl.studies.comparison import Comparison, compare, is_finished, with_horizon
+from metarl.studies.comparison import Comparison, is_finished, train_runs, with_horizon
 from metarl.support.files import replace_durably
 from metarl.support.options import option
 from metarl.support.types import Json
@@ -68,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.add_argument("family", choices=TABLES)
         command.add_argument("names", nargs="*", choices=(*NAMES, *CONTROLS, []))
         command.add_argument("--run-dir", type=Path, help="folder of the comparison")
+    commands.choices["run"].add_argument(
+        "--seeds", type=int, nargs="+", help="train these alone, not all of the table"
+    )
     add = commands.add_parser("add")
     add.add_argument("run", type=Path)
     add.add_argument("name")
@@ -80,26 +85,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         whole = replace(TABLES[options.family], run_dir=options.run_dir)
         if options.command == "run":
-            compare(chosen(whole, options.names))
+            seeds = options.seeds or range(1, whole.seeds + 1)
+            if min(seeds) < 1 or max(seeds) > whole.seeds:
+                parser.error(f"--seeds: those of this table are 1 to {whole.seeds}")
+            names = options.names or whole.names
+            train_runs(whole, [(name, seed) for name in names for seed in seeds])
         path = RECORDS / f"{options.family}.json"
         before = json.loads(path.read_text())["rows"] if path.exists() else {}
         whole = with_horizon(whole)
         found = {n: row(whole, n) for n in whole.names if finished_seeds(whole, n)}
         if not found:
             parser.error(f"no run of {whole.folder} is finished, with the options of the table")
-        rows = {**before, **found}
+        rows = before | {n: joined(before.get(n, new), new) for n, new in found.items()}
         write(path, {"machine": machine(), "rows": rows})
-
-
-def chosen(whole: Comparison, names: Sequence[str]) -> Comparison:
-    """The part of a comparison that trains these names, all if there are none."""
-    if not names:
-        return whole
-    return replace(
-        whole,
-        algorithms=tuple(n for n in whole.algorithms if n in names),
-        controls=tuple(n for n in whole.controls if n in names),
-    )
 
 
 def finished_seeds(whole: Comparison, name: str) -> list[int]:
@@ -107,7 +105,7 @@ def finished_seeds(whole: Comparison, name: str) -> list[int]:
     return [s for s in range(1, whole.seeds + 1) if is_finished(whole, name, s)]
 
 
-def row(whole: Comparison, name: str) -> dict[str, object]:
+def row(whole: Comparison, name: str) -> Json:
     """What the page shows of the runs of one name."""
     seeds = finished_seeds(whole, name)
     folders = [whole.run_folder(name, seed) for seed in seeds]
@@ -131,6 +129,32 @@ def row(whole: Comparison, name: str) -> dict[str, object]:
         "training": {
             when: [means_of_blocks(lines, f"return/{when}") for lines in histories]
             for when in ("before", "after")
+        },
+    }
+
+
+def joined(before: Json, new: Json) -> Json:
+    """A row with the seeds of both. Those in both, and those of other sizes, are as in `new`."""
+    sizes = {(new["tasks"], iterations) for iterations in new["iterations"]}
+    kept = [
+        i
+        for i, seed in enumerate(before["seeds"])
+        if seed not in new["seeds"] and (before["tasks"], before["iterations"][i]) in sizes
+    ]
+    if not kept:
+        return new
+    order = np.argsort([before["seeds"][i] for i in kept] + new["seeds"])
+
+    def both(old: list[Any], own: list[Any]) -> list[Any]:
+        values = [old[i] for i in kept] + own
+        return [values[i] for i in order]
+
+    by_seed = ("seeds", "means", "standard_errors", "env_steps", "minutes", "iterations")
+    return new | {
+        **{name: both(before[name], new[name]) for name in by_seed},
+        "commits": sorted({*before["commits"], *new["commits"]}),
+        "training": {
+            when: both(before["training"][when], lists) for when, lists in new["training"].items()
         },
     }
 

@@ -71,9 +71,10 @@ interval over seeds. Published results stand below; they are of other physics or
 source says so, and comparable in shape alone. The minutes are those of one core of a machine that
 did other work at the same time.
 
-`python experiments/results.py run FAMILY` trains what is missing of a table, `run FAMILY NAME` what
-is missing of one of its rows. [Comparison](results/comparison.md) and
-[outer update](results/outer_update.md) discuss earlier measurements.
+`python experiments/results.py run FAMILY` trains the runs of a table that its folder lacks,
+`run FAMILY NAME` those of one of its rows, and `--seeds 2 3` those seeds alone.
+[Comparison](results/comparison.md) and [outer update](results/outer_update.md) discuss earlier
+measurements.
 """
 
 

@@ -192,3 +192,31 @@ def test_rows_that_another_machine_recorded_stay(tmp_path, monkeypatch):
     results.main(["record", "AntDir", "--run-dir", str(tmp_path)])
     held = json.loads((tmp_path / "AntDir.json").read_text())["rows"]
     assert (held.keys(), held["promp"]) == ({"promp", "oracle"}, {"seeds": [1]})
+
+
+def test_seeds_that_another_machine_recorded_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RECORDS", tmp_path)
+    whole = replace(results.TABLES["AntDir"], inner_steps=1, eval_tasks=2)
+
+    def record(folder, commit, eval_tasks=2, **ends):
+        own = replace(whole, run_dir=tmp_path / folder, eval_tasks=eval_tasks)
+        monkeypatch.setitem(results.TABLES, "AntDir", own)
+        for seed, end in ends.items():
+            fake_run(own, "promp", int(seed[1:]), [[0.0, end]] * eval_tasks, commit)
+        results.main(["record", "AntDir", "--run-dir", str(own.folder)])
+        row = json.loads((tmp_path / "AntDir.json").read_text())["rows"]["promp"]
+        return row["seeds"], [end for _, end in row["means"]], row["commits"], row
+
+    record("first", "aaaaaaa", s1=1.0, s3=3.0)
+    seeds, ends, commits, row = record("second", "bbbbbbb", s2=2.0, s3=30.0)
+    assert (seeds, ends, commits) == ([1, 2, 3], [1.0, 2.0, 30.0], ["aaaaaaa", "bbbbbbb"])
+    assert all(len(own) == 3 for own in (*row["training"].values(), row["minutes"]))
+    # Runs of other sizes are not put together.
+    assert record("third", "ccccccc", eval_tasks=3, s2=4.0)[:3] == ([2], [4.0], ["ccccccc"])
+
+
+def test_seeds_outside_the_table_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        results.main(["run", "AntDir", "--seeds", "3", "4", "--run-dir", str(tmp_path / "runs")])
+    assert "--seeds: those of this table are 1 to 3" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -213,15 +213,33 @@ def option_names(config_class: type[FamilyRunConfig]) -> set[str]:
 def compare(comparison: Comparison) -> list[Line]:
     """Trains and evaluates all runs that are not finished yet; returns a line for each name.
 
-    Each run has a process of its own. Writes comparison.png, .pdf, .csv and TensorBoard events to
-    the folder. SIGINT, SIGTERM and SIGHUP end every run with a checkpoint; another call with the
-    same comparison continues from there.
+    Writes comparison.png, .pdf, .csv and TensorBoard events to the folder.
+
+    Raises:
+        UsageError: see `train_runs`.
+
+    """
+    seeds = range(1, comparison.seeds + 1)
+    train_runs(comparison, [(name, seed) for name in comparison.names for seed in seeds])
+    lines = [
+        Line(name, [read_run(comparison.run_folder(name, seed)) for seed in seeds])
+        for name in comparison.names
+    ]
+    write_figures(lines, comparison.folder / "comparison", comparison.family)
+    _write_page(comparison, lines)
+    return lines
+
+
+def train_runs(comparison: Comparison, runs: Sequence[tuple[str, int]]) -> None:
+    """Trains and evaluates those of `runs`, names and seeds, that are not finished yet.
+
+    Each has a process of its own. SIGINT, SIGTERM and SIGHUP end every run with a checkpoint;
+    another call with the same comparison continues from there.
 
     Raises:
         UsageError: a run cannot begin, or it failed; the other runs are finished first.
 
     """
-    runs = [(n, s) for n in comparison.names for s in range(1, comparison.seeds + 1)]
     for name, seed in runs:  # reports wrong options before hours of work
         comparison.config(name, seed)
     for given in comparison.options:
@@ -239,13 +257,6 @@ def compare(comparison: Comparison) -> list[Line]:
     processes = comparison.processes
     codes = run_jobs(list(jobs), lambda job: is_finished(comparison, *jobs[job]), processes)
     expect_success(codes)
-    lines = [
-        Line(name, [read_run(comparison.run_folder(name, s + 1)) for s in range(comparison.seeds)])
-        for name in comparison.names
-    ]
-    write_figures(lines, comparison.folder / "comparison", comparison.family)
-    _write_page(comparison, lines)
-    return lines
 
 
 def with_horizon(comparison: Comparison) -> Comparison:
