@@ -6,14 +6,14 @@ held out. For comparison, the same model is fine-tuned from its random initialis
 held-out tasks, without meta-learning, with the step size that is best on training tasks.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from metarl.cli.command_line import one_line_errors
 from metarl.cli.evaluate import print_evaluation
+from metarl.cli.parsing import parse
 from metarl.learners.few_shot import FewShotConfig, FewShotLearner
 from metarl.runs.run import run
 
@@ -44,7 +44,7 @@ DEFAULT = ClassificationConfig(
 
 if __name__ == "__main__":
     with one_line_errors():
-        config = tyro.cli(ClassificationConfig, default=DEFAULT, description=__doc__)
+        config = parse(ClassificationConfig, sys.argv[1:], __doc__, DEFAULT)
         options = {"ways": config.ways, "shots": config.shots}
         problem = "envs.classification:classification"
         learner = FewShotLearner(config.on(problem, domains=" ".join(config.domains), **options))

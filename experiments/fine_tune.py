@@ -6,18 +6,19 @@ adapts the head or the whole network, and the meta-learner improves the weights 
 Plain fine-tuning uses the step size that is best on training tasks.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from torch import nn
 
 from envs.classification import digits
 from metarl.cli.command_line import one_line_errors
 from metarl.cli.evaluate import print_evaluation
+from metarl.cli.parsing import parse
 from metarl.learners.few_shot import FewShotConfig, FewShotLearner
 from metarl.runs.run import run
 from metarl.support.errors import UsageError
@@ -98,7 +99,7 @@ def load_backbone(config: FineTuneConfig, domain: Domain) -> dict[str, Any]:
 
 if __name__ == "__main__":
     with one_line_errors():
-        config = tyro.cli(FineTuneConfig, default=DEFAULT, description=__doc__)
+        config = parse(FineTuneConfig, sys.argv[1:], __doc__, DEFAULT)
         torch.manual_seed(config.seed)
         domain = digits()
         module, head = with_fresh_head(load_backbone(config, domain), config.ways)

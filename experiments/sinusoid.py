@@ -5,13 +5,13 @@ Variants of the literature are `--shots 5`, `--inner-steps 5`, and `--step-sizes
 (Meta-SGD).
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from metarl.cli.command_line import one_line_errors
 from metarl.cli.evaluate import print_evaluation
+from metarl.cli.parsing import parse
 from metarl.learners.few_shot import FewShotConfig, FewShotLearner
 from metarl.runs.run import run
 
@@ -34,7 +34,7 @@ DEFAULT = SinusoidConfig(
 
 if __name__ == "__main__":
     with one_line_errors():
-        config = tyro.cli(SinusoidConfig, default=DEFAULT, description=__doc__)
+        config = parse(SinusoidConfig, sys.argv[1:], __doc__, DEFAULT)
         learner = FewShotLearner(config.on("envs.sinusoid:Sinusoid", shots=config.shots))
         run(learner)
         print_evaluation(learner.evaluate())

@@ -13,8 +13,10 @@ import pytest
 from forked import python
 
 import metarl
-from metarl import Config
+from metarl import Config, RL2Config
+from metarl.cli.command_line import one_line_errors
 from metarl.cli.main import main
+from metarl.cli.parsing import parse
 from metarl.cli.train import run_experiment
 from metarl.learners.presets import ALGORITHMS
 from metarl.support.text import one_line
@@ -170,6 +172,13 @@ def test_help_explains_every_option(capsys):
     assert "What it is." in text
     for name in (field.name for field in dataclasses.fields(Config)):
         assert f"--{name.replace('_', '-')}" in text
+
+
+def test_help_of_a_script_with_its_own_options_ends_well(capsys):
+    with pytest.raises(SystemExit) as exit, one_line_errors():
+        parse(RL2Config, ["--help"], "What it is.")
+    assert exit.value.code == 0
+    assert not capsys.readouterr().err
 
 
 def test_help_is_grouped_with_the_common_options_first(capsys):

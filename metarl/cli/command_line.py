@@ -54,6 +54,8 @@ def one_line_errors() -> Iterator[None]:
             print(f"error: {where}{one_line(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
     except BaseException as error:  # also the SystemExit of the user's code
+        if error.__traceback__ is not None:  # this block does not call what is in it
+            error.__traceback__ = error.__traceback__.tb_next
         if is_request_to_end(error):
             print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr, flush=True)
             raise SystemExit(128 + signal.SIGINT) from None
