@@ -10,6 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from envs.navigation import Navigation2D
 from metarl import Config, Learner, RL2Config, RL2Learner, UsageError, train
 from metarl.cli.main import main
 from metarl.evaluation.evaluation import Evaluation
@@ -74,6 +75,32 @@ def test_every_simulation_has_the_same_numbers(workers):
     torch.testing.assert_close(rollout.info, expected.info, rtol=1e-12, atol=0)
 
 
+class Reached(Navigation2D):
+    """Tells of success near the goal."""
+
+    def info(self, before, control, after, task):
+        return {"is_success": super().info(before, control, after, task)["distance"] < 0.3}
+
+
+gymnasium.register(
+    "Reached-v0",
+    "metarl.simulation.dynamics:DynamicsEnv",
+    max_episode_steps=100,
+    kwargs={"family": f"{__name__}:Reached"},
+)
+
+
+@pytest.mark.parametrize("simulation", ["batch", "gymnasium"])
+def test_a_declared_family_tells_of_success_on_every_simulation(simulation):
+    options = {"family": f"{__name__}:Reached-v0", "simulation": simulation, "info_metrics": ()}
+    rollout, goals = rollout_of(dataclasses.replace(SMALL, **options))
+    after = torch.cat([rollout.observations[:, :, 1:], rollout.final_observations[:, :, None]], 2)
+    near = (after - goals[:, None, None]).norm(dim=-1) < 0.3
+    assert rollout.valid.all()
+    assert torch.equal(rollout.success, near.any(-1))
+    assert 0 < rollout.success.sum() < rollout.success.numel(), "both kinds are there to see"
+
+
 def test_a_vector_environment_gives_arrays():
     class Vector:
         metadata = {"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED}
@@ -89,15 +116,16 @@ def test_a_vector_environment_gives_arrays():
         def step(self, actions):
             self.t += 1
             ended = np.array([self.t >= 1, self.t >= 2])
-            info = {"x": np.array([self.t, 10 * self.t])}
+            info = {"x": np.array([self.t, 10 * self.t]), "is_success": np.array([False, True])}
             return np.zeros((2, 1)), np.zeros(2), ended, ~ended & False, info
 
     simulation = GymnasiumSimulation(VectorEnvironments(Vector(), "v", ("x", "y")))
     simulation.begin({"goal": np.zeros(2)}, np.arange(2))
     simulation.step(torch.zeros(2, 1))
-    info = simulation.step(torch.zeros(2, 1)).info
-    assert info[:, 0].tolist() == [1, 20]  # an ended episode rests
-    assert info[:, 1].isnan().all()
+    step = simulation.step(torch.zeros(2, 1))
+    assert step.info[:, 0].tolist() == [1, 20]  # an ended episode rests
+    assert step.info[:, 1].isnan().all()
+    assert step.success.tolist() == [False, True]
 
 
 def test_a_run_records_them_and_evaluate_reports_them(tmp_path, capsys):

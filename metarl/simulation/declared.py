@@ -9,6 +9,7 @@ from torch import Tensor
 
 from metarl.simulation.physics import Physics, call, expect_shape
 from metarl.simulation.protocol import Step
+from metarl.simulation.results import SUCCESS
 from metarl.support.errors import UsageError
 from metarl.support.foreign import LIMIT, Calling
 from metarl.tasks.declaration import Array, DeclaredFamily
@@ -57,6 +58,8 @@ class DeclaredSimulation:
         self._info = info
         self.numbers: Mapping[str, Array] = {}
         """What the family's `info` gave for the last step, if it was asked for: [num_envs] each."""
+        # That of the first step tells whether there is a success among them.
+        self._reads_info = True
         # Tensors for callers and arrays for the computations here share memory.
         self._flags = [
             torch.zeros(num_envs, dtype=torch.bool, device=self.device) for _ in range(3)
@@ -123,10 +126,12 @@ class DeclaredSimulation:
             raise UsageError(f"{type(self.family).__name__}: reward returned None, not an array")
         if ended is not None:
             self._terminated |= moved & ended
-        if self._info or self._info is None:
+        if self._reads_info:
             self.numbers = call(self.family, "info", before, control, after, self._tasks)
             for values in self.numbers.values():
                 expect_shape(self.family, "info", values, (self.num_envs,))
+            asked = self._info is None or len(self._info) > 0
+            self._reads_info = asked or any(name in self.numbers for name in SUCCESS)
         self._elapsed += 1
         if self._horizon is not None:
             self._truncated |= active & (self._elapsed >= self._horizon)
@@ -137,13 +142,18 @@ class DeclaredSimulation:
             terminated=terminated,
             truncated=truncated,
             failed=unstable,
-            success=None,
+            success=self._success(),
             info=self._asked() if self._info else None,
         )
 
     def close(self) -> None:
         """Frees the physics."""
         self._physics = None
+
+    def _success(self) -> Tensor | None:
+        """Whether the last step was a success: [num_envs] bool; None if `info` does not say."""
+        told = next((self.numbers[name] for name in SUCCESS if name in self.numbers), None)
+        return None if told is None else self.tensor(told) > 0
 
     def _asked(self) -> Tensor:
         """The numbers that `info` names: [num_envs, names]."""

@@ -11,6 +11,8 @@ from metarl.support.types import Space
 
 NUMERIC = "biuf"
 """Kinds of NumPy types that are real numbers."""
+SUCCESS = "success", "is_success"
+"""Keys of an info that say whether the task is solved; the first one that is there counts."""
 
 
 def reset_result(result: object) -> tuple[Any, Mapping[str, object]]:
@@ -112,7 +114,7 @@ def _flag(value: object, name: str) -> bool:
 
 def success_of(info: Mapping[str, object]) -> float:
     """The `success` or `is_success` of an environment's info; NaN if neither is a number."""
-    for name in ("success", "is_success"):
+    for name in SUCCESS:
         value = number_of(info.get(name))
         if value is not None:
             return value

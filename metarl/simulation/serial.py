@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 
 from metarl.simulation.results import (
+    SUCCESS,
     number_of,
     observation_of,
     reset_result,
@@ -285,8 +286,9 @@ class VectorEnvironments:
                 held = getattr(results, name)
                 held[going] = _batch(value, held, name)[going]
             results.rewards[~going] = 0.0
+            told = next((name for name in SUCCESS if name in result[4]), SUCCESS[0])
             own = ((results.info[:, j], name) for j, name in enumerate(self._info))
-            for known, key in ((results.failed, "unstable"), (results.success, "success"), *own):
+            for known, key in ((results.failed, "unstable"), (results.success, told), *own):
                 if key in result[4]:
                     known[going] = _batch(result[4][key], known, key)[going]
         self._place.step += 1
