@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -321,6 +322,17 @@ def test_a_mistake_is_one_line(run, capsys, arguments, message):
     line = failure(capsys, *[run if a == "RUN" else a for a in arguments])
     assert message in line
     assert sorted(path.name for path in run.iterdir()) == before
+
+
+def test_a_damaged_line_of_metrics_does_not_cut_a_report_off(run, tmp_path, caplog):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    lines = (copy / "metrics.jsonl").read_text().splitlines()
+    (copy / "metrics.jsonl").write_text("\n".join(["{", *lines[1:], ""]))
+    main(["evaluate", str(copy), "--tasks", "2", "--splits", "test"])
+    assert "metrics.jsonl is damaged: line 1" in caplog.text
+    events = EventAccumulator(str(copy)).Reload()
+    assert "evaluation/test/mean" in events.Tags()["scalars"]
 
 
 def test_what_cannot_be_loaded_is_one_line(run, tmp_path):

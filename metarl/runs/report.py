@@ -16,7 +16,7 @@ from metarl.learners.base import BaseLearner
 from metarl.learners.learner import MetaLearner
 from metarl.runs.folder import EVALUATION
 from metarl.runs.loading import load
-from metarl.runs.metrics import read_metrics
+from metarl.runs.metrics import read_intact_metrics
 from metarl.runs.tensorboard import (
     EVALUATION_EVENTS,
     add_summary,
@@ -209,7 +209,7 @@ def write_report(
         for old in event_files(folder, EVALUATION_EVENTS):
             old.unlink(missing_ok=True)
         writer = open_events(folder, EVALUATION_EVENTS)
-    shown = {tag.split("/")[0] for metrics in read_metrics(folder) for tag in metrics}
+    shown = {tag.split("/")[0] for metrics in read_intact_metrics(folder) for tag in metrics}
     in_training = [split for split in learner.eval_splits if split in shown]
     pages = layout(learner.measure, learner.test_steps, in_training, data["splits"])
     writer.add_custom_scalars(pages)
