@@ -127,6 +127,16 @@ def test_an_error_is_told_once_with_the_process_that_met_it(tmp_path):
     assert all("run folder run holds a run" in line for line in told)
 
 
+@pytest.mark.ranks
+def test_more_processes_than_an_evaluation_has_groups_are_refused_before_training(tmp_path):
+    arguments = (*MAML, "--eval-tasks", "2", "--run-dir", "run")
+    process = start(3, ("-m", "metarl"), "train", *arguments, cwd=tmp_path)
+    status, _, errors = finish(process)
+    assert status == 1
+    assert "--eval-tasks 2: 3 processes cannot share 2 tasks" in errors
+    assert not (tmp_path / "run").exists()
+
+
 def children(agent):
     """The processes that torchrun has started, by rank."""
     found = subprocess.run(

@@ -12,6 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from metarl import Config, RL2Config
+from metarl.learners.few_shot import FewShotConfig
+from metarl.learners.registry import make_learner
 from metarl.maml import meta_objective
 from metarl.maml.estimators import lvc
 from metarl.maml.inner_loop import InnerLoop
@@ -149,6 +152,24 @@ def test_what_does_not_fit_is_an_error():
     many = Workers(1, SimpleNamespace(rank=3, number=7))
     with pytest.raises(UsageError, match=r"7 processes cannot share 11 tasks, .* start at most 6"):
         many.shard(11, 10, CPU)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config("envs:Navigation2D-v0", eval_tasks=2, horizon=3, device="cpu"),
+        RL2Config("envs:Navigation2D-v0", eval_tasks=1, eval_trials=2, horizon=3, device="cpu"),
+        FewShotConfig(problem="envs.sinusoid:Sinusoid", eval_tasks=2, device="cpu"),
+    ],
+    ids=["maml", "rl2", "few_shot"],
+)
+def test_every_learner_knows_when_processes_cannot_share_its_evaluations(config):
+    learner = make_learner(config)
+    learner.workers.ranks = SimpleNamespace(rank=1, number=2)
+    learner.expect_shares(config.eval_tasks)
+    learner.workers.ranks = SimpleNamespace(rank=2, number=3)
+    with pytest.raises(UsageError, match="3 processes cannot share 2 tasks"):
+        learner.expect_shares(config.eval_tasks)
 
 
 TASKS, CHUNK, RANKS = 11, 2, (1, 2, 3, 5)

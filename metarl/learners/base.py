@@ -73,6 +73,14 @@ class BaseLearner(ABC):
     def load_state(self, state: State) -> None:
         """Continues from `state()`."""
 
+    def expect_shares(self, tasks: int) -> None:  # noqa: B027 (a learner may compute in one place)
+        """Checks that each process of torchrun has a part of an evaluation of so many tasks.
+
+        Raises:
+            UsageError: there are more processes than can share the tasks.
+
+        """
+
     def nothing_learned(self) -> dict[str, float]:
         """The metrics of an iteration whose update was left out."""
         none = {f"{self.measure}/{when}": math.nan for when in ("before", "after")}

@@ -305,6 +305,10 @@ class FewShotLearner(BaseLearner):
         # A checkpoint of an earlier version lacks them.
         replace_buffers(self.problem.module, state.get("buffers", {}))
 
+    def expect_shares(self, tasks: int) -> None:
+        """Checks that each process has a part of an evaluation of so many tasks."""
+        self._sample(tasks, RandomKey(self.config.seed, Phase.EVALUATION), "test")
+
     def _sample(self, number: int, key: RandomKey, split: str) -> tuple[Samples, Samples, Shard]:
         """Support and query sets of the tasks of this process, and which of all these are."""
         # An evaluation of training tasks has a stream of its own: a problem may ignore the split.

@@ -206,6 +206,10 @@ class MetaLearner(BaseLearner):
         exchange = None if shard is None else self.workers.ranks.exchange
         return located(where, self.remedy, named, exchange)
 
+    def expect_shares(self, tasks: int) -> None:
+        """Checks that each process has a part of an evaluation of so many tasks."""
+        self.shard(tasks * self.test_adaptations)
+
     def nothing_learned(self) -> dict[str, float]:
         """The metrics of an iteration whose update was left out."""
         return super().nothing_learned() | {"env_steps": self.env_steps}

@@ -85,6 +85,8 @@ def run(learner: BaseLearner, callbacks: Sequence[Callback] = ()) -> None:
         named = [_find_callback(name) for name in learner.config.callbacks]
         processes = ranks(learner.config.rank_timeout)
         try:
+            if processes.number > 1 and learner.config.eval_every:
+                _expect_shared_evaluations(learner)
             if is_leader():
                 last = _lead(learner, processes, stopped, [*callbacks, *named])
             else:
@@ -95,6 +97,15 @@ def run(learner: BaseLearner, callbacks: Sequence[Callback] = ()) -> None:
         if is_leader():
             print(f"stopped after iteration {learner.iteration}; --resume continues from there")
         raise SystemExit(128 + last)
+
+
+def _expect_shared_evaluations(learner: BaseLearner) -> None:
+    """Checks, before hours of training, that the processes can share the evaluations."""
+    tasks = learner.config.eval_tasks
+    try:
+        learner.expect_shares(tasks)
+    except UsageError as error:
+        raise UsageError(f"--eval-tasks {tasks}: {error}") from None
 
 
 def _find_callback(name: str) -> Callback:
