@@ -1,10 +1,17 @@
-"""Pages that are made while the site is built: the API reference, the results, and figures."""
+"""Pages that are made while the site is built: the API reference, the results, and figures.
+
+The pages of `docs` link to what these are made from, so that their links lead somewhere in a
+checkout too.
+"""
 
 import ast
+import os
+import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
@@ -62,6 +69,29 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         name = path.relative_to(EXPERIMENTS).as_posix()
         files.append(File.generated(config, f"figures/{name}", abs_src_path=str(path)))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lets links to files outside `docs` lead to the pages that are made from them."""
+    folder = (ROOT / "docs" / page.file.src_uri).parent
+
+    def on_the_site(link: re.Match[str]) -> str:
+        made = made_from((folder / link[1]).resolve())
+        return link[0] if made is None else f"]({os.path.relpath(made, folder)}"
+
+    return re.sub(r"\]\(([^)#:]+)", on_the_site, markdown)
+
+
+def made_from(path: Path) -> Path | None:
+    """The page or the figure that the site has of a file or a folder."""
+    docs = ROOT / "docs"
+    if path.parent == RESULTS and path.suffix == ".txt":
+        return docs / "results" / f"{path.stem}.md"
+    if path.is_relative_to(EXPERIMENTS) and path.suffix == ".png":
+        return docs / "figures" / path.relative_to(EXPERIMENTS)
+    if path.parent == ROOT / "metarl" or path == ROOT / "envs":
+        return docs / "reference" / f"{path.name}.md"
+    return None
 
 
 def results() -> list[Path]:

@@ -73,8 +73,8 @@ did other work at the same time.
 
 `python experiments/results.py run FAMILY` trains the runs of a table that its folder lacks,
 `run FAMILY NAME` those of one of its rows, and `--seeds 2 3` those seeds alone.
-[Comparison](results/comparison.md) and [outer update](results/outer_update.md) discuss earlier
-measurements.
+[Comparison](../experiments/benchmarks/results/comparison.txt) and
+[outer update](../experiments/benchmarks/results/outer_update.txt) discuss earlier measurements.
 """
 
 
