@@ -12,4 +12,4 @@
 set -euo pipefail
 seed=$SLURM_ARRAY_TASK_ID
 exec .venv/bin/metarl train --family envs:HalfCheetahDir-v0 --seed "$seed" --resume \
-  --run-dir "runs/slurm/seed-$seed" --threads "$SLURM_CPUS_PER_TASK" "$@"
+  --run-dir "runs/slurm/seed-$seed" --threads "$SLURM_CPUS_PER_TASK" --stop-timeout 100 "$@"
