@@ -45,7 +45,7 @@ def comparison(family: str, **sizes: int) -> Comparison:
 TABLES = {
     "Navigation2D": comparison("Navigation2D"),
     "HalfCheetahDir": comparison("HalfCheetahDir", iterations=60),
-    "HalfCheetahVel": comparison("HalfCheetahVel", iterations=60, seeds=6),
+    "HalfCheetahVel": comparison("HalfCheetahVel", iterations=60, seeds=9),
     "AntDir": comparison("AntDir", iterations=60, meta_batch_size=10),
     "AntVel": comparison("AntVel", iterations=60, meta_batch_size=10),
     "AntGoal": comparison("AntGoal", iterations=60, meta_batch_size=10),
