@@ -103,6 +103,19 @@ def share(family: str, least: float) -> Callable[[Records], str]:
     return found
 
 
+def rl2_beside_maml(family: str) -> Callable[[Records], str]:
+    """Whether RL² goes .9 of the way to the oracle that maml-trpo goes with as many steps."""
+
+    def found(records: Records) -> str:
+        rows = records[family]["rows"]
+        own, other = (share_of_way(rows, name) for name in ("rl2", "maml-trpo"))
+        seeds = len(rows["rl2"]["seeds"])
+        text = f"{own:.0%} of the way to the oracle, MAML {other:.0%}, seeds of RL²: {seeds}"
+        return judged(own >= 0.9 * other, text)
+
+    return found
+
+
 def above_pretrained(family: str) -> Callable[[Records], str]:
     """Whether maml-trpo ends above the pretrained policy by more than the interval of the margin.
 
@@ -160,6 +173,9 @@ TARGETS = (
            above_pretrained("HalfCheetahVel")),
     Target("HalfCheetahVel: RL² at −50 in the last episode of a trial, within 8M environment steps",
            within("half_cheetah_vel_rl2", 8e6, -50)),
+    *(Target(f"{family}: RL² adapts as far as MAML, less a tenth, with as many steps",
+             rl2_beside_maml(family))
+      for family in ("HalfCheetahVel", "HalfCheetahDir", "Navigation2D")),
     Target("Navigation2D: 90 % of the way to the oracle after 3 steps", share("Navigation2D", 0.9)),
     Target("Navigation2D: above the pretrained policy after 3 steps, by more than the interval",
            above_pretrained("Navigation2D")),

@@ -51,7 +51,9 @@ def test_targets_are_judged_by_the_records():
         for seed, value in ((1, -40), (2, -35), (3, -34))
     }
     held |= {
-        "Navigation2D": rows(random=[[-50, -40]], oracle=[[-10]], maml_trpo=[[-40, -14]]),
+        "Navigation2D": rows(
+            random=[[-50, -40]], oracle=[[-10]], maml_trpo=[[-40, -14]], rl2=[[-20, -18]]
+        ),
         "HalfCheetahDir": rows(
             maml_trpo=[[0, 8, 20], [0, 9, 30], [0, 0, 90]], pretrained=[[0, 6, 1], [0, 5, 9]]
         ),
@@ -64,6 +66,9 @@ def test_targets_are_judged_by_the_records():
     (dir255, *_), missing = found.values(), results_targets.MISSING
     assert dir255 == "260.0 at 40.0M steps, one seed: not reached"
     assert found["Navigation2D: 90 % of the way to the oracle after 3 steps"] == "90%: reached"
+    beside = "RL² adapts as far as MAML, less a tenth, with as many steps"
+    way = "80% of the way to the oracle, MAML 90%, seeds of RL²: 1: not reached"
+    assert (found[f"Navigation2D: {beside}"], found[f"HalfCheetahVel: {beside}"]) == (way, missing)
     margin = "above the pretrained policy after 3 steps, by more than the interval"
     assert found[f"Navigation2D: {margin}"] == missing
     # Student's t with 1 degree of freedom: 12.706 · √2 / √2 about the mean of 19 and 21.
