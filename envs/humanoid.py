@@ -6,7 +6,7 @@ Humanoid-v5.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -14,7 +14,7 @@ from array_api_compat import array_namespace
 from metarl.tasks.declaration import Array, Fields
 from metarl.tasks.distributions import TaskDistribution, Uniform
 
-from .locomotion import Locomotion, squared
+from .locomotion import WIDE_TRUST_REGION, Locomotion, squared
 
 MODEL_TIMESTEP = 0.003  # s; PEARL's code divides by it instead of by the control step
 
@@ -37,6 +37,7 @@ class HumanoidDir(Locomotion):
     observation_size: ClassVar[int] = 348
     reset_noise: ClassVar[float] = 0.01
     source: ClassVar[str] = "PEARL"
+    tuned: ClassVar[Mapping[str, Mapping[str, Any]]] = {"maml": WIDE_TRUST_REGION}
 
     @property
     def tasks(self) -> TaskDistribution:

@@ -16,7 +16,7 @@ WIDE_TRUST_REGION: Mapping[str, Any] = {
     "hidden_sizes": (128, 128),
     "max_kl": 0.08,
 }
-"""Options of MAML with which planar runners learn most: outer_update.txt in
+"""Options of MAML with which runners learn most: outer_update.txt in
 experiments/benchmarks/results. They are for all algorithms and controls, so that a comparison of
 them is fair."""
 
