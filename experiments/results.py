@@ -134,7 +134,7 @@ def row(whole: Comparison, name: str) -> Json:
 
 
 def joined(before: Json, new: Json) -> Json:
-    """A row with the seeds of both. Those in both, and those of other sizes, are as in `new`."""
+    """A row with the seeds of both; a seed of `before` stays if its sizes are those of `new`."""
     sizes = {(new["tasks"], iterations) for iterations in new["iterations"]}
     kept = [
         i

@@ -54,7 +54,7 @@ def one_line_errors() -> Iterator[None]:
             print(f"error: {where}{one_line(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(2 if isinstance(error, UsageError) else 1) from None
     except BaseException as error:  # also the SystemExit of the user's code
-        if error.__traceback__ is not None:  # this block does not call what is in it
+        if error.__traceback__ is not None:  # this frame did not call what failed
             error.__traceback__ = error.__traceback__.tb_next
         if is_request_to_end(error):
             print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr, flush=True)

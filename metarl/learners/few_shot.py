@@ -307,6 +307,7 @@ class FewShotLearner(BaseLearner):
 
     def expect_shares(self, tasks: int) -> None:
         """Checks that each process has a part of an evaluation of so many tasks."""
+        # Only the samples tell how large a group of tasks may be.
         self._sample(tasks, RandomKey(self.config.seed, Phase.EVALUATION), "test")
 
     def _sample(self, number: int, key: RandomKey, split: str) -> tuple[Samples, Samples, Shard]:
