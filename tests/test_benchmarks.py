@@ -18,7 +18,12 @@ BENCHMARKS, DOCS = ROOT / "experiments" / "benchmarks", ROOT / "docs"
     [
         ("iteration", "--iterations 1 --warmup 0 --family envs:Navigation2D-v0", "meta_update"),
         ("algorithms", "--rounds 1 --family envs:BernoulliBandit-v0", "maml-trpo"),
-        ("sampling", "--tasks 2 --episodes 2 --seconds 0", "ratio to the bare batch"),
+        pytest.param(
+            "sampling",
+            "--tasks 2 --episodes 2 --seconds 0",
+            "ratio to the bare batch",
+            marks=pytest.mark.slow,  # it starts 24 environments of Gymnasium, twice
+        ),
         (
             "families",
             "--families envs:ReacherGoal-v0 --tasks 2 --episodes 2 --horizon 3 --seconds 0",
