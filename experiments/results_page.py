@@ -168,7 +168,8 @@ def shares(rows: Json) -> list[str]:
         return []
     names = [name for name in rows if name not in ("random", "oracle")]
     listed = ", ".join(f"{name} {share_of_way(rows, name):.0%}" for name in names)
-    return [f"Way from the untrained policy to the oracle, after the last step: {listed}."]
+    over = "after the last step, over the seeds that a row and both have"
+    return [f"Way from the untrained policy to the oracle, {over}: {listed}."]
 
 
 def long_runs(records: Mapping[str, Json]) -> list[str]:

@@ -1,6 +1,6 @@
 """What the records of results say about the targets that metarl has set itself."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,15 +45,25 @@ def by_seed(rows: Json, name: str, step: int = -1) -> dict[int, float]:
     return dict(zip(rows[name]["seeds"], means, strict=True))
 
 
-def share_of_way(rows: Json, name: str) -> float:
+def common_seeds(rows: Json, *names: str) -> list[int]:
+    """The seeds that these rows all have: each seed has its own held-out tasks.
+
+    Raises KeyError if there is none.
+    """
+    common = sorted(set.intersection(*(set(rows[name]["seeds"]) for name in names)))
+    if not common:
+        raise KeyError(f"no seed has all of {', '.join(names)}")
+    return common
+
+
+def share_of_way(rows: Json, name: str, beside: Sequence[str] = ()) -> float:
     """How much of the way from the untrained policy to the oracle a row has gone at its end.
 
-    Of the seeds that all three have, because each seed has its own held-out tasks.
+    Of the seeds that it, both controls and the rows `beside` it have.
     """
-    low, high = (by_seed(rows, control, 0) for control in ("random", "oracle"))
-    own = by_seed(rows, name)
-    common = [seed for seed in own if seed in low and seed in high]
-    start, end, reached = (np.mean([x[seed] for seed in common]) for x in (low, high, own))
+    seeds = common_seeds(rows, name, "random", "oracle", *beside)
+    own, low, high = by_seed(rows, name), by_seed(rows, "random", 0), by_seed(rows, "oracle", 0)
+    start, end, reached = (np.mean([x[seed] for seed in seeds]) for x in (low, high, own))
     return float((reached - start) / (end - start))
 
 
@@ -108,9 +118,11 @@ def rl2_beside_maml(family: str) -> Callable[[Records], str]:
 
     def found(records: Records) -> str:
         rows = records[family]["rows"]
-        own, other = (share_of_way(rows, name) for name in ("rl2", "maml-trpo"))
-        seeds = len(rows["rl2"]["seeds"])
-        text = f"{own:.0%} of the way to the oracle, MAML {other:.0%}, seeds of RL²: {seeds}"
+        both = ("rl2", "maml-trpo")
+        own, other = (share_of_way(rows, name, both) for name in both)
+        seeds = common_seeds(rows, *both, "random", "oracle")
+        listed = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+        text = f"{own:.0%} of the way to the oracle, MAML {other:.0%}, {listed}"
         return judged(own >= 0.9 * other, text)
 
     return found
@@ -139,7 +151,8 @@ def above_pretrained(family: str) -> Callable[[Records], str]:
 def _margins(rows: Json, step: int) -> np.ndarray:
     """What maml-trpo is above the pretrained policy after a step, for each seed of both."""
     own, other = (by_seed(rows, name, step) for name in ("maml-trpo", "pretrained"))
-    return np.array([own[seed] - other[seed] for seed in own if seed in other])
+    common = common_seeds(rows, "maml-trpo", "pretrained")
+    return np.array([own[seed] - other[seed] for seed in common])
 
 
 def gains(family: str, least: float, seeds: int = 3) -> Callable[[Records], str]:

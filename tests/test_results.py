@@ -52,7 +52,10 @@ def test_targets_are_judged_by_the_records():
     }
     held |= {
         "Navigation2D": rows(
-            random=[[-50, -40]], oracle=[[-10]], maml_trpo=[[-40, -14]], rl2=[[-20, -18]]
+            random=[[-50, -40], [-90, -40]],
+            oracle=[[-10], [-10]],
+            maml_trpo=[[-40, -14], [-40, -12]],
+            rl2=[[-20, -18]],
         ),
         "HalfCheetahDir": rows(
             maml_trpo=[[0, 8, 20], [0, 9, 30], [0, 0, 90]], pretrained=[[0, 6, 1], [0, 5, 9]]
@@ -65,9 +68,9 @@ def test_targets_are_judged_by_the_records():
     found = dict(results_targets.lines(held))
     (dir255, *_), missing = found.values(), results_targets.MISSING
     assert dir255 == "260.0 at 40.0M steps, one seed: not reached"
-    assert found["Navigation2D: 90 % of the way to the oracle after 3 steps"] == "90%: reached"
+    assert found["Navigation2D: 90 % of the way to the oracle after 3 steps"] == "95%: reached"
     beside = "RL² adapts as far as MAML, less a tenth, with as many steps"
-    way = "80% of the way to the oracle, MAML 90%, seeds of RL²: 1: not reached"
+    way = "80% of the way to the oracle, MAML 90%, seed 1: not reached"
     assert (found[f"Navigation2D: {beside}"], found[f"HalfCheetahVel: {beside}"]) == (way, missing)
     margin = "above the pretrained policy after 3 steps, by more than the interval"
     assert found[f"Navigation2D: {margin}"] == missing
@@ -124,8 +127,17 @@ def test_a_table_is_recorded_from_its_runs(tmp_path, monkeypatch):
 
 def test_the_share_of_the_way_is_that_of_common_seeds():
     """Those of seed 3, for which there is no oracle, are of other tasks."""
-    held = rows(random=[[0.0], [10.0], [90.0]], oracle=[[10.0], [30.0]], maml_trpo=[[5.0], [20.0]])
-    assert results_targets.share_of_way(held["rows"], "maml-trpo") == pytest.approx(7.5 / 15)
+    held = rows(
+        random=[[0.0], [10.0], [90.0]],
+        oracle=[[10.0], [30.0]],
+        maml_trpo=[[5.0], [20.0]],
+        rl2=[[9]],
+    )["rows"]
+    assert results_targets.share_of_way(held, "maml-trpo") == pytest.approx(7.5 / 15)
+    assert results_targets.share_of_way(held, "maml-trpo", ["rl2"]) == pytest.approx(0.5)
+    held["rl2"]["seeds"] = [4]
+    with pytest.raises(KeyError, match="no seed has all of maml-trpo, random, oracle, rl2"):
+        results_targets.share_of_way(held, "maml-trpo", ["rl2"])
 
 
 def test_a_folder_without_finished_runs_writes_no_record(tmp_path, monkeypatch, capsys):
