@@ -30,6 +30,8 @@ COMMANDS = [
     ("train", *SMALL[:-1], "other", "--init-from", "run"),
     ("plot", "run"),
 ]
+OF_ONE_PROCESS = [command for command in COMMANDS if "--seeds" not in command]
+"""A process for each seed takes seconds to start, and goes on as the command before it does."""
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ PLANTED = [
 @pytest.mark.parametrize("options", PLANTED, ids=lambda o: "-".join(o))
 def test_no_option_of_a_run_makes_its_own_code_run(folder, options):
     plant(folder, **options)
-    for command in COMMANDS:
+    for command in COMMANDS if "family" in options else OF_ONE_PROCESS:
         result = forked.metarl(*command, cwd=folder)
         assert "Traceback" not in result.stderr
         assert not (folder / "ran").exists(), command
