@@ -1,6 +1,7 @@
 """`--preset tuned`: options that a family ships for an algorithm or a learner."""
 
 import json
+import pickle
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import ClassVar
@@ -14,6 +15,7 @@ from metarl.cli.main import main
 from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import ALGORITHMS, CONTROLS, shipped_options, tuned_options
 from metarl.learners.registry import LEARNERS
+from metarl.learners.rl2 import RL2Config
 from metarl.studies.comparison import Comparison
 from metarl.support.errors import UsageError
 from metarl.tasks.family import make_family
@@ -144,6 +146,28 @@ def test_a_comparison_takes_those_that_there_are_and_keeps_its_own_sizes():
     rl2 = tuned.config("rl2", 1)
     assert (rl2.action_scale, rl2.trials) == (2.0, 5)
     assert rl2.iterations == plain.config("rl2", 1).iterations
+
+
+def test_a_configuration_has_the_options_that_its_names_stand_for():
+    """In Python as on the command line; the run was called promp and trained maml-trpo."""
+    promp = MAMLConfig(FAMILY, algorithm="promp")
+    assert promp == MAMLConfig.of("promp", family=FAMILY)
+    assert (promp.outer, promp.estimator, promp.inner_lr) == ("ppo", "lvc", 0.1)
+    tuned = MAMLConfig(FAMILY, algorithm="promp", estimator="naive", preset="tuned")
+    assert (tuned.outer, tuned.estimator, tuned.inner_lr) == ("ppo", "naive", 0.2)
+    assert replace(tuned, inner_lr=0.1).inner_lr == 0.1
+    assert pickle.loads(pickle.dumps(tuned)) == tuned
+    assert RL2Config(FAMILY, preset="tuned").action_scale == 2.0
+    with pytest.raises(UsageError, match="alone, not for anil"):
+        MAMLConfig(FAMILY, preset="tuned", algorithm="anil")
+
+
+def test_a_run_keeps_the_options_that_it_was_trained_with():
+    """What an older version did not write was the default, not what the algorithm has now."""
+    held = MAMLConfig.of("e-maml", family="a:B-v0").to_json() | {"preset": "tuned"}
+    assert MAMLConfig.from_json(held).correction_over_steps == "mean"
+    del held["correction_over_steps"]
+    assert MAMLConfig.from_json(held).correction_over_steps == "sum"
 
 
 @pytest.mark.parametrize("name", registered_families())

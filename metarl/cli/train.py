@@ -230,7 +230,7 @@ def parse_config(
     ):
         family = make_family(named, 1, **(default.family_options | choices.family_options))
         default = dataclasses.replace(
-            default, preset=TUNED, **tuned_options(family, _algorithm(default))
+            default, preset=TUNED, **tuned_options(family, default.shipped_name)
         )
     if choices.outer is not None and isinstance(default, MAMLConfig):
         default = default.extended(choices.outer)
@@ -267,16 +267,11 @@ def _with_policy_of(folder: Path, default: RunConfig, arguments: Sequence[str]) 
     return dataclasses.replace(default, **own)
 
 
-def _algorithm(config: FamilyRunConfig) -> str:
-    """The name under which a family ships options for this configuration."""
-    return config.algorithm if isinstance(config, MAMLConfig) else config.learner
-
-
 def _print_tuned(config: RunConfig) -> None:
     """Prints the options that the family ships, with the values that a run with them has."""
     if not isinstance(config, FamilyRunConfig) or config.preset != TUNED:
         return
     family = make_family(config.family, config.horizon, **config.family_options)
-    names = tuned_options(family, _algorithm(config))
+    names = tuned_options(family, config.shipped_name)
     values = ", ".join(f"{option(name)} {getattr(config, name)}" for name in names)
-    print(f"preset of {config.family} for {_algorithm(config)}: {values}")
+    print(f"preset of {config.family} for {config.shipped_name}: {values}")

@@ -6,6 +6,7 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_type_hints
 
+from metarl.learners.presets import tuned_options
 from metarl.sampling.info import InfoMetric
 from metarl.support.errors import UsageError
 from metarl.support.options import Count, Device, NonNegative, Positive, WholeNumber, check_ranges
@@ -164,13 +165,15 @@ class RunConfig:
         unknown = sorted(set(data) - fields.keys())
         if unknown:
             raise UsageError(f"this version of metarl has no option {unknown[0]}")
-        needed = [n for n, x in fields.items() if x.default is _made(x) is MISSING]
+        held = {n: _made(x) if x.default is MISSING else x.default for n, x in fields.items()}
+        needed = [name for name, value in held.items() if value is MISSING]
         if missing := [name for name in needed if name not in data]:
             raise ValueError(f'it has no "{missing[0]}"')
         for name, value in data.items():
             expect(value, hints[name], f'"{name}"')
         tuples = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
-        return cls(**{**data, **tuples, "run_dir": Path(data["run_dir"])})
+        # What an older version did not write is the default, whatever the algorithm has now.
+        return cls(**{**held, **data, **tuples, "run_dir": Path(data["run_dir"])})
 
 
 def _made(field: dataclasses.Field[Any]) -> object:
@@ -181,7 +184,10 @@ def _made(field: dataclasses.Field[Any]) -> object:
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyRunConfig(RunConfig):
-    """A run on a task family."""
+    """A run on a task family.
+
+    Options that are not given are those that the preset names, and then the defaults.
+    """
 
     family: str = field(kw_only=False)
     """Task family, MODULE:ID; the module is imported first, from the working folder too."""
@@ -231,11 +237,37 @@ class FamilyRunConfig(RunConfig):
         "info_metrics",
     }
 
+    def __new__(cls, *_: object, **options: Any) -> Self:
+        """Notes which options are given, where a name stands for those of others."""
+        config = super().__new__(cls)
+        if not options.keys().isdisjoint(("algorithm", "preset")):
+            vars(config)["_given"] = options.keys()
+        return config
+
     def __post_init__(self) -> None:
-        """Checks every choice and every number."""
+        """Sets what the preset names, and checks every choice and every number."""
+        given = vars(self).pop("_given", None)
+        if given is not None and {field.name for field in dataclasses.fields(self)} - given:
+            for name, value in self._named_options().items():
+                if name not in given:
+                    object.__setattr__(self, name, value)  # it is frozen
         super().__post_init__()
         for text in self.info_metrics:
             InfoMetric.parse(text)
+
+    def _named_options(self) -> dict[str, Any]:
+        """The options that the preset names."""
+        if self.preset != "tuned":
+            return {}
+        from metarl.tasks.family import make_family  # which loads Gymnasium
+
+        family = make_family(self.family, 1, **self.family_options)
+        return tuned_options(family, self.shipped_name)
+
+    @property
+    def shipped_name(self) -> str:
+        """The name under which a family ships options for this run."""
+        return self.learner
 
     @property
     def run_folder(self) -> Path:

@@ -28,7 +28,10 @@ PARTS: dict[str, Parts[Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
-    """A meta-training run (by default MAML-TRPO at the sizes that ProMP and Deleu use)."""
+    """A meta-training run (by default MAML-TRPO at the sizes that ProMP and Deleu use).
+
+    Options that are not given are those of the preset, of the algorithm, and then the defaults.
+    """
 
     learner: Literal["maml"] = "maml"
     """Which learner trains."""
@@ -116,7 +119,7 @@ class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
 
     def __new__(cls, *_: object, **options: Any) -> Self:
         """Options of a class that has those of the outer loop too, if that is the user's own."""
-        return super().__new__(extended(cls, options.get("outer", cls.outer)))
+        return super().__new__(extended(cls, options.get("outer", cls.outer)), **options)
 
     def __post_init__(self) -> None:
         """Checks every choice and every number.
@@ -165,13 +168,22 @@ class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
 
     @classmethod
     def of(cls, algorithm: str, **options: Any) -> Self:
-        """The configuration of a named algorithm, with `options` over its preset.
+        """The configuration of a named algorithm, with `options` over its own.
 
         Raises:
             UsageError: there is no such algorithm, or an option is out of range.
 
         """
-        return cls(algorithm=algorithm, **{**find_algorithm(algorithm).options, **options})
+        return cls(algorithm=algorithm, **options)
+
+    def _named_options(self) -> dict[str, Any]:
+        """The options that the algorithm and the preset name."""
+        return find_algorithm(self.algorithm).options | super()._named_options()
+
+    @property
+    def shipped_name(self) -> str:
+        """The name under which a family ships options for this run."""
+        return self.algorithm
 
     @property
     def defaults(self) -> dict[str, Any]:

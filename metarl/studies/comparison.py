@@ -176,7 +176,6 @@ class Comparison:
             family = make_family(self.family, 1, **self.family_options)
             tuned = shipped_options(family, name)
         shared: Json = {
-            **tuned,
             "family": self.family,
             "family_options": self.family_options,
             "horizon": self.horizon,
@@ -185,7 +184,7 @@ class Comparison:
             "eval_every": 0,
             "run_dir": self.run_folder(name, seed),
             "resume": True,
-            "preset": self.preset,
+            "preset": self.preset if tuned else "none",
             **{n: value for n, value in self.options.items() if n in option_names(config_class)},
         }
         tasks = self.meta_batch_size * self.episodes
