@@ -282,6 +282,13 @@ def test_a_step_may_return_parameters_with_a_graph(learner, monkeypatch):
     assert not any(p.requires_grad for p in learner.parameters.values())
 
 
+@pytest.mark.parametrize("name", ["state", "load_state"])
+def test_a_loop_that_only_saves_or_only_loads_is_refused(name):
+    """Resumed, it went on without what it had saved."""
+    with pytest.raises(UsageError, match=f"Half has {name} but not "):
+        type("Half", (OuterLoop,), {name: lambda self, *state: {}})
+
+
 UNKEPT = {
     r"outer\.f is <function .*>": lambda: {"f": lambda: None},
     r"outer\.x\.1 is <object .*>": lambda: {"x": [1, object()]},

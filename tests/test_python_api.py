@@ -130,9 +130,17 @@ def test_a_recurrent_policy_takes_the_reward_too():
     )
     learner = metarl.RL2Learner(config)
     called, acted = (learner.adapt(GOAL, 1).policy for _ in range(2))
+    remembered = {name: tensor.clone() for name, tensor in called.weights().items()}
     for reward in (0.0, -1.0):
         observation = np.full(2, reward, np.float32)
         np.testing.assert_array_equal(called(observation, reward), acted.act(observation, reward))
+    # What is exported is the policy as adapted, not as it goes on from here.
+    assert all(torch.equal(remembered[name], own) for name, own in called.weights().items())
+    with pytest.raises(UsageError, match=r"policy\(observation, reward\).* policy.begin\(\)"):
+        called(observation)
+    called.begin()
+    within = acted(observation, -2.0)
+    assert not np.array_equal(called(observation, -2.0), within)
     with pytest.raises(UsageError, match=r"the reward must be an array \[\] of float32, not 'x'"):
         called(observation, "x")
     with pytest.raises(UsageError, match="takes 5 tensors, not 1: observations, rewards, actions"):

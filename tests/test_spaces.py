@@ -41,6 +41,11 @@ def test_check_passes_what_trains(kind, monkeypatch):
     list(recurrent.learn(1))
     deployed = recurrent.adapt(recurrent.family.task_env.task).policy
     assert deployed.act(observation, 0.0) in learner.action_space
+    if kind == "integers":  # the exported program rounds too
+        rows = torch.randn(3, 2)
+        _, *others = deployed.example(3)
+        for actions in (adapted.policy(rows), deployed(rows, *others)[0]):
+            assert torch.equal(actions, actions.round())
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -25,7 +25,8 @@ class Adapted:
     policy: DeployedPolicy
     """`policy(observation)` is the most likely action, for an observation as the environment
     returns it; for a tensor [..., observation] of flat observations it is that of each row. A
-    recurrent policy also takes the reward of the previous step: `policy(observation, reward)`."""
+    recurrent policy also takes the reward of the previous step, `policy(observation, reward)`, and
+    is told where an episode begins, `policy.begin()`."""
     parameters: Parameters
     """What was adapted, without a task dimension."""
     episode_returns: np.ndarray  # [steps + 1, episodes]

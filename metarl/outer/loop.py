@@ -81,6 +81,17 @@ class OuterLoop(ABC, Generic[O_contra]):
     differentiates: ClassVar[bool] = True
     """Whether it follows a derivative of the surrogate through the inner loop."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuses a loop that saves its state and does not load it, or the other way round."""
+        super().__init_subclass__(**kwargs)
+        saves, loads = cls.state is not OuterLoop.state, cls.load_state is not OuterLoop.load_state
+        if saves is not loads:
+            has, lacks = ("state", "load_state") if saves else ("load_state", "state")
+            raise UsageError(
+                f"{cls.__name__} has {has} but not {lacks}: a resumed run needs both, to go on "
+                "exactly"
+            )
+
     @abstractmethod
     def __init__(self, options: O_contra):
         """`options` have at least the fields of `Options`."""

@@ -74,8 +74,13 @@ class NetworkPolicy(DeployedPolicy):
     def most_likely(self, output: Tensor) -> Tensor:
         """A network's output [n, outputs] -> actions in the environment's units."""
         if not self.actions.is_discrete:
-            return self.units.to_environment(output)
+            return self.rounded(self.units.to_environment(output))
         return self.units.to_environment(self.actions.distribution(output, {}).mode())
+
+    def rounded(self, actions: Tensor) -> Tensor:
+        """Whole numbers where the action space is a Box of integers."""
+        whole = np.issubdtype(self.action_space.dtype, np.integer)
+        return actions.round() if whole and actions.is_floating_point() else actions
 
     def row(self, observation: Any) -> Tensor:
         """The observation of one environment: [1, observation]."""
@@ -178,7 +183,7 @@ class FeedforwardPolicy(ReactivePolicy):
         outputs: Tensor = self.network(self.seen(observations))
         if self.actions.is_discrete:
             return self.most_likely(outputs)
-        return outputs.clamp(self.low, self.high)
+        return self.rounded(outputs.clamp(self.low, self.high))
 
     def weights(self) -> dict[str, Tensor]:
         """Those of the `Sequential` whose layers the description lists, and of its inputs."""
@@ -268,7 +273,8 @@ class RecurrentDeployedPolicy(NetworkPolicy):
         self.register_buffer("mean", mean.clone())
         self.register_buffer("std", std.clone())
         self.requires_grad_(False)
-        self._remembered = (hidden.clone(), action.clone(), torch.tensor([[reward]]))
+        self._adapted = (hidden.clone(), action.clone(), torch.tensor([[reward]]))
+        self._remembered = self._adapted
         self._began = 1.0
 
     def forward(
@@ -291,12 +297,22 @@ class RecurrentDeployedPolicy(NetworkPolicy):
         mode = output
         if self.actions.is_discrete:
             mode = self.actions.distribution(output, {}).mode()
-        return self.units.to_environment(mode), self.actions.shown(mode), later
+        in_units = self.rounded(self.units.to_environment(mode))
+        return in_units, self.actions.shown(mode), later
+
+    def begin(self) -> None:
+        """Begins an episode; what the policy remembers of the task stays."""
+        self._began = 1.0
+
+    @property
+    def needs_reward(self) -> bool:
+        """At the first call of all, the memory has it."""
+        return self._remembered is not self._adapted
 
     def act(self, observation: Any, reward: float) -> int | np.ndarray:
         """The most likely action; the next call continues from the memory after it."""
         hidden, action, last = self._remembered
-        if not self._began:
+        if self.needs_reward:
             expect_observation(REWARD, reward, "the reward")
             last = torch.tensor([[reward]], dtype=torch.float32)
         began = torch.tensor([[self._began]])
@@ -308,8 +324,11 @@ class RecurrentDeployedPolicy(NetworkPolicy):
         return self.native(mode)
 
     def weights(self) -> dict[str, Tensor]:
-        """Weights of the cell and the head, moments of the inputs, and the memory as `memory.*`."""
-        hidden, action, reward = self._remembered
+        """Weights of the cell and the head, moments of the inputs, and the memory as `memory.*`.
+
+        The memory is that after adaptation, whatever the policy has done since.
+        """
+        hidden, action, reward = self._adapted
         memory = {"memory.hidden": hidden, "memory.action": action, "memory.reward": reward[0]}
         return {**self.state_dict(), **memory}
 

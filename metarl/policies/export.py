@@ -39,12 +39,17 @@ class DeployedPolicy(nn.Module):
         Tensors may have any leading dimensions, which are those of the results: [..., observation].
 
         Raises:
-            UsageError: the shape or the type is another one.
+            UsageError: the shape or the type is another one, or a reward is missing.
 
         """
         if torch.compiler.is_compiling():  # torch.export asks for the program of `forward`
             return super().__call__(observation, *inputs)
         if not isinstance(observation, Tensor):
+            if not inputs and self.needs_reward:
+                raise UsageError(
+                    "this policy has a memory: policy(observation, reward), with the reward of the "
+                    "step before, and policy.begin() where an episode begins"
+                )
             return self.act(observation, *(inputs or (0.0,)))
         rows, leading = self._rows((observation, *inputs))
         results = super().__call__(*rows)
@@ -71,6 +76,14 @@ class DeployedPolicy(nn.Module):
                 raise UsageError(f"{name} must be of {example.dtype}, not {tensor.dtype}")
             rows.append(tensor.to(example.dtype).reshape(math.prod(leading), *shape))
         return rows, leading
+
+    @property
+    def needs_reward(self) -> bool:
+        """Whether the next action depends on the reward of the step before."""
+        return False
+
+    def begin(self) -> None:
+        """Begins an episode; only a policy with a memory need be told."""
 
     @abstractmethod
     def act(self, observation: Any, reward: float) -> int | np.ndarray:
