@@ -129,8 +129,8 @@ def _name_of(callback: Callback) -> str:
 
 
 def _called(callback: Callback, learner: BaseLearner, metrics: Mapping[str, float]) -> str | None:
-    """What a callback returns."""
-    reason = callback(learner, metrics)
+    """What a callback returns; it gets a copy of the metrics, which it may change."""
+    reason = callback(learner, dict(metrics))
     if reason is not None and not isinstance(reason, str):
         raise UsageError(
             f"callback {_name_of(callback)} returned a {type(reason).__name__}: it must return "
