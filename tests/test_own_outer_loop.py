@@ -209,6 +209,29 @@ def test_a_loop_that_lacks_a_part_is_one_line(loop):
         Config("envs:Navigation2D-v0", outer=name)
 
 
+class InstanceCheck(Own):
+    def check(self, options):
+        pass
+
+
+class StaticCheck(Own):
+    @staticmethod
+    def check(options):
+        raise UsageError(f"not with {options.inner_steps} inner steps")
+
+
+def test_a_check_is_a_method_of_the_class():
+    name = "test_own_outer_loop:InstanceCheck"
+    with pytest.raises(UsageError) as error:
+        Config("envs:Navigation2D-v0", outer=name)
+    assert str(error.value) == (
+        f"--outer {name}: check must be a static or class method that takes the options of the "
+        "run: it is called before the loop is made"
+    )
+    with pytest.raises(UsageError, match="not with 1 inner steps"):
+        Config("envs:Navigation2D-v0", outer="test_own_outer_loop:StaticCheck")
+
+
 class NeedyOptions(NoOptions):
     Options = dataclasses.make_dataclass("Needy", [("must", float)], frozen=True, kw_only=True)
 
