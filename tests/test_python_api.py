@@ -228,6 +228,25 @@ def test_an_option_of_another_type_is_one_line(options, message):
         metarl.Config(**{"family": "envs:Navigation2D-v0", **options})
 
 
+@pytest.mark.parametrize(
+    ("config", "learner", "message"),
+    [
+        (metarl.Config, "rl2", "--learner rl2 must be maml here; metarl.RL2Config is for rl2"),
+        (metarl.RL2Config, "maml", "--learner maml must be rl2 here; metarl.Config is for maml"),
+        (
+            metarl.Config,
+            "my:Own",
+            "--learner my:Own must be maml here; another learner's class has a configuration of "
+            "its own, Config",
+        ),
+    ],
+)
+def test_another_learner_is_one_line_that_names_its_configuration(config, learner, message):
+    with pytest.raises(UsageError) as error:
+        config(PLANE, learner=learner)
+    assert str(error.value) == message
+
+
 def test_numbers_of_numpy_are_numbers():
     config = metarl.Config("envs:Navigation2D-v0", episodes=np.int64(3), inner_lr=np.float32(0.5))
     assert (config.episodes, config.inner_lr) == (3, 0.5)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from metarl.sampling.info import InfoMetric
 from metarl.support.errors import UsageError
@@ -12,6 +12,9 @@ from metarl.support.options import Count, Device, NonNegative, Positive, WholeNu
 from metarl.support.schema import expect
 
 FamilyOption = bool | int | float | str
+
+CONFIGS = {"maml": "Config", "rl2": "RL2Config", "few_shot": "FewShotConfig"}
+"""The configuration of each learner of metarl, by its name in `metarl`."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class RunConfig:
     """
 
     learner: str
-    """Which learner trains: maml, rl2, one that an installed package announces, or MODULE:CLASS."""
+    """Which learner trains: maml, rl2, few_shot, one that an installed package announces, or
+    MODULE:CLASS. Each has options of its own: `metarl train --learner NAME --help`."""
     iterations: WholeNumber = 500
     """Iterations of training: meta-updates."""
     run_dir: Path | None = None
@@ -110,10 +114,19 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Checks every choice and every number."""
+        self._expect_own_learner()
         check_ranges(self)
         if not self.eval_every and (self.patience or self.target is not None):
             name = "patience" if self.patience else "target"
             raise UsageError(f"--{name} needs evaluations: --eval-every must be at least 1")
+
+    def _expect_own_learner(self) -> None:
+        hint, name = get_type_hints(type(self))["learner"], str(self.learner)
+        if get_origin(hint) is Literal and name not in get_args(hint):
+            right = "another learner's class has a configuration of its own, Config"
+            if name in CONFIGS:
+                right = f"metarl.{CONFIGS[name]} is for {name}"
+            raise UsageError(f"--learner {name} must be {get_args(hint)[0]} here; {right}")
 
     @property
     def given(self) -> dict[str, Any]:

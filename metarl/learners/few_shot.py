@@ -64,7 +64,6 @@ class FewShotConfig(StepSizeOptions, RunConfig):
     """A meta-training run on supervised tasks."""
 
     learner: Literal["few_shot"] = "few_shot"
-    """Which learner trains."""
     iterations: Count = 1000
     """Meta-updates."""
     problem: str | None = None

@@ -31,7 +31,6 @@ class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
     """A meta-training run (by default MAML-TRPO at the sizes that ProMP and Deleu use)."""
 
     learner: Literal["maml"] = "maml"
-    """Which learner trains."""
     algorithm: str = "maml-trpo"
     """A named preset of the options below, which can still be set one by one; `metarl algorithms`
     lists them."""
