@@ -247,6 +247,34 @@ def test_another_learner_is_one_line_that_names_its_configuration(config, learne
     assert str(error.value) == message
 
 
+CONFIG = metarl.Config(PLANE)
+WRONG_ARGUMENTS = {
+    "metarl.Learner takes a metarl.Config, not RL2Config(": (
+        lambda: metarl.Learner(metarl.RL2Config(PLANE))
+    ),
+    "; metarl.make_learner makes the learner of any": lambda: metarl.RL2Learner(CONFIG),
+    "metarl.RL2Learner takes a metarl.RL2Config, not MAMLConfig(": (
+        lambda: metarl.RL2Learner(CONFIG)
+    ),
+    "metarl.FewShotLearner takes a metarl.FewShotConfig": lambda: metarl.FewShotLearner(CONFIG),
+    f"metarl.Learner takes a metarl.Config, not '{PLANE}'": lambda: metarl.Learner(PLANE),
+    "family must be a metarl.TaskFamily, as metarl.make_family": (
+        lambda: metarl.Learner(CONFIG, PLANE)
+    ),
+    "metarl.train takes a configuration, such as metarl.Con": lambda: metarl.train(PLANE),
+    "make_learner takes a configuration, such as metarl.Con": lambda: metarl.make_learner(PLANE),
+    "metarl.tune takes a configuration, such as metarl.Con": lambda: metarl.tune(PLANE),
+    "metarl.compare takes a metarl.Comparison, not": lambda: metarl.compare(PLANE),
+}
+
+
+@pytest.mark.parametrize("message", WRONG_ARGUMENTS)
+def test_an_argument_of_another_kind_is_one_line(message):
+    with pytest.raises(UsageError) as error:
+        WRONG_ARGUMENTS[message]()
+    assert message in str(error.value)
+
+
 def test_numbers_of_numpy_are_numbers():
     config = metarl.Config("envs:Navigation2D-v0", episodes=np.int64(3), inner_lr=np.float32(0.5))
     assert (config.episodes, config.inner_lr) == (3, 0.5)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from metarl.sampling.info import InfoMetric
-from metarl.support.errors import UsageError
+from metarl.support.errors import UsageError, expect_instance
 from metarl.support.options import Count, Device, NonNegative, Positive, WholeNumber, check_ranges
 from metarl.support.schema import expect
 
@@ -15,6 +15,37 @@ FamilyOption = bool | int | float | str
 
 CONFIGS = {"maml": "Config", "rl2": "RL2Config", "few_shot": "FewShotConfig"}
 """The configuration of each learner of metarl, by its name in `metarl`."""
+RENAMED = {"MAMLConfig": "Config", "MAMLLearner": "Learner"}
+"""Classes that have another name in `metarl`."""
+
+
+def expect_config(config: object, learner: type, kind: type) -> None:
+    """Checks that a learner of this class is given a configuration of its `kind`.
+
+    Raises:
+        UsageError: it is given something else.
+
+    """
+    hint = "; metarl.make_learner makes the learner of any configuration"
+    wanted = f"{_public_name(learner)} takes a {_public_name(kind)}"
+    expect_instance(config, kind, wanted, hint if isinstance(config, RunConfig) else "")
+
+
+def expect_any_config(config: object, called: str) -> None:
+    """Checks that a function is given a configuration, of whatever learner.
+
+    Raises:
+        UsageError: it is given something else.
+
+    """
+    wanted = f"{called} takes a configuration, such as metarl.Config(FAMILY)"
+    expect_instance(config, RunConfig, wanted)
+
+
+def _public_name(cls: type) -> str:
+    """The name by which a user knows a class."""
+    own = cls.__module__.startswith("metarl.")
+    return f"metarl.{RENAMED.get(cls.__name__, cls.__name__)}" if own else cls.__name__
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from metarl.evaluation.evaluation import Evaluation
 from metarl.learners.adapted import AdaptedModule
 from metarl.learners.base import BaseLearner
-from metarl.learners.config import FamilyOption, RunConfig
+from metarl.learners.config import FamilyOption, RunConfig, expect_config
 from metarl.learners.iteration import located
 from metarl.learners.problem import (
     Problem,
@@ -127,6 +127,7 @@ class FewShotLearner(BaseLearner):
             UsageError: there is neither, or it lacks something that a problem has.
 
         """
+        expect_config(config, type(self), type(self).Config)
         if problem is None:
             if config.problem is None:
                 raise UsageError(

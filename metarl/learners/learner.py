@@ -15,7 +15,7 @@ from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.outcomes import measured
 from metarl.learners.adapted import Adapted, actor_of, expect_deployed
 from metarl.learners.base import BaseLearner
-from metarl.learners.config import FamilyRunConfig
+from metarl.learners.config import FamilyRunConfig, expect_config
 from metarl.learners.iteration import located
 from metarl.learners.simulations import Simulations
 from metarl.policies.action_units import ActionUnits
@@ -28,7 +28,7 @@ from metarl.sampling.actor import Adaptive, MostLikely
 from metarl.sampling.data import Outcomes, Rollout, concatenated
 from metarl.sampling.finite import expect_finite_rollout
 from metarl.sampling.rollout import collect
-from metarl.support.errors import UsageError
+from metarl.support.errors import UsageError, expect_instance
 from metarl.support.options import at_least
 from metarl.support.parallel import Shard, pick_device
 from metarl.support.randomness import Phase, RandomKey
@@ -71,6 +71,9 @@ class MetaLearner(BaseLearner):
 
     def __init__(self, config: FamilyRunConfig, family: TaskFamily | None = None):
         """`family` replaces the one that the configuration names."""
+        expect_config(config, type(self), type(self).Config)
+        if family is not None:
+            _expect_family(family)
         self.config = config
         self.family = family or make_family(config.family, config.horizon, **config.family_options)
         self.device = pick_device(config.device)
@@ -319,6 +322,7 @@ class MetaLearner(BaseLearner):
             UsageError: the spaces differ.
 
         """
+        _expect_family(family)
         own, other = self.family.prototype, family.prototype
         for name in ("observation_space", "action_space"):
             mine, given = getattr(own, name), getattr(other, name)
@@ -408,3 +412,8 @@ class MetaLearner(BaseLearner):
             warnings += observation_warnings(form.scaled(seen).cpu().numpy())
         for warning in warnings:
             logger.warning("%s: %s", self.family.id, warning)
+
+
+def _expect_family(family: object) -> None:
+    wanted = "family must be a metarl.TaskFamily, as metarl.make_family(ID) gives"
+    expect_instance(family, TaskFamily, wanted)

@@ -15,7 +15,7 @@ from pathlib import Path
 from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.figures import evaluation_figures
 from metarl.learners.base import BaseLearner
-from metarl.learners.config import RunConfig
+from metarl.learners.config import RunConfig, expect_any_config
 from metarl.learners.registry import make_learner
 from metarl.runs.alarms import already_raised, raised
 from metarl.runs.display import Display
@@ -51,6 +51,7 @@ def train(
 
     `problem` is that of a few-shot run whose configuration names none.
     """
+    expect_any_config(config, "metarl.train")
     check_sinks(config.sinks)
     learner = make_learner(config, problem)
     run(learner, callbacks)

@@ -25,7 +25,7 @@ from metarl.runs.run import run
 from metarl.runs.tensorboard import Charts, event_files, open_events
 from metarl.studies.curves import Line, adaptation_curve, draw, read_run, write_figures
 from metarl.studies.jobs import LOG, Job, expect_success, run_jobs
-from metarl.support.errors import NonFiniteError, UsageError, nearest
+from metarl.support.errors import NonFiniteError, UsageError, expect_instance, nearest
 from metarl.support.files import expect_writable
 from metarl.support.options import option
 from metarl.support.types import Json
@@ -219,6 +219,7 @@ def compare(comparison: Comparison) -> list[Line]:
         UsageError: see `train_runs`.
 
     """
+    expect_instance(comparison, Comparison, "metarl.compare takes a metarl.Comparison")
     seeds = range(1, comparison.seeds + 1)
     train_runs(comparison, [(name, seed) for name in comparison.names for seed in seeds])
     lines = [

@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import re
+import reprlib
 from collections.abc import Callable, Iterable
 
 from metarl.support.text import one_line
@@ -57,6 +58,17 @@ class UnfitError(Exception):
 
 class RankError(Exception):
     """Another process of torchrun has ended, or did not answer in time."""
+
+
+def expect_instance(value: object, kind: type, wanted: str, hint: str = "") -> None:
+    """Checks an argument of a call from Python.
+
+    Raises:
+        UsageError: it is of another type; the message begins with `wanted`, and ends with the hint.
+
+    """
+    if not isinstance(value, kind):
+        raise UsageError(f"{wanted}, not {reprlib.repr(value)}{hint}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
