@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -265,6 +266,25 @@ WRONG_ARGUMENTS = {
     "make_learner takes a configuration, such as metarl.Con": lambda: metarl.make_learner(PLANE),
     "metarl.tune takes a configuration, such as metarl.Con": lambda: metarl.tune(PLANE),
     "metarl.compare takes a metarl.Comparison, not": lambda: metarl.compare(PLANE),
+    "task families are named MODULE:ID, as in envs:HalfCheetahDir-v0, not <class": (
+        lambda: metarl.Config(gymnasium.Env)
+    ),
+    "; gymnasium.register gives an environment its id": lambda: metarl.RL2Config(gymnasium.Env()),
+    f"; the id of this one is {PLANE}": lambda: metarl.Config(metarl.make_family(PLANE)),
+    "not <class 'gymnasium.core.Env'>; gymnasium.register": (
+        lambda: metarl.make_family(gymnasium.Env)
+    ),
+    "are named MODULE:ID, as in envs:HalfCheetahDir-v0, not <class 'gym": (
+        lambda: metarl.Comparison(gymnasium.Env)
+    ),
+    "metarl.check takes the id of a registered family, or a metarl.TaskFamily, not <": (
+        lambda: metarl.check(gymnasium.Env())
+    ),
+    "metarl.show takes the id of a registered family, or a metarl.TaskFamily, not None": (
+        lambda: metarl.show(None)
+    ),
+    "--outer is named MODULE:CLASS, not <class": lambda: metarl.Config(PLANE, outer=dict),
+    "--baseline is named MODULE:FUNCTION, not <": lambda: metarl.Config(PLANE, baseline=print),
 }
 
 

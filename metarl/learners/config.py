@@ -10,6 +10,7 @@ from metarl.sampling.info import InfoMetric
 from metarl.support.errors import UsageError, expect_instance
 from metarl.support.options import Count, Device, NonNegative, Positive, WholeNumber, check_ranges
 from metarl.support.schema import expect
+from metarl.tasks.family import expect_named
 
 FamilyOption = bool | int | float | str
 
@@ -277,6 +278,7 @@ class FamilyRunConfig(RunConfig):
 
     def __post_init__(self) -> None:
         """Checks every choice and every number."""
+        expect_named(self.family)
         super().__post_init__()
         for text in self.info_metrics:
             InfoMetric.parse(text)

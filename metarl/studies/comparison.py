@@ -29,7 +29,7 @@ from metarl.support.errors import NonFiniteError, UsageError, expect_instance, n
 from metarl.support.files import expect_writable
 from metarl.support.options import option
 from metarl.support.types import Json
-from metarl.tasks.family import make_family
+from metarl.tasks.family import expect_named, make_family
 
 RATES = (3.0, 1.0, 0.3, 0.1, 0.03)
 """Step sizes among which the fine-tuning of a control chooses, as factors on --inner-lr."""
@@ -97,6 +97,7 @@ class Comparison:
             UsageError: an option is wrong; the message names it and what would be right.
 
         """
+        expect_named(self.family)
         for name in ("seeds", "eval_tasks", "inner_steps", "iterations"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{option(name)} {getattr(self, name)} must be at least 1")
