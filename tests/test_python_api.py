@@ -309,6 +309,40 @@ def test_numbers_that_are_too_small_are_one_line(learner):
         learner.adapt(GOAL, steps=-1)
 
 
+CALLS = {
+    "steps must be a whole number, not '2'": lambda learner: learner.adapt(GOAL, steps="2"),
+    "steps must be a whole number, not 1.5": lambda learner: learner.rollouts(GOAL, steps=1.5),
+    "seed must be a whole number, not '1'": lambda learner: learner.adapt(GOAL, seed="1"),
+    "a task must be a dict of goal, not None": lambda learner: learner.adapt(None),
+    "a task must be a dict of goal, not 'goal=0'": lambda learner: learner.render("goal=0"),
+    "a task must be a dict of goal, not [{'goal'": lambda learner: learner.rollouts([GOAL]),
+    "tasks must be a whole number, not [{'goal'": lambda learner: learner.evaluate([GOAL]),
+    "adaptations must be a whole number, not": lambda learner: learner.evaluate(2, adaptations="2"),
+    "family must be a metarl.TaskFamily, as metarl.make": lambda learner: learner.on(PLANE),
+}
+
+
+@pytest.mark.parametrize("message", CALLS)
+def test_an_argument_of_a_learners_method_of_another_kind_is_one_line(message, learner):
+    with pytest.raises(UsageError) as error:
+        CALLS[message](learner)
+    assert str(error.value).startswith(message)
+
+
+def test_few_shot_learners_check_numbers_too(few_shot):
+    for wrong in (lambda: few_shot.evaluate("3"), lambda: few_shot.evaluate(2, steps=1.5)):
+        with pytest.raises(UsageError, match="must be a whole number, not"):
+            wrong()
+    with pytest.raises(UsageError, match="tasks 0 must be at least 1"):
+        few_shot.evaluate(0)
+    with pytest.raises(UsageError, match="steps -1 must be at least 0"):
+        few_shot.adapt(np.zeros((2, 3)), [0, 1], steps=-1)
+
+
+def test_numbers_of_numpy_are_numbers_of_an_evaluation(learner):
+    assert learner.evaluate(np.int64(2), np.int64(1)).returns.shape == (2, 2)
+
+
 def test_an_evaluation_is_that_of_the_command(run):
     shares = []
     evaluations = metarl.evaluate(

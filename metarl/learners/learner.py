@@ -375,6 +375,7 @@ class MetaLearner(BaseLearner):
     ) -> tuple[Adaptive, list[Rollout]]:
         """What is adapted to one task, and its rollouts."""
         seed = self.config.seed if seed is None else seed
+        at_least("seed", seed, 0)
         key = RandomKey(seed, Phase.ADAPTATION, self.iteration)
         number = self.test_steps if steps is None else steps
         at_least("steps", number, 0)
