@@ -283,6 +283,13 @@ WRONG_ARGUMENTS = {
     "metarl.show takes the id of a registered family, or a metarl.TaskFamily, not None": (
         lambda: metarl.show(None)
     ),
+    "--algorithms is 'promp', not a list": lambda: metarl.Comparison(PLANE, algorithms="promp"),
+    "--controls is 'random', not a list": lambda: metarl.Comparison(PLANE, controls="random"),
+    "modules is 'two', not a list": lambda: metarl.families("two"),
+    "callbacks is <built-in function print>, not a list": lambda: metarl.train(CONFIG, print),
+    "callbacks is 'a:b', not a list": lambda: metarl.train(CONFIG, callbacks="a:b"),
+    "--splits is 'test', not a list": lambda: metarl.evaluate("runs/none", splits="test"),
+    "--info-metrics is 'x', not a list": lambda: metarl.evaluate("runs/none", info_metrics="x"),
     "--outer is named MODULE:CLASS, not <class": lambda: metarl.Config(PLANE, outer=dict),
     "--baseline is named MODULE:FUNCTION, not <": lambda: metarl.Config(PLANE, baseline=print),
 }

@@ -24,7 +24,7 @@ from metarl.runs.loading import as_json, differences, initialise, restore
 from metarl.runs.sinks import check_sinks
 from metarl.runs.stopping import best_iteration, reason_to_stop
 from metarl.support.distribution import installed_version
-from metarl.support.errors import NonFiniteError, UsageError
+from metarl.support.errors import NonFiniteError, UsageError, expect_list
 from metarl.support.modules import import_object
 from metarl.support.parallel import Ranks
 from metarl.support.parts import takes
@@ -74,6 +74,7 @@ def run(learner: BaseLearner, callbacks: Sequence[Callback] = ()) -> None:
         UsageError: the run cannot begin; an existing run in the folder is not changed.
 
     """
+    expect_list(callbacks, "callbacks")
     with _interruptible(learner.config.stop_timeout) as received:
 
         def stopped(enough: bool = False) -> int:

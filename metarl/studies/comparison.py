@@ -25,7 +25,7 @@ from metarl.runs.run import run
 from metarl.runs.tensorboard import Charts, event_files, open_events
 from metarl.studies.curves import Line, adaptation_curve, draw, read_run, write_figures
 from metarl.studies.jobs import LOG, Job, expect_success, run_jobs
-from metarl.support.errors import NonFiniteError, UsageError, expect_instance, nearest
+from metarl.support.errors import NonFiniteError, UsageError, expect_instance, expect_list, nearest
 from metarl.support.files import expect_writable
 from metarl.support.options import option
 from metarl.support.types import Json
@@ -103,6 +103,8 @@ class Comparison:
                 raise UsageError(f"{option(name)} {getattr(self, name)} must be at least 1")
         if self.processes < 0:
             raise UsageError(f"--processes {self.processes} must be at least 0")
+        for name in ("algorithms", "controls"):
+            expect_list(getattr(self, name), option(name))
         known = (*CONTROLS, RL2)
         for name in self.controls:
             if name not in known:

@@ -71,6 +71,17 @@ def expect_instance(value: object, kind: type, wanted: str, hint: str = "") -> N
         raise UsageError(f"{wanted}, not {reprlib.repr(value)}{hint}")
 
 
+def expect_list(values: object, name: str) -> None:
+    """Checks an argument that is several values: a text would be taken for its letters.
+
+    Raises:
+        UsageError: it is a text, or nothing that has elements.
+
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UsageError(f"{name} is {reprlib.repr(values)}, not a list")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether metarl's own computation needs more memory than there is."""
     if isinstance(error, FamilyError | UsageError):

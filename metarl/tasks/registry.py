@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import gymnasium
 
-from metarl.support.errors import UsageError, expect_instance, nearest
+from metarl.support.errors import UsageError, expect_instance, expect_list, nearest
 from metarl.support.modules import import_module_here
 from metarl.tasks.suggestions import SHIPPED, suggestion
 
@@ -61,6 +61,7 @@ def find_spec(id: str, what: str = "task family") -> gymnasium.envs.registration
 
 def registered_families(modules: Sequence[str] = ()) -> list[str]:
     """Ids of all families: those of announced modules and of these `modules`, and declared ones."""
+    expect_list(modules, "modules")
     for module in modules:
         import_module_here(module)
     return _registered_by([*import_announced_modules(), *modules])
