@@ -34,7 +34,7 @@ from metarl.support.parallel import Shard, pick_device
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.ranks import make_workers
 from metarl.support.text import counted
-from metarl.support.types import Json
+from metarl.support.types import Json, Space
 from metarl.tasks.family import TaskFamily, make_family
 from metarl.tasks.running import running_statistics
 from metarl.tasks.scales import action_warnings, observation_warnings
@@ -323,11 +323,8 @@ class MetaLearner(BaseLearner):
 
         """
         _expect_family(family)
-        own, other = self.family.prototype, family.prototype
-        for name in ("observation_space", "action_space"):
-            mine, given = getattr(own, name), getattr(other, name)
-            if not same_form(mine, given):
-                raise UsageError(f"{family.id} has {name} {given}; the policy is for {mine}")
+        for name, mine, given in differing_spaces(self.family, family):
+            raise UsageError(f"{family.id} has {name} {given}; the policy is for {mine}")
         learner = type(self)(self.config, family)
         learner.load_state(self.state())
         return learner
@@ -413,6 +410,13 @@ class MetaLearner(BaseLearner):
             warnings += observation_warnings(form.scaled(seen).cpu().numpy())
         for warning in warnings:
             logger.warning("%s: %s", self.family.id, warning)
+
+
+def differing_spaces(one: TaskFamily, other: TaskFamily) -> list[tuple[str, Space, Space]]:
+    """Names of the spaces for which a policy of one family does not fit the other, and both."""
+    names = ("observation_space", "action_space")
+    both = [(n, getattr(one.prototype, n), getattr(other.prototype, n)) for n in names]
+    return [(name, mine, given) for name, mine, given in both if not same_form(mine, given)]
 
 
 def _expect_family(family: object) -> None:
