@@ -1,5 +1,6 @@
 """Which checkpoint is loaded, and runs that begin with what another one has learned."""
 
+import dataclasses
 import json
 
 import pytest
@@ -118,6 +119,20 @@ def test_what_does_not_fit_is_refused(trained, tmp_path, config, message):
     with pytest.raises(UsageError, match=message):
         train(type(config)(**options))
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("GridNavigation-v0", r"it has another action space, Box\(.*, not Discrete\("),
+        ("HalfCheetahDir-v0", r"another observation space, Box\(.* and another action space, Box"),
+    ],
+)
+def test_a_run_of_other_spaces_is_refused_by_their_name(trained, tmp_path, family, message):
+    config = Config(**{**MAML, "family": f"envs:{family}"}, init_from=str(trained))
+    with pytest.raises(UsageError, match=message) as error:
+        train(dataclasses.replace(config, run_dir=tmp_path))
+    assert "layer_0.weight" not in str(error.value)
 
 
 @pytest.fixture(scope="module")

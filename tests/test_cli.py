@@ -190,6 +190,8 @@ def test_help_is_grouped_with_the_common_options_first(capsys):
     assert titles[4:8] == ["inner loop", "outer loop", "evaluation", "run"]
     common, task, *_ = text.split("╭─ ")[1:]
     assert re.findall(r"│ --([\w-]+)", common)[:3] == ["family", "algorithm", "learner"]
+    assert "--learner NAME  " in common
+    assert "rl2, few_shot" in common
     assert "--horizon" in task
     outer = next(part for part in text.split("╭─ ") if part.startswith("outer loop"))
     assert {"--max-kl", "--clip", "--outer"} <= set(re.findall(r"--[\w-]+", outer))

@@ -154,6 +154,22 @@ def test_a_learner_that_lacks_a_part_is_one_line(learner, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class NeedyConfig(NoConfig):
+    Config = dataclasses.make_dataclass(
+        "Needy", [("must", float)], bases=(MAMLConfig,), frozen=True, kw_only=True
+    )
+
+
+def test_an_option_without_default_is_one_line_on_the_command_line(capsys):
+    name = "test_own_learner:NeedyConfig"
+    with pytest.raises(SystemExit):
+        main(["train", "--learner", name, "--family", FAMILY])
+    assert capsys.readouterr().err == (
+        f"error: --learner {name}: its option must has no default, as every option of a command "
+        "line needs one\n"
+    )
+
+
 @pytest.fixture
 def own():
     return Own(MAMLConfig(FAMILY, meta_batch_size=2, episodes=2, device="cpu"))

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from metarl import Config, Learner, UsageError, train
+from metarl.cli.main import main
 from metarl.outer.loop import OuterLoop, Start, StepSizeOptions
 from metarl.outer.registry import OUTER_LOOPS, OuterOptions, composed
 from metarl.policies.parameters import expand
@@ -206,6 +207,44 @@ def test_a_loop_that_lacks_a_part_is_one_line(loop):
     name = f"test_own_outer_loop:{loop.__name__}"
     with pytest.raises(UsageError, match=f"^--outer {name} {CLASSES[loop]}$"):
         Config("envs:Navigation2D-v0", outer=name)
+
+
+class InstanceCheck(Own):
+    def check(self, options):
+        pass
+
+
+class StaticCheck(Own):
+    @staticmethod
+    def check(options):
+        raise UsageError(f"not with {options.inner_steps} inner steps")
+
+
+def test_a_check_is_a_method_of_the_class():
+    name = "test_own_outer_loop:InstanceCheck"
+    with pytest.raises(UsageError) as error:
+        Config("envs:Navigation2D-v0", outer=name)
+    assert str(error.value) == (
+        f"--outer {name}: check must be a static or class method that takes the options of the "
+        "run: it is called before the loop is made"
+    )
+    with pytest.raises(UsageError, match="not with 1 inner steps"):
+        Config("envs:Navigation2D-v0", outer="test_own_outer_loop:StaticCheck")
+
+
+class NeedyOptions(NoOptions):
+    Options = dataclasses.make_dataclass("Needy", [("must", float)], frozen=True, kw_only=True)
+
+
+def test_an_option_without_default_is_one_line_on_the_command_line(capsys):
+    name = "test_own_outer_loop:NeedyOptions"
+    with pytest.raises(SystemExit):
+        main(["train", "--family", "envs:Navigation2D-v0", "--outer", name])
+    assert capsys.readouterr().err == (
+        f"error: --outer {name}: its option must has no default, as every option of a command "
+        "line needs one\n"
+    )
+    assert Config("envs:Navigation2D-v0", outer=name, must=2.0).must == 2
 
 
 def without(parameters, name):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import env_budget
 import forked
+import numpy as np
 import pytest
 from momentum import MomentumOptions
 
@@ -170,6 +171,8 @@ SHAPES = [
     ("baseline", "transposed", r"the baseline returns \(1, 4, 2\) and \(1, 2\), not two tensors"),
     ("baseline", "alone", r"the baseline returns \(1, 2, 4\), not two tensors: the values of the"),
     ("baseline", "nothing", "the baseline returns NoneType, not two tensors"),
+    ("baseline", "of_numpy", "the baseline returns ndarray and ndarray, not two tensors"),
+    ("inner_update", "as_float64", r"returns \S+ as a tensor .* of torch.float64, not a tensor"),
 ]
 
 
@@ -213,6 +216,16 @@ def alone(rollout, discounted, discount):
 
 def nothing(rollout, discounted, discount):
     pass
+
+
+def of_numpy(rollout, discounted, discount):
+    return np.zeros(discounted.shape), np.zeros(discounted.shape[:2])
+
+
+def as_float64(parameters, gradients, step_size):
+    return {
+        name: (p + step_size(name) * gradients[name]).double() for name, p in parameters.items()
+    }
 
 
 @pytest.mark.parametrize(("kind", "part", "message"), SHAPES)

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -236,6 +237,79 @@ def test_an_option_of_another_type_is_one_line(options, message):
         metarl.Config(**{"family": "envs:Navigation2D-v0", **options})
 
 
+@pytest.mark.parametrize(
+    ("config", "learner", "message"),
+    [
+        (metarl.Config, "rl2", "--learner rl2 must be maml here; metarl.RL2Config is for rl2"),
+        (metarl.RL2Config, "maml", "--learner maml must be rl2 here; metarl.Config is for maml"),
+        (
+            metarl.Config,
+            "my:Own",
+            "--learner my:Own must be maml here; another learner's class has a configuration of "
+            "its own, Config",
+        ),
+    ],
+)
+def test_another_learner_is_one_line_that_names_its_configuration(config, learner, message):
+    with pytest.raises(UsageError) as error:
+        config(PLANE, learner=learner)
+    assert str(error.value) == message
+
+
+CONFIG = metarl.Config(PLANE)
+WRONG_ARGUMENTS = {
+    "metarl.Learner takes a metarl.Config, not RL2Config(": (
+        lambda: metarl.Learner(metarl.RL2Config(PLANE))
+    ),
+    "; metarl.make_learner makes the learner of any": lambda: metarl.RL2Learner(CONFIG),
+    "metarl.RL2Learner takes a metarl.RL2Config, not MAMLConfig(": (
+        lambda: metarl.RL2Learner(CONFIG)
+    ),
+    "metarl.FewShotLearner takes a metarl.FewShotConfig": lambda: metarl.FewShotLearner(CONFIG),
+    f"metarl.Learner takes a metarl.Config, not '{PLANE}'": lambda: metarl.Learner(PLANE),
+    "family must be a metarl.TaskFamily, as metarl.make_family": (
+        lambda: metarl.Learner(CONFIG, PLANE)
+    ),
+    "metarl.train takes a configuration, such as metarl.Con": lambda: metarl.train(PLANE),
+    "make_learner takes a configuration, such as metarl.Con": lambda: metarl.make_learner(PLANE),
+    "metarl.tune takes a configuration, such as metarl.Con": lambda: metarl.tune(PLANE),
+    "metarl.compare takes a metarl.Comparison, not": lambda: metarl.compare(PLANE),
+    "task families are named MODULE:ID, as in envs:HalfCheetahDir-v0, not <class": (
+        lambda: metarl.Config(gymnasium.Env)
+    ),
+    "; gymnasium.register gives an environment its id": lambda: metarl.RL2Config(gymnasium.Env()),
+    f"; the id of this one is {PLANE}": lambda: metarl.Config(metarl.make_family(PLANE)),
+    "not <class 'gymnasium.core.Env'>; gymnasium.register": (
+        lambda: metarl.make_family(gymnasium.Env)
+    ),
+    "are named MODULE:ID, as in envs:HalfCheetahDir-v0, not <class 'gym": (
+        lambda: metarl.Comparison(gymnasium.Env)
+    ),
+    "metarl.check takes the id of a registered family, or a metarl.TaskFamily, not <": (
+        lambda: metarl.check(gymnasium.Env())
+    ),
+    "metarl.show takes the id of a registered family, or a metarl.TaskFamily, not None": (
+        lambda: metarl.show(None)
+    ),
+    "--algorithms is 'promp', not a list": lambda: metarl.Comparison(PLANE, algorithms="promp"),
+    "--controls is 'random', not a list": lambda: metarl.Comparison(PLANE, controls="random"),
+    "modules is 'two', not a list": lambda: metarl.families("two"),
+    "callbacks is <built-in function print>, not a list": lambda: metarl.train(CONFIG, print),
+    "callbacks is 'a:b', not a list": lambda: metarl.train(CONFIG, callbacks="a:b"),
+    "--splits is 'test', not a list": lambda: metarl.evaluate("runs/none", splits="test"),
+    "--info-metrics is 'x', not a list": lambda: metarl.evaluate("runs/none", info_metrics="x"),
+    "--outer is named MODULE:CLASS, not <class": lambda: metarl.Config(PLANE, outer=dict),
+    "--baseline is named MODULE:FUNCTION, not <": lambda: metarl.Config(PLANE, baseline=print),
+}
+
+
+@pytest.mark.parametrize("message", WRONG_ARGUMENTS)
+def test_an_argument_of_another_kind_is_one_line(message):
+    with pytest.raises(UsageError) as error:
+        WRONG_ARGUMENTS[message]()
+    assert message in str(error.value)
+
+
 def test_numbers_of_numpy_are_numbers():
     config = metarl.Config("envs:Navigation2D-v0", episodes=np.int64(3), inner_lr=np.float32(0.5))
     assert (config.episodes, config.inner_lr) == (3, 0.5)
@@ -248,6 +322,40 @@ def test_numbers_that_are_too_small_are_one_line(learner):
             learner.evaluate(**options)
     with pytest.raises(UsageError, match="steps -1 must be at least 0"):
         learner.adapt(GOAL, steps=-1)
+
+
+CALLS = {
+    "steps must be a whole number, not '2'": lambda learner: learner.adapt(GOAL, steps="2"),
+    "steps must be a whole number, not 1.5": lambda learner: learner.rollouts(GOAL, steps=1.5),
+    "seed must be a whole number, not '1'": lambda learner: learner.adapt(GOAL, seed="1"),
+    "a task must be a dict of goal, not None": lambda learner: learner.adapt(None),
+    "a task must be a dict of goal, not 'goal=0'": lambda learner: learner.render("goal=0"),
+    "a task must be a dict of goal, not [{'goal'": lambda learner: learner.rollouts([GOAL]),
+    "tasks must be a whole number, not [{'goal'": lambda learner: learner.evaluate([GOAL]),
+    "adaptations must be a whole number, not": lambda learner: learner.evaluate(2, adaptations="2"),
+    "family must be a metarl.TaskFamily, as metarl.make": lambda learner: learner.on(PLANE),
+}
+
+
+@pytest.mark.parametrize("message", CALLS)
+def test_an_argument_of_a_learners_method_of_another_kind_is_one_line(message, learner):
+    with pytest.raises(UsageError) as error:
+        CALLS[message](learner)
+    assert str(error.value).startswith(message)
+
+
+def test_few_shot_learners_check_numbers_too(few_shot):
+    for wrong in (lambda: few_shot.evaluate("3"), lambda: few_shot.evaluate(2, steps=1.5)):
+        with pytest.raises(UsageError, match="must be a whole number, not"):
+            wrong()
+    with pytest.raises(UsageError, match="tasks 0 must be at least 1"):
+        few_shot.evaluate(0)
+    with pytest.raises(UsageError, match="steps -1 must be at least 0"):
+        few_shot.adapt(np.zeros((2, 3)), [0, 1], steps=-1)
+
+
+def test_numbers_of_numpy_are_numbers_of_an_evaluation(learner):
+    assert learner.evaluate(np.int64(2), np.int64(1)).returns.shape == (2, 2)
 
 
 def test_an_evaluation_is_that_of_the_command(run):

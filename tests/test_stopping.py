@@ -137,6 +137,18 @@ def test_a_callback_sees_every_iteration_and_ends_the_run(tmp_path, capsys):
     assert (tmp_path / "checkpoints" / "000002").exists()
 
 
+def test_a_callback_that_changes_its_metrics_changes_nothing_of_the_run(tmp_path):
+    seen = []
+
+    def clear(learner, metrics):
+        metrics.clear()
+
+    train(Config(**SMALL, run_dir=tmp_path), [clear, lambda learner, metrics: seen.append(metrics)])
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == len(seen) > 1
+    assert [json.loads(line).keys() for line in lines] == [metrics.keys() for metrics in seen]
+
+
 def test_a_callback_of_one_argument_is_an_error_before_training(tmp_path):
     def call(metrics):
         pass

@@ -26,6 +26,8 @@ OWNERS = {"metarl.outer": "outer loop", "metarl.learners.config": "run"}
 LAST = "learner"
 """The group of what is in no other group."""
 
+LEARNER = re.compile(r"(--learner )\{(\w+)\}")
+"""The one choice that the options shown have; other learners have other options."""
 NAME = re.compile(r"│ (?:-h, )?--([\w-]+)")
 """The first line of an option."""
 
@@ -38,6 +40,7 @@ def grouped(text: str, options: type) -> str:
         options: the dataclass whose fields are the options.
 
     """
+    text = LEARNER.sub(lambda found: found[1] + "NAME".ljust(len(found[2]) + 2), text)
     lines = text.split("\n")
     starts = [i for i, line in enumerate(lines) if line.startswith("╭─ options")]
     if not starts:

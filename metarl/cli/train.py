@@ -19,6 +19,7 @@ from metarl.learners.learner import MetaLearner
 from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import find_algorithm, tuned_options
 from metarl.learners.registry import LEARNERS
+from metarl.outer.registry import OUTER_LOOPS
 from metarl.runs.folder import CONFIG, holds_run
 from metarl.runs.loading import policy_of_run, read_config
 from metarl.runs.metrics import read_intact_metrics
@@ -215,6 +216,7 @@ def parse_config(
     if default is None:
         learner = choices.learner or "maml"
         config_class = LEARNERS.find(learner).Config
+        _expect_defaults(config_class, f"--learner {learner}", ("learner", "family"))
         if not issubclass(config_class, FamilyRunConfig):
             default = config_class(learner=learner)
         else:
@@ -233,12 +235,29 @@ def parse_config(
             default, preset=TUNED, **tuned_options(family, default.shipped_name)
         )
     if choices.outer is not None and isinstance(default, MAMLConfig):
+        _expect_defaults(OUTER_LOOPS.find(choices.outer).Options, f"--outer {choices.outer}")
         default = default.extended(choices.outer)
     if choices.init_from is not None:
         default = _with_policy_of(choices.init_from, default, arguments)
     _expect_options_of(default, arguments)
     about = f"{description or type(default).__doc__}\n\n{BESIDE}"
     return parse(type(default), arguments, about, default, command)
+
+
+def _expect_defaults(options: type, whose: str, given: Sequence[str] = ()) -> None:
+    """Checks that all options of a part of the run but the `given` ones have a default.
+
+    Raises:
+        UsageError: one has none.
+
+    """
+    for declared in dataclasses.fields(options):
+        made = declared.default, declared.default_factory
+        if made == (dataclasses.MISSING, dataclasses.MISSING) and declared.name not in given:
+            raise UsageError(
+                f"{whose}: its option {declared.name} has no default, as every option of a command "
+                "line needs one"
+            )
 
 
 def _expect_options_of(config: RunConfig, arguments: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from metarl.support.errors import UsageError
 from metarl.support.files import expect_place, expect_writable
 from metarl.support.types import Env
 from metarl.tasks.declaration import DynamicsFamily
-from metarl.tasks.family import TaskFamily, make_family, task_environment
+from metarl.tasks.family import TaskFamily, family_of, task_environment
 from metarl.tasks.task import Task, select_tasks
 
 Act = Callable[[np.ndarray, float], int | np.ndarray]
@@ -92,7 +92,7 @@ def show(
         UsageError: the family has no pictures or no such camera, or this machine cannot render.
 
     """
-    family = make_family(family) if isinstance(family, str) else family
+    family = family_of(family, "metarl.show")
     drawn = select_tasks(family.sample_tasks(1, seed), 0) if task is None else task
     return Clip(record_clip(family, drawn, steps, seed, camera=camera))
 

@@ -4,15 +4,50 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from metarl.learners.presets import tuned_options
 from metarl.sampling.info import InfoMetric
-from metarl.support.errors import UsageError
+from metarl.support.errors import UsageError, expect_instance
 from metarl.support.options import Count, Device, NonNegative, Positive, WholeNumber, check_ranges
 from metarl.support.schema import expect
+from metarl.tasks.family import expect_named, make_family
 
 FamilyOption = bool | int | float | str
+
+CONFIGS = {"maml": "Config", "rl2": "RL2Config", "few_shot": "FewShotConfig"}
+"""The configuration of each learner of metarl, by its name in `metarl`."""
+RENAMED = {"MAMLConfig": "Config", "MAMLLearner": "Learner"}
+"""Classes that have another name in `metarl`."""
+
+
+def expect_config(config: object, learner: type, kind: type) -> None:
+    """Checks that a learner of this class is given a configuration of its `kind`.
+
+    Raises:
+        UsageError: it is given something else.
+
+    """
+    hint = "; metarl.make_learner makes the learner of any configuration"
+    wanted = f"{_public_name(learner)} takes a {_public_name(kind)}"
+    expect_instance(config, kind, wanted, hint if isinstance(config, RunConfig) else "")
+
+
+def expect_any_config(config: object, called: str) -> None:
+    """Checks that a function is given a configuration, of whatever learner.
+
+    Raises:
+        UsageError: it is given something else.
+
+    """
+    wanted = f"{called} takes a configuration, such as metarl.Config(FAMILY)"
+    expect_instance(config, RunConfig, wanted)
+
+
+def _public_name(cls: type) -> str:
+    """The name by which a user knows a class."""
+    own = cls.__module__.startswith("metarl.")
+    return f"metarl.{RENAMED.get(cls.__name__, cls.__name__)}" if own else cls.__name__
 
 
 @dataclass(frozen=True)
@@ -37,7 +72,8 @@ class RunConfig:
     """
 
     learner: str
-    """Which learner trains: maml, rl2, one that an installed package announces, or MODULE:CLASS."""
+    """Which learner trains: maml, rl2, few_shot, one that an installed package announces, or
+    MODULE:CLASS. Each has options of its own: `metarl train --learner NAME --help`."""
     iterations: WholeNumber = 500
     """Iterations of training: meta-updates."""
     run_dir: Path | None = None
@@ -111,10 +147,19 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Checks every choice and every number."""
+        self._expect_own_learner()
         check_ranges(self)
         if not self.eval_every and (self.patience or self.target is not None):
             name = "patience" if self.patience else "target"
             raise UsageError(f"--{name} needs evaluations: --eval-every must be at least 1")
+
+    def _expect_own_learner(self) -> None:
+        hint, name = get_type_hints(type(self))["learner"], str(self.learner)
+        if get_origin(hint) is Literal and name not in get_args(hint):
+            right = "another learner's class has a configuration of its own, Config"
+            if name in CONFIGS:
+                right = f"metarl.{CONFIGS[name]} is for {name}"
+            raise UsageError(f"--learner {name} must be {get_args(hint)[0]} here; {right}")
 
     @property
     def given(self) -> dict[str, Any]:
@@ -246,6 +291,7 @@ class FamilyRunConfig(RunConfig):
 
     def __post_init__(self) -> None:
         """Sets what the preset names, and checks every choice and every number."""
+        expect_named(self.family)
         given = vars(self).pop("_given", None)
         if given is not None and {field.name for field in dataclasses.fields(self)} - given:
             for name, value in self._named_options().items():
@@ -259,8 +305,6 @@ class FamilyRunConfig(RunConfig):
         """The options that the preset names."""
         if self.preset != "tuned":
             return {}
-        from metarl.tasks.family import make_family  # which loads Gymnasium
-
         family = make_family(self.family, 1, **self.family_options)
         return tuned_options(family, self.shipped_name)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from metarl.evaluation.evaluation import Evaluation
 from metarl.learners.adapted import AdaptedModule
 from metarl.learners.base import BaseLearner
-from metarl.learners.config import FamilyOption, RunConfig
+from metarl.learners.config import FamilyOption, RunConfig, expect_config
 from metarl.learners.iteration import located
 from metarl.learners.problem import (
     Problem,
@@ -48,7 +48,7 @@ from metarl.policies.module_network import initial_parameters, replace_buffers
 from metarl.policies.parameters import Parameters
 from metarl.support.errors import NonFiniteError, UsageError
 from metarl.support.finite import expect_finite, expect_finite_state, not_finite
-from metarl.support.options import Count, Positive, WholeNumber
+from metarl.support.options import Count, Positive, WholeNumber, at_least
 from metarl.support.parallel import Shard, pick_device
 from metarl.support.randomness import Phase, RandomKey, Use
 from metarl.support.ranks import make_workers
@@ -64,7 +64,6 @@ class FewShotConfig(StepSizeOptions, RunConfig):
     """A meta-training run on supervised tasks."""
 
     learner: Literal["few_shot"] = "few_shot"
-    """Which learner trains."""
     iterations: Count = 1000
     """Meta-updates."""
     problem: str | None = None
@@ -128,6 +127,7 @@ class FewShotLearner(BaseLearner):
             UsageError: there is neither, or it lacks something that a problem has.
 
         """
+        expect_config(config, type(self), type(self).Config)
         if problem is None:
             if config.problem is None:
                 raise UsageError(
@@ -209,8 +209,11 @@ class FewShotLearner(BaseLearner):
         self, tasks: int | None, steps: int | None, split: str, expects_finite: bool
     ) -> Evaluation:
         key = RandomKey(self.config.seed, Phase.EVALUATION)
-        support, query, shard = self._sample(tasks or self.config.eval_tasks, key, split)
+        number = self.config.eval_tasks if tasks is None else tasks
         steps = self.config.test_steps if steps is None else steps
+        at_least("tasks", number, 1)
+        at_least("steps", steps, 0)
+        support, query, shard = self._sample(number, key, split)
         with self._located(key):
             scores = self._scores(support, query, shard, steps, expects_finite).numpy()
         later = dataclasses.replace(key, iteration=self.iteration)
@@ -278,6 +281,7 @@ class FewShotLearner(BaseLearner):
         expect_fit(adapted, self.problem.loss, samples, whose)
         support = samples.to(self.device)
         number = self.config.test_steps if steps is None else steps
+        at_least("steps", number, 0)
         path = self.inner.path(self.inner.begin(self.parameters, 1), [support] * number)
         losses = [-float(self.inner.objective(parameters, support)) for parameters in path]
         for name, parameter in adapted.named_parameters():

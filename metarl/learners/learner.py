@@ -15,7 +15,7 @@ from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.outcomes import measured
 from metarl.learners.adapted import Adapted, actor_of, expect_deployed
 from metarl.learners.base import BaseLearner
-from metarl.learners.config import FamilyRunConfig
+from metarl.learners.config import FamilyRunConfig, expect_config
 from metarl.learners.iteration import located
 from metarl.learners.simulations import Simulations
 from metarl.policies.action_units import ActionUnits
@@ -28,13 +28,13 @@ from metarl.sampling.actor import Adaptive, MostLikely
 from metarl.sampling.data import Outcomes, Rollout, concatenated
 from metarl.sampling.finite import expect_finite_rollout
 from metarl.sampling.rollout import collect
-from metarl.support.errors import UsageError
+from metarl.support.errors import UsageError, expect_instance
 from metarl.support.options import at_least
 from metarl.support.parallel import Shard, pick_device
 from metarl.support.randomness import Phase, RandomKey
 from metarl.support.ranks import make_workers
 from metarl.support.text import counted
-from metarl.support.types import Json
+from metarl.support.types import Json, Space
 from metarl.tasks.family import TaskFamily, make_family
 from metarl.tasks.running import running_statistics
 from metarl.tasks.scales import action_warnings, observation_warnings
@@ -71,6 +71,9 @@ class MetaLearner(BaseLearner):
 
     def __init__(self, config: FamilyRunConfig, family: TaskFamily | None = None):
         """`family` replaces the one that the configuration names."""
+        expect_config(config, type(self), type(self).Config)
+        if family is not None:
+            _expect_family(family)
         self.config = config
         self.family = family or make_family(config.family, config.horizon, **config.family_options)
         self.device = pick_device(config.device)
@@ -319,11 +322,9 @@ class MetaLearner(BaseLearner):
             UsageError: the spaces differ.
 
         """
-        own, other = self.family.prototype, family.prototype
-        for name in ("observation_space", "action_space"):
-            mine, given = getattr(own, name), getattr(other, name)
-            if not same_form(mine, given):
-                raise UsageError(f"{family.id} has {name} {given}; the policy is for {mine}")
+        _expect_family(family)
+        for name, mine, given in differing_spaces(self.family, family):
+            raise UsageError(f"{family.id} has {name} {given}; the policy is for {mine}")
         learner = type(self)(self.config, family)
         learner.load_state(self.state())
         return learner
@@ -371,6 +372,7 @@ class MetaLearner(BaseLearner):
     ) -> tuple[Adaptive, list[Rollout]]:
         """What is adapted to one task, and its rollouts."""
         seed = self.config.seed if seed is None else seed
+        at_least("seed", seed, 0)
         key = RandomKey(seed, Phase.ADAPTATION, self.iteration)
         number = self.test_steps if steps is None else steps
         at_least("steps", number, 0)
@@ -408,3 +410,15 @@ class MetaLearner(BaseLearner):
             warnings += observation_warnings(form.scaled(seen).cpu().numpy())
         for warning in warnings:
             logger.warning("%s: %s", self.family.id, warning)
+
+
+def differing_spaces(one: TaskFamily, other: TaskFamily) -> list[tuple[str, Space, Space]]:
+    """Names of the spaces for which a policy of one family does not fit the other, and both."""
+    names = ("observation_space", "action_space")
+    both = [(n, getattr(one.prototype, n), getattr(other.prototype, n)) for n in names]
+    return [(name, mine, given) for name, mine, given in both if not same_form(mine, given)]
+
+
+def _expect_family(family: object) -> None:
+    wanted = "family must be a metarl.TaskFamily, as metarl.make_family(ID) gives"
+    expect_instance(family, TaskFamily, wanted)

@@ -14,7 +14,7 @@ from metarl.sampling.baseline import BASELINES
 from metarl.sampling.task_choice import TaskChoiceOptions
 from metarl.support.errors import UsageError
 from metarl.support.options import Count, NonNegative, Positive, Probability, WholeNumber
-from metarl.support.parts import Parts
+from metarl.support.parts import Parts, takes
 from metarl.support.schema import expect
 
 PARTS: dict[str, Parts[Any]] = {
@@ -34,7 +34,6 @@ class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
     """
 
     learner: Literal["maml"] = "maml"
-    """Which learner trains."""
     algorithm: str = "maml-trpo"
     """A named preset of the options below, which can still be set one by one; `metarl algorithms`
     lists them."""
@@ -134,7 +133,13 @@ class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
             raise UsageError(f"--hidden-sizes {self.hidden_sizes} must be at least 1 each")
         for name, parts in PARTS.items():
             parts.find(getattr(self, name))
-        OUTER_LOOPS.find(self.outer).check(self)
+        loop = OUTER_LOOPS.find(self.outer)
+        if not takes("options")(loop.check):
+            raise UsageError(
+                f"--outer {self.outer}: check must be a static or class method that takes the "
+                "options of the run: it is called before the loop is made"
+            )
+        loop.check(self)
 
     def to_json(self) -> dict[str, Any]:
         """The options that config.json holds: not those of other packages that do not matter."""

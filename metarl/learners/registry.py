@@ -3,7 +3,7 @@
 import inspect
 
 from metarl.learners.base import BaseLearner
-from metarl.learners.config import RunConfig
+from metarl.learners.config import RunConfig, expect_any_config
 from metarl.support.errors import UsageError
 from metarl.support.parts import Parts
 
@@ -33,6 +33,7 @@ def make_learner(config: RunConfig, problem: object | None = None) -> BaseLearne
         UsageError: the learner takes no problem.
 
     """
+    expect_any_config(config, "metarl.make_learner")
     learner = LEARNERS.find(config.learner)
     if problem is None:
         return learner(config)

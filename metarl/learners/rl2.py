@@ -50,7 +50,6 @@ class RL2Config(TaskChoiceOptions, PolicyRunConfig):
     """A run of RL²."""
 
     learner: Literal["rl2"] = "rl2"
-    """Which learner trains."""
     trials: Count = 100
     """Trials of an iteration, each of a task of its own."""
     episodes: Count = 4

@@ -126,7 +126,7 @@ class InnerLoop:
             changed = self.update(
                 own, gradients, lambda name: self._step_size(parameters, name, number)
             )
-        _expect_same_shapes(own, changed)
+        _expect_same_forms(own, changed)
         if create_graph and changed and not any(p.requires_grad for p in changed.values()):
             raise UsageError(
                 "the inner update returns what has no gradient by the parameters that it gets, "
@@ -181,11 +181,11 @@ class InnerLoop:
         return factor * learned.reshape(*learned.shape, *ones)
 
 
-def _expect_same_shapes(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+def _expect_same_forms(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
     """Checks what an inner update gives.
 
     Raises:
-        UsageError: it has other parameters than it got, or other shapes.
+        UsageError: it has other parameters than it got, or other shapes or types.
 
     """
     if not isinstance(after, Mapping) or set(after) != set(before):
@@ -193,8 +193,10 @@ def _expect_same_shapes(before: Mapping[str, Tensor], after: Mapping[str, Tensor
             f"the inner update must return the parameters that it gets, {', '.join(before)}"
         )
     for name, value in before.items():
-        if not isinstance(after[name], Tensor) or after[name].shape != value.shape:
-            forms = f"{form_of(after[name])}, not {form_of(value)}"
+        new: object = after[name]
+        form = value.shape, value.dtype
+        if not isinstance(new, Tensor) or (new.shape, new.dtype) != form:
+            forms = f"{form_of(new)}, not {form_of(value)}"
             raise UsageError(f"the inner update returns {name} as {forms}")
 
 

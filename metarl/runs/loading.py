@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.learners.base import BaseLearner
 from metarl.learners.config import RunConfig
+from metarl.learners.learner import MetaLearner, differing_spaces
 from metarl.learners.registry import LEARNERS, make_learner
 from metarl.policies.modules import MODULES
 from metarl.runs.checkpoint import checkpoints_in, load_checkpoint, load_newest
@@ -212,9 +213,20 @@ def initialise(learner: BaseLearner, folder: Path) -> int:
             raise ValueError(f"its policy has {'; '.join(differing)}")
         learner.initialise(other)
     except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = _other_spaces(learner, other) or " ".join(str(error).split())
         raise UsageError(f"--init-from {folder} does not fit this run: {reason}") from error
     return other.iteration
+
+
+def _other_spaces(learner: BaseLearner, other: BaseLearner) -> str:
+    """In which spaces the family of another learner differs, which says more than shapes do."""
+    if not isinstance(learner, MetaLearner) or not isinstance(other, MetaLearner):
+        return ""
+    differing = [
+        f"another {name.replace('_', ' ')}, {theirs}, not {mine}"
+        for name, mine, theirs in differing_spaces(learner.family, other.family)
+    ]
+    return f"it has {' and '.join(differing)}" if differing else ""
 
 
 def policy_of_run(folder: Path, config: RunConfig, named: Collection[str]) -> Json:

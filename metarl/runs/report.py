@@ -24,9 +24,9 @@ from metarl.runs.tensorboard import (
     layout,
     open_events,
 )
-from metarl.support.errors import UsageError
+from metarl.support.errors import UsageError, expect_list
 from metarl.support.files import expect_writable, replace_durably
-from metarl.support.options import Device, at_least
+from metarl.support.options import Device, at_least, option
 from metarl.support.text import json_text
 from metarl.support.types import Json
 from metarl.tasks.task import first_of_each, select_tasks, task_name
@@ -74,6 +74,9 @@ class EvaluationOptions:
             UsageError: one is too small, or a camera is named where there are no clips.
 
         """
+        for name in ("splits", "info_metrics"):
+            if getattr(self, name) is not None:
+                expect_list(getattr(self, name), option(name))
         at_least("--tasks", self.tasks, 1)
         at_least("--adaptations", self.adaptations, 1)
         at_least("--clips", self.clips, 0)

@@ -15,7 +15,7 @@ from pathlib import Path
 from metarl.evaluation.evaluation import Evaluation
 from metarl.evaluation.figures import evaluation_figures
 from metarl.learners.base import BaseLearner
-from metarl.learners.config import RunConfig
+from metarl.learners.config import RunConfig, expect_any_config
 from metarl.learners.registry import make_learner
 from metarl.runs.alarms import already_raised, raised
 from metarl.runs.display import Display
@@ -24,7 +24,7 @@ from metarl.runs.loading import as_json, differences, initialise, restore
 from metarl.runs.sinks import check_sinks
 from metarl.runs.stopping import best_iteration, reason_to_stop
 from metarl.support.distribution import installed_version
-from metarl.support.errors import NonFiniteError, UsageError
+from metarl.support.errors import NonFiniteError, UsageError, expect_list
 from metarl.support.modules import import_object
 from metarl.support.parallel import Ranks
 from metarl.support.parts import takes
@@ -51,6 +51,7 @@ def train(
 
     `problem` is that of a few-shot run whose configuration names none.
     """
+    expect_any_config(config, "metarl.train")
     check_sinks(config.sinks)
     learner = make_learner(config, problem)
     run(learner, callbacks)
@@ -73,6 +74,7 @@ def run(learner: BaseLearner, callbacks: Sequence[Callback] = ()) -> None:
         UsageError: the run cannot begin; an existing run in the folder is not changed.
 
     """
+    expect_list(callbacks, "callbacks")
     with _interruptible(learner.config.stop_timeout) as received:
 
         def stopped(enough: bool = False) -> int:
@@ -129,8 +131,8 @@ def _name_of(callback: Callback) -> str:
 
 
 def _called(callback: Callback, learner: BaseLearner, metrics: Mapping[str, float]) -> str | None:
-    """What a callback returns."""
-    reason = callback(learner, metrics)
+    """What a callback returns; it gets a copy of the metrics, which it may change."""
+    reason = callback(learner, dict(metrics))
     if reason is not None and not isinstance(reason, str):
         raise UsageError(
             f"callback {_name_of(callback)} returned a {type(reason).__name__}: it must return "

@@ -90,7 +90,7 @@ def _expect_values(given: object, discounted: Tensor) -> tuple[Tensor, Tensor]:
     """
     expected = discounted.shape, discounted.shape[:2]
     pair = given if isinstance(given, tuple) else (given,)
-    shapes = tuple(getattr(values, "shape", None) for values in pair)
+    shapes = tuple(x.shape if isinstance(x, Tensor) else None for x in pair)
     if shapes != expected:
         described = " and ".join(
             type(values).__name__ if shape is None else str(tuple(shape))

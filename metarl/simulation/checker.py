@@ -7,7 +7,7 @@ from metarl.simulation.bounds import FamilyFaultError
 from metarl.simulation.checks import CHECKS, NEEDED, Caution
 from metarl.support.places import place_of, text_of
 from metarl.support.signals import is_request_to_end
-from metarl.tasks.family import TaskFamily, make_family
+from metarl.tasks.family import TaskFamily, family_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Finding:
 
 def check_family(family: TaskFamily | str) -> list[Finding]:
     """All findings on a family, or on that of an id, in the order of `CHECKS`."""
-    return list(findings_of(make_family(family) if isinstance(family, str) else family))
+    return list(findings_of(family_of(family, "metarl.check")))
 
 
 def findings_of(family: TaskFamily, begins: Callable[[str], object] = str) -> Iterator[Finding]:

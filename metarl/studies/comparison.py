@@ -25,11 +25,11 @@ from metarl.runs.run import run
 from metarl.runs.tensorboard import Charts, event_files, open_events
 from metarl.studies.curves import Line, adaptation_curve, draw, read_run, write_figures
 from metarl.studies.jobs import LOG, Job, expect_success, run_jobs
-from metarl.support.errors import NonFiniteError, UsageError, nearest
+from metarl.support.errors import NonFiniteError, UsageError, expect_instance, expect_list, nearest
 from metarl.support.files import expect_writable
 from metarl.support.options import option
 from metarl.support.types import Json
-from metarl.tasks.family import make_family
+from metarl.tasks.family import expect_named, make_family
 
 RATES = (3.0, 1.0, 0.3, 0.1, 0.03)
 """Step sizes among which the fine-tuning of a control chooses, as factors on --inner-lr."""
@@ -97,11 +97,14 @@ class Comparison:
             UsageError: an option is wrong; the message names it and what would be right.
 
         """
+        expect_named(self.family)
         for name in ("seeds", "eval_tasks", "inner_steps", "iterations"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{option(name)} {getattr(self, name)} must be at least 1")
         if self.processes < 0:
             raise UsageError(f"--processes {self.processes} must be at least 0")
+        for name in ("algorithms", "controls"):
+            expect_list(getattr(self, name), option(name))
         known = (*CONTROLS, RL2)
         for name in self.controls:
             if name not in known:
@@ -218,6 +221,7 @@ def compare(comparison: Comparison) -> list[Line]:
         UsageError: see `train_runs`.
 
     """
+    expect_instance(comparison, Comparison, "metarl.compare takes a metarl.Comparison")
     seeds = range(1, comparison.seeds + 1)
     train_runs(comparison, [(name, seed) for name in comparison.names for seed in seeds])
     lines = [

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from metarl.evaluation.evaluation import judging_split
 from metarl.learners.base import BaseLearner
-from metarl.learners.config import FamilyRunConfig
+from metarl.learners.config import FamilyRunConfig, expect_any_config
 from metarl.learners.registry import make_learner
 from metarl.runs.folder import holds_run
 from metarl.runs.lock import is_in_use
@@ -106,6 +106,7 @@ def tune_config(config: FamilyRunConfig, *search: str, **options: Any) -> list[T
         UsageError: as `tune`.
 
     """
+    expect_any_config(config, "metarl.tune")
     tuning = Tuning(search=search, **options)
     folder = tuning.run_dir or config.run_dir or default_folder(config)
     return tune(tuning, Path(folder), functools.partial(with_values, config))

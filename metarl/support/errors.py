@@ -3,6 +3,7 @@
 import difflib
 import inspect
 import re
+import reprlib
 from collections.abc import Callable, Iterable
 
 from metarl.support.text import one_line
@@ -57,6 +58,28 @@ class UnfitError(Exception):
 
 class RankError(Exception):
     """Another process of torchrun has ended, or did not answer in time."""
+
+
+def expect_instance(value: object, kind: type, wanted: str, hint: str = "") -> None:
+    """Checks an argument of a call from Python.
+
+    Raises:
+        UsageError: it is of another type; the message begins with `wanted`, and ends with the hint.
+
+    """
+    if not isinstance(value, kind):
+        raise UsageError(f"{wanted}, not {reprlib.repr(value)}{hint}")
+
+
+def expect_list(values: object, name: str) -> None:
+    """Checks an argument that is several values: a text would be taken for its letters.
+
+    Raises:
+        UsageError: it is a text, or nothing that has elements.
+
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UsageError(f"{name} is {reprlib.repr(values)}, not a list")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

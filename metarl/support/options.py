@@ -1,6 +1,7 @@
 """Names of options on the command line, and ranges of their values."""
 
 import math
+import numbers
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import (
 
 import numpy as np
 
-from metarl.support.errors import UsageError, nearest
+from metarl.support.errors import UsageError, expect_instance, nearest
 from metarl.support.schema import expect
 
 WHOLE = 2**63 - 1
@@ -126,12 +127,13 @@ def with_truth_values(pairs: Mapping[str, object]) -> dict[str, Any]:
 
 
 def at_least(name: str, value: int, lowest: int) -> None:
-    """Checks that the option `name` is at least `lowest`, and no more than arrays can hold.
+    """Checks that the option `name` is a whole number from `lowest` to what arrays can hold.
 
     Raises:
         UsageError: it is not.
 
     """
+    expect_instance(value, numbers.Integral, f"{name} must be a whole number")
     if value < lowest:
         raise UsageError(f"{name} {value} must be at least {lowest}")
     if value > WHOLE:

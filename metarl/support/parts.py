@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Generic, TypeVar, cast
 
-from metarl.support.errors import UsageError, nearest
+from metarl.support.errors import UsageError, expect_instance, nearest
 from metarl.support.modules import import_object
 
 P = TypeVar("P")
@@ -44,6 +44,7 @@ class Parts(Generic[P]):
             UsageError: there is no such part, or what has the name is not one.
 
         """
+        expect_instance(name, str, f"{self.option} is named {self.form}")
         part = self.own.get(name)
         if part is not None and not isinstance(part, str):
             return part

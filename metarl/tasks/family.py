@@ -30,7 +30,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
-from metarl.support.errors import FamilyError, UnfitError, UsageError, hint_of_call
+from metarl.support.errors import FamilyError, UnfitError, UsageError, expect_instance, hint_of_call
 from metarl.support.foreign import START_LIMIT, Calling
 from metarl.support.options import with_truth_values
 from metarl.support.places import described
@@ -39,7 +39,7 @@ from metarl.support.signals import is_request_to_end
 from metarl.support.types import Json
 from metarl.tasks.declaration import DeclaredFamily, DynamicsFamily, load_declaration
 from metarl.tasks.distributions import TaskDistribution
-from metarl.tasks.registry import find_spec
+from metarl.tasks.registry import REGISTER, expect_id, find_spec
 from metarl.tasks.task import (
     Task,
     Tasks,
@@ -371,6 +371,31 @@ def make_family(id: str, horizon: int | None = None, **options: object) -> TaskF
     family = TaskFamily(id, horizon, with_truth_values(options))
     _ = family.prototype  # made here, so that a bad option is an error here
     return family
+
+
+def family_of(family: TaskFamily | str, called: str) -> TaskFamily:
+    """The family itself, or that of an id.
+
+    Raises:
+        UsageError: it is neither; the message begins with what was `called`.
+
+    """
+    if isinstance(family, str):
+        return make_family(family)
+    wanted = f"{called} takes the id of a registered family, or a metarl.TaskFamily"
+    expect_instance(family, TaskFamily, wanted, REGISTER)
+    return family
+
+
+def expect_named(family: object) -> None:
+    """Checks that an option names a family; tyro's mark of a missing option passes.
+
+    Raises:
+        UsageError: what could be taken for a family is in the place of its name.
+
+    """
+    if isinstance(family, type | gymnasium.Env | TaskFamily):
+        expect_id(family)
 
 
 def _raised_by_gymnasium(error: BaseException) -> bool:

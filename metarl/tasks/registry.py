@@ -6,14 +6,27 @@ from collections.abc import Sequence
 
 import gymnasium
 
-from metarl.support.errors import UsageError, nearest
+from metarl.support.errors import UsageError, expect_instance, expect_list, nearest
 from metarl.support.modules import import_module_here
 from metarl.tasks.suggestions import SHIPPED, suggestion
 
 ENVIRONMENT = "environment"
 """What is no task family, because it has no task."""
+NAMING = "task families are named MODULE:ID, as in envs:HalfCheetahDir-v0"
+REGISTER = "; gymnasium.register gives an environment its id"
 ENTRY_POINT_GROUP = "metarl.task_families"
 """Installed packages announce modules that register families by entry points of this group."""
+
+
+def expect_id(family: object) -> None:
+    """Checks that a family is named.
+
+    Raises:
+        UsageError: an environment, its class or a `TaskFamily` is in the place of the name.
+
+    """
+    own = getattr(family, "id", None)
+    expect_instance(family, str, NAMING, f"; the id of this one is {own}" if own else REGISTER)
 
 
 def find_spec(id: str, what: str = "task family") -> gymnasium.envs.registration.EnvSpec:
@@ -27,7 +40,8 @@ def find_spec(id: str, what: str = "task family") -> gymnasium.envs.registration
             has neither form.
 
     """
-    naming = f"task families are named MODULE:ID, as in envs:HalfCheetahDir-v0, not {id!r}"
+    expect_id(id)
+    naming = f"{NAMING}, not {id!r}"
     module, colon, name = id.rpartition(":")
     if not name or (colon and not module.split(".")[0]):
         raise UsageError(naming)
@@ -47,6 +61,7 @@ def find_spec(id: str, what: str = "task family") -> gymnasium.envs.registration
 
 def registered_families(modules: Sequence[str] = ()) -> list[str]:
     """Ids of all families: those of announced modules and of these `modules`, and declared ones."""
+    expect_list(modules, "modules")
     for module in modules:
         import_module_here(module)
     return _registered_by([*import_announced_modules(), *modules])

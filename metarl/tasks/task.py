@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from metarl.support.errors import UsageError
+from metarl.support.errors import UsageError, expect_instance
 from metarl.support.types import Space
 from metarl.tasks.distributions import finite_split
 
@@ -60,10 +60,11 @@ def validate_tasks(
     """`tasks` as arrays, checked against the space: [number, ...], or one task if None.
 
     Raises:
-        UsageError: a parameter is missing, unknown, of another shape or outside its range; the
-            message names the first one, with its value and range.
+        UsageError: it is no dict, or a parameter is missing, unknown, of another shape or outside
+            its range; the message names the first one, with its value and range.
 
     """
+    expect_instance(tasks, Mapping, f"a task must be a dict of {', '.join(task_space)}")
     if set(tasks) != set(task_space):
         named = sorted(map(str, tasks))
         raise UsageError(f"task has parameters {named}, but its space has {sorted(task_space)}")
