@@ -313,11 +313,13 @@ def test_figures_need_a_name(out):
         write_figures([], Path(out))
 
 
-def test_a_folder_of_runs_names_them(tmp_path, capsys):
+@pytest.mark.parametrize("parent", ["", "promp"])  # of a sweep, and of a comparison
+def test_a_folder_of_runs_names_them(tmp_path, capsys, parent):
+    folder, tmp_path = tmp_path, tmp_path / parent
     for seed in (1, 2):
         make_run(tmp_path / f"seed-{seed}", seed, [(1, 2, 3)])
     with pytest.raises(SystemExit):
-        main(["plot", str(tmp_path)])
+        main(["plot", str(folder)])
     line = capsys.readouterr().err
     assert line.endswith(f"there are runs in it: {tmp_path}/seed-1 {tmp_path}/seed-2\n")
 
