@@ -272,6 +272,22 @@ class HalfVisible(Line):
     visible = ("goal", "weight")
 
 
+class TextSplits(Line):
+    splits = "train"
+
+
+class TextVisible(Line):
+    visible = "goal"
+
+
+class FourResults(Line):
+    """Steps as environments of Gym did."""
+
+    def step(self, action):
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, info
+
+
 class Goals(gymnasium.Wrapper):
     """Gives its environment the task."""
 
@@ -383,6 +399,7 @@ class Picky(Line):
 
 for _class in (
     *(OwnNames, HalfSplits, HalfVisible, Pixels, TaskAbsent, BrokenInit, Switched, Loud, Picky),
+    *(TextSplits, TextVisible, FourResults),
 ):
     gymnasium.register(
         f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", max_episode_steps=12

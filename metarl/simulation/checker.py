@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from metarl.simulation.bounds import FamilyFaultError
 from metarl.simulation.checks import CHECKS, NEEDED, Caution
+from metarl.support.errors import UnfitError
 from metarl.support.places import place_of, text_of
 from metarl.support.signals import is_request_to_end
 from metarl.tasks.family import TaskFamily, make_family
@@ -40,7 +41,9 @@ def findings_of(family: TaskFamily, begins: Callable[[str], object] = str) -> It
             if is_request_to_end(error):
                 raise
             # The cause of a UsageError may be a line of the family's own code.
-            raised = f"raised at {place_of(error.__cause__ or error)}"
+            cause = error.__cause__ or error
+            found_here = isinstance(cause, UnfitError)  # in what that code returned
+            raised = hint if found_here else f"raised at {place_of(cause)}"
             finding = Finding(name, False, text_of(error), raised)
         yield finding
         if check in NEEDED and not finding.passed:
