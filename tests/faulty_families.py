@@ -68,6 +68,11 @@ class TaskOutside(Line):
         return {"goal": generator.uniform(-2, 2)}
 
 
+class GlobalTask(Line):
+    def sample_task(self, generator, split):
+        return {"goal": np.random.uniform(-1, 1)}
+
+
 class NanReward(Line):
     def step(self, action):
         observation, reward, *rest = super().step(action)
@@ -126,7 +131,7 @@ class LineVector(gymnasium.vector.VectorEnv):
 
 for _class in (
     *(Line, TaskIgnored, TaskLost, Leak, WrongSpace, TaskOutside),
-    *(NanReward, RandomReset, SplitOverlap),
+    *(GlobalTask, NanReward, RandomReset, SplitOverlap),
 ):
     gymnasium.register(
         f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", max_episode_steps=12

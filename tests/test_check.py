@@ -1,5 +1,6 @@
 """`metarl check` finds each planted fault, and nothing where there is none."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ PLANTED = {
     "FirstReward": set(),
     "WrongSpace": {"spaces hold"},
     "TaskOutside": {"tasks in the space"},
+    "GlobalTask": {"same seed, same tasks"},
     "NanReward": {"rewards are finite"},
     "RandomReset": {"same seed, same episode"},
     "SplitOverlap": {"splits are disjoint"},
@@ -92,6 +94,15 @@ def test_a_field_that_is_not_declared_is_a_finding_at_the_familys_line(tmp_path,
         "Blind.reward reads state.xpos, which is not in its fields (qpos, qvel)" in finding.detail
     )
     assert "blind.py:" in finding.hint
+
+
+def test_tasks_from_another_generator_are_told(monkeypatch):
+    monkeypatch.delitem(CHECKS, "pickles")
+    faults = [f for f in check_family("faulty_families:GlobalTask-v0") if not f.passed]
+    assert [f.name for f in faults] == ["same seed, same tasks"]
+    wanted = r"with the same seed, task 0 of split train is goal=.+ and then goal="
+    assert re.match(wanted, faults[0].detail)
+    assert "the generator that sample_task is given" in faults[0].hint
 
 
 def test_what_does_not_pickle_is_found():

@@ -39,7 +39,7 @@ from metarl.tasks.leak import explained_variance
 from metarl.tasks.parameterised import ParameterisedEnv
 from metarl.tasks.running import running_statistics
 from metarl.tasks.scales import action_warnings, observation_scale, observation_warnings
-from metarl.tasks.task import count_tasks, select_tasks, task_hashes, validate_tasks
+from metarl.tasks.task import count_tasks, select_tasks, task_hashes, task_name, validate_tasks
 
 EPISODES = 30
 """The largest number of episodes of tasks that are compared."""
@@ -186,6 +186,21 @@ def _tasks_in_space(family: TaskFamily) -> str:
                     f"split {split} drew {task}, which is not in {family.task_space}"
                 )
     return f"{count_tasks(drawn)} of each of {', '.join(family.splits)}"
+
+
+def _same_seed_same_tasks(family: TaskFamily) -> str:
+    """What is drawn apart from the given generator differs from one call to the next."""
+    number = affordable(family, SAMPLED)
+    for split in family.splits:
+        first, again = (tasks_of(family, number, split) for _ in range(2))
+        for i, (one, two) in enumerate(zip(task_hashes(first), task_hashes(again), strict=True)):
+            if one != two:
+                drawn = " and then ".join(task_name(select_tasks(x, i)) for x in (first, again))
+                raise FamilyFaultError(
+                    f"with the same seed, task {i} of split {split} is {drawn}: two trainings "
+                    "with one seed would differ"
+                )
+    return f"{number} of each of {', '.join(family.splits)}, twice"
 
 
 def _splits_are_disjoint(family: TaskFamily) -> str:
@@ -377,6 +392,10 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     "tasks in the space": (
         _tasks_in_space,
         "sample_task must return values of task_space, with its types and shapes",
+    ),
+    "same seed, same tasks": (
+        _same_seed_same_tasks,
+        "draw from the generator that sample_task is given, and from no other, such as np.random",
     ),
     "spaces hold": (
         _spaces_hold,
