@@ -68,6 +68,29 @@ class TaskOutside(Line):
         return {"goal": generator.uniform(-2, 2)}
 
 
+class Lists(Line):
+    """Nothing wrong: its observations are lists, or of another type than the space."""
+
+    def __init__(self, form=list):
+        super().__init__()
+        self.form = form
+        self.observation_space = spaces.Box(-10.0, 10.0, (1,), np.float32)
+
+    def reset(self, **options):
+        observation, info = super().reset(**options)
+        return self.form(observation), info
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return self.form(observation), *rest
+
+
+class RaggedLists(Lists):
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return [observation, observation], *rest
+
+
 class GlobalTask(Line):
     def sample_task(self, generator, split):
         return {"goal": np.random.uniform(-1, 1)}
@@ -131,7 +154,7 @@ class LineVector(gymnasium.vector.VectorEnv):
 
 for _class in (
     *(Line, TaskIgnored, TaskLost, Leak, WrongSpace, TaskOutside),
-    *(GlobalTask, NanReward, RandomReset, SplitOverlap),
+    *(Lists, RaggedLists, GlobalTask, NanReward, RandomReset, SplitOverlap),
 ):
     gymnasium.register(
         f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", max_episode_steps=12

@@ -31,6 +31,8 @@ PLANTED = {
     "FirstReward": set(),
     "WrongSpace": {"spaces hold"},
     "TaskOutside": {"tasks in the space"},
+    "Lists": set(),
+    "RaggedLists": {"spaces hold"},
     "GlobalTask": {"same seed, same tasks"},
     "NanReward": {"rewards are finite"},
     "RandomReset": {"same seed, same episode"},
@@ -105,6 +107,13 @@ def test_tasks_from_another_generator_are_told(monkeypatch):
     assert "the generator that sample_task is given" in faults[0].hint
 
 
+@pytest.mark.parametrize("form", [list, np.float64])
+def test_check_converts_observations_as_training_does(form):
+    """Also before it compares them with those of a batch and of a spawned process."""
+    findings = check_family(make_family("faulty_families:Lists-v0", form=form))
+    assert not [f for f in findings if not f.passed]
+
+
 def test_what_does_not_pickle_is_found():
     family = make_family("faulty_families:Line-v0", reward=lambda x: x)
     (finding,) = (f for f in check_family(family) if f.name == "pickles")
@@ -164,6 +173,7 @@ def test_attributes_that_stay_behind_are_named(monkeypatch):
         ("TextSplits", "splits is the text 'train'; it must be a tuple or list of names"),
         ("TextVisible", "visible is the text 'goal'; it must be a tuple or list of names"),
         ("FourResults", "terminated, truncated and info: not enough values to unpack (expected 5"),
+        ("RaggedLists", "at step 1 the environment returns an observation of shape (2, 1), not "),
         ("TaskAbsent", r"goal = 3 is outside [-1, 1]"),
     ],
 )

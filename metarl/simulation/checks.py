@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import torch
+from gymnasium.spaces import Box
 
 from metarl.policies.observations import Observations
 from metarl.policies.policy import make_policy
@@ -33,7 +34,8 @@ from metarl.simulation.episodes import (
     tasks_of,
 )
 from metarl.simulation.processes import ProcessEnvironments
-from metarl.support.errors import UsageError
+from metarl.simulation.results import observation_of
+from metarl.support.errors import UnfitError, UsageError
 from metarl.tasks.family import TaskFamily, task_environment
 from metarl.tasks.leak import explained_variance
 from metarl.tasks.parameterised import ParameterisedEnv
@@ -265,8 +267,13 @@ def _spaces_hold(family: TaskFamily) -> str:
     tasks = tasks_of(family, TASKS)
     for i in range(TASKS):
         for t, (observation, *_) in enumerate(episode_of(family, env, select_tasks(tasks, i), i)):
-            if observation not in env.observation_space:
-                loose = loose or f"{outside(env.observation_space, observation)} at step {t}"
+            if isinstance(form.space, Box) and not isinstance(observation, np.ndarray):
+                try:  # as training does with a list
+                    observation = observation_of(form.space, observation)
+                except UnfitError as error:
+                    raise FamilyFaultError(f"at step {t} the environment {error}") from error
+            if observation not in form.space:
+                loose = loose or f"{outside(form.space, observation)} at step {t}"
             flat = form.flat(observation)
             if not np.isfinite(flat).all():
                 wrong = flat[~np.isfinite(flat)][0]

@@ -1,5 +1,6 @@
 """Episodes with which a family is checked: watched, and of tasks and actions that repeat."""
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl.policies.observations import flat_environment
-from metarl.simulation.results import reset, step
+from metarl.simulation.results import observation_of, reset, step
 from metarl.simulation.serial import defined_at
 from metarl.support.foreign import START_LIMIT, Calling
 from metarl.support.randomness import RandomKey
@@ -56,8 +57,11 @@ def made(family: TaskFamily) -> gymnasium.Env:
 
 
 def made_flat(family: TaskFamily) -> gymnasium.Env:
-    """An environment with flat observations."""
-    return flat_environment(made(family))
+    """An environment with flat observations, in the type of their space as in training."""
+    env = flat_environment(made(family))
+    space = env.observation_space
+    convert = functools.partial(observation_of, space)
+    return gymnasium.wrappers.TransformObservation(env, convert, space)
 
 
 def tasks_of(family: TaskFamily, number: int, split: str = "train") -> Tasks:
