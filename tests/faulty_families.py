@@ -68,34 +68,6 @@ class TaskOutside(Line):
         return {"goal": generator.uniform(-2, 2)}
 
 
-class Lists(Line):
-    """Nothing wrong: its observations are lists, or of another type than the space."""
-
-    def __init__(self, form=list):
-        super().__init__()
-        self.form = form
-        self.observation_space = spaces.Box(-10.0, 10.0, (1,), np.float32)
-
-    def reset(self, **options):
-        observation, info = super().reset(**options)
-        return self.form(observation), info
-
-    def step(self, action):
-        observation, *rest = super().step(action)
-        return self.form(observation), *rest
-
-
-class RaggedLists(Lists):
-    def step(self, action):
-        observation, *rest = super().step(action)
-        return [observation, observation], *rest
-
-
-class GlobalTask(Line):
-    def sample_task(self, generator, split):
-        return {"goal": np.random.uniform(-1, 1)}
-
-
 class NanReward(Line):
     def step(self, action):
         observation, reward, *rest = super().step(action)
@@ -154,7 +126,7 @@ class LineVector(gymnasium.vector.VectorEnv):
 
 for _class in (
     *(Line, TaskIgnored, TaskLost, Leak, WrongSpace, TaskOutside),
-    *(Lists, RaggedLists, GlobalTask, NanReward, RandomReset, SplitOverlap),
+    *(NanReward, RandomReset, SplitOverlap),
 ):
     gymnasium.register(
         f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", max_episode_steps=12
@@ -316,6 +288,34 @@ class FourResults(Line):
         return observation, reward, terminated, info
 
 
+class Lists(Line):
+    """Nothing wrong: its observations are lists, or of another type than the space."""
+
+    def __init__(self, form=list):
+        super().__init__()
+        self.form = form
+        self.observation_space = spaces.Box(-10.0, 10.0, (1,), np.float32)
+
+    def reset(self, **options):
+        observation, info = super().reset(**options)
+        return self.form(observation), info
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return self.form(observation), *rest
+
+
+class RaggedLists(Lists):
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return [observation, observation], *rest
+
+
+class GlobalTask(Line):
+    def sample_task(self, generator, split):
+        return {"goal": np.random.uniform(-1, 1)}
+
+
 class Goals(gymnasium.Wrapper):
     """Gives its environment the task."""
 
@@ -427,7 +427,7 @@ class Picky(Line):
 
 for _class in (
     *(OwnNames, HalfSplits, HalfVisible, Pixels, TaskAbsent, BrokenInit, Switched, Loud, Picky),
-    *(TextSplits, TextVisible, FourResults),
+    *(TextSplits, TextVisible, FourResults, Lists, RaggedLists, GlobalTask),
 ):
     gymnasium.register(
         f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", max_episode_steps=12

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from metarl.simulation.bounds import FamilyFaultError
 from metarl.simulation.checks import CHECKS, NEEDED, Caution
-from metarl.support.errors import UnfitError
+from metarl.support.errors import ScriptError, UnfitError
 from metarl.support.places import place_of, text_of
 from metarl.support.signals import is_request_to_end
+from metarl.support.spawned import end_unguarded
 from metarl.tasks.family import TaskFamily, make_family
 
 
@@ -30,6 +31,7 @@ def check_family(family: TaskFamily | str) -> list[Finding]:
 
 def findings_of(family: TaskFamily, begins: Callable[[str], object] = str) -> Iterator[Finding]:
     """The findings one by one; `begins` is called with the name of each check before it."""
+    end_unguarded()
     for name, (check, hint) in CHECKS.items():
         begins(name)
         try:
@@ -37,6 +39,8 @@ def findings_of(family: TaskFamily, begins: Callable[[str], object] = str) -> It
             finding = Finding(name, True, found, "", isinstance(found, Caution))
         except FamilyFaultError as fault:
             finding = Finding(name, False, str(fault), hint)
+        except ScriptError:
+            raise  # no fault of the family
         except BaseException as error:  # any error of the family's own code is a finding
             if is_request_to_end(error):
                 raise
