@@ -272,6 +272,50 @@ class HalfVisible(Line):
     visible = ("goal", "weight")
 
 
+class TextSplits(Line):
+    splits = "train"
+
+
+class TextVisible(Line):
+    visible = "goal"
+
+
+class FourResults(Line):
+    """Steps as environments of Gym did."""
+
+    def step(self, action):
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, info
+
+
+class Lists(Line):
+    """Nothing wrong: its observations are lists, or of another type than the space."""
+
+    def __init__(self, form=list):
+        super().__init__()
+        self.form = form
+        self.observation_space = spaces.Box(-10.0, 10.0, (1,), np.float32)
+
+    def reset(self, **options):
+        observation, info = super().reset(**options)
+        return self.form(observation), info
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return self.form(observation), *rest
+
+
+class RaggedLists(Lists):
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return [observation, observation], *rest
+
+
+class GlobalTask(Line):
+    def sample_task(self, generator, split):
+        return {"goal": np.random.uniform(-1, 1)}
+
+
 class Goals(gymnasium.Wrapper):
     """Gives its environment the task."""
 
@@ -383,6 +427,7 @@ class Picky(Line):
 
 for _class in (
     *(OwnNames, HalfSplits, HalfVisible, Pixels, TaskAbsent, BrokenInit, Switched, Loud, Picky),
+    *(TextSplits, TextVisible, FourResults, Lists, RaggedLists, GlobalTask),
 ):
     gymnasium.register(
         f"{_class.__name__}-v0", f"{__name__}:{_class.__name__}", max_episode_steps=12

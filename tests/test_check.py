@@ -1,5 +1,6 @@
 """`metarl check` finds each planted fault, and nothing where there is none."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,9 @@ PLANTED = {
     "FirstReward": set(),
     "WrongSpace": {"spaces hold"},
     "TaskOutside": {"tasks in the space"},
+    "Lists": set(),
+    "RaggedLists": {"spaces hold"},
+    "GlobalTask": {"same seed, same tasks"},
     "NanReward": {"rewards are finite"},
     "RandomReset": {"same seed, same episode"},
     "SplitOverlap": {"splits are disjoint"},
@@ -44,6 +48,9 @@ PLANTED = {
     "SledStale": {"attributes follow"},
     "HalfSplits": {"a policy fits"},
     "HalfVisible": {"no task in observations"},
+    "TextSplits": {"a policy fits"},
+    "TextVisible": {"no task in observations"},
+    "FourResults": {"runs"},
     "Pixels": {"a policy fits"},
     "TaskAbsent": {"runs"},
     "Running": {"no running statistics"},
@@ -89,6 +96,22 @@ def test_a_field_that_is_not_declared_is_a_finding_at_the_familys_line(tmp_path,
         "Blind.reward reads state.xpos, which is not in its fields (qpos, qvel)" in finding.detail
     )
     assert "blind.py:" in finding.hint
+
+
+def test_tasks_from_another_generator_are_told(monkeypatch):
+    monkeypatch.delitem(CHECKS, "pickles")
+    faults = [f for f in check_family("faulty_families:GlobalTask-v0") if not f.passed]
+    assert [f.name for f in faults] == ["same seed, same tasks"]
+    wanted = r"with the same seed, task 0 of split train is goal=.+ and then goal="
+    assert re.match(wanted, faults[0].detail)
+    assert "the generator that sample_task is given" in faults[0].hint
+
+
+@pytest.mark.parametrize("form", [list, np.float64])
+def test_check_converts_observations_as_training_does(form):
+    """Also before it compares them with those of a batch and of a spawned process."""
+    findings = check_family(make_family("faulty_families:Lists-v0", form=form))
+    assert not [f for f in findings if not f.passed]
 
 
 def test_what_does_not_pickle_is_found():
@@ -147,6 +170,10 @@ def test_attributes_that_stay_behind_are_named(monkeypatch):
         ("HalfSplits", "must contain train and test"),
         ("Pixels", "observation['x'] is a Sequence"),
         ("HalfVisible", "visible names weight, but a task has goal"),
+        ("TextSplits", "splits is the text 'train'; it must be a tuple or list of names"),
+        ("TextVisible", "visible is the text 'goal'; it must be a tuple or list of names"),
+        ("FourResults", "terminated, truncated and info: not enough values to unpack (expected 5"),
+        ("RaggedLists", "at step 1 the environment returns an observation of shape (2, 1), not "),
         ("TaskAbsent", r"goal = 3 is outside [-1, 1]"),
     ],
 )

@@ -384,6 +384,30 @@ def test_families_of_any_task_space_are_listed(capsys, tmp_path, monkeypatch):
     assert "flags 0 to 1 × 3" in output
 
 
+BROKEN = """
+class Unlicensed(Cells):
+    def __init__(self):
+        raise RuntimeError("no licence")
+
+gymnasium.register("ABroken-v0", entry_point="broken_family:Unlicensed")
+"""
+
+
+def test_a_family_that_cannot_be_made_hides_no_other(capsys, tmp_path, monkeypatch):
+    whole = CELLS.replace("Cells-v0", "Whole-v0").replace("cells_family", "broken_family")
+    (tmp_path / "broken_family.py").write_text(whole + BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit) as exit:
+        main(["families", "broken_family"])
+    assert exit.value.code == 2
+    output, errors = capsys.readouterr()
+    assert re.search(r"ABroken-v0 +error, see below", output)
+    assert "Whole-v0" in output
+    assert "Navigation2D-v0" in output
+    (line,) = errors.splitlines()
+    assert line.startswith("error: ABroken-v0 cannot be made: RuntimeError: no licence")
+
+
 def test_metarl_lists_the_families(capsys):
     main(["families"])
     output = capsys.readouterr().out

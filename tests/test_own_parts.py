@@ -234,3 +234,22 @@ def test_results_of_another_form_are_one_line(kind, part, message):
     options = {kind: f"test_own_parts:{part}"}
     with pytest.raises(UsageError, match=message):
         Learner(Config("envs:Navigation2D-v0", **options, **sizes)).iterate()
+
+
+def test_a_part_is_compared_with_metarls_as_the_page_says(folder):
+    """With one seed."""
+    page = FOLDER.parents[1] / "docs" / "how-to" / "own-parts.md"
+    (code,) = (code for code in page.read_text().split("```text\n") if "metarl plot" in code)
+    lines = code.split("```")[0].replace("1 2 3", "1").splitlines()
+    for line in lines:
+        program, command, *words = line.split()
+        assert program == "metarl"
+        if command == "train":
+            words += [*SMALL[2:], "--iterations", "1"]
+        metarl(command, *(w for w in words if not w.endswith(("-2", "-3"))), cwd=folder)
+    rows = csv.DictReader((folder / "curves.csv").read_text().splitlines())
+    names = [row["line"] for row in rows]
+    assert list(dict.fromkeys(names)) == [
+        "maml-trpo, outer momentum:Momentum",
+        "maml-trpo, outer trpo",
+    ]

@@ -10,6 +10,7 @@ import pytest
 from metarl import UsageError
 from metarl.cli.main import main
 from metarl.studies.curves import (
+    Line,
     adaptation_curve,
     draw,
     group,
@@ -312,11 +313,13 @@ def test_figures_need_a_name(out):
         write_figures([], Path(out))
 
 
-def test_a_folder_of_runs_names_them(tmp_path, capsys):
+@pytest.mark.parametrize("parent", ["", "promp"])  # of a sweep, and of a comparison
+def test_a_folder_of_runs_names_them(tmp_path, capsys, parent):
+    folder, tmp_path = tmp_path, tmp_path / parent
     for seed in (1, 2):
         make_run(tmp_path / f"seed-{seed}", seed, [(1, 2, 3)])
     with pytest.raises(SystemExit):
-        main(["plot", str(tmp_path)])
+        main(["plot", str(folder)])
     line = capsys.readouterr().err
     assert line.endswith(f"there are runs in it: {tmp_path}/seed-1 {tmp_path}/seed-2\n")
 
@@ -325,3 +328,26 @@ def test_the_name_of_figures_may_have_a_suffix(folders, tmp_path):
     paths = write_figures(lines_of(folders), tmp_path / "q.png")
     assert [path.name for path in paths] == ["q.png", "q.pdf", "q.csv"]
     assert write_figures(lines_of(folders), tmp_path / "v1.2")[0].name == "v1.2.png"
+
+
+def test_long_names_of_lines_leave_the_axes_their_size(tmp_path):
+    def sizes(lines):
+        figure = draw(lines)
+        figure.draw_without_rendering()
+        boxes = [axes.get_window_extent() for axes in figure.axes]
+        ends = [axes.get_legend().get_window_extent().y0 for axes in figure.axes]
+        assert min(ends) > 0, "names are cut off"
+        return np.array([(box.width, box.height) for box in boxes])
+
+    curve, tasks = [(100, 1, 2), (200, 3, 4)], [[0.0, 1.0, 2.0]]
+    options = [f"option_{k}" for k in range(12)]
+
+    def lines(value):
+        made = [
+            make_run(tmp_path / f"{value}{i}", 1, curve, tasks, **dict.fromkeys(options, value * i))
+            for i in (1, 2, 3)
+        ]
+        return lines_of(made)
+
+    short = [Line(f"line {i}", line.runs) for i, line in enumerate(lines(1))]
+    np.testing.assert_allclose(sizes(short), sizes(lines(10**9)), atol=1)

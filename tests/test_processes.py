@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,3 +133,35 @@ def test_training_is_the_same_with_workers():
         learner.iterate()
     for name, value in learners[0].parameters.items():
         assert value.equal(learners[1].parameters[name])
+
+
+JOBS = """
+from pathlib import Path
+from metarl.studies.jobs import Job, expect_success, run_jobs
+expect_success(run_jobs([Job("job", print, (), Path("log.txt"))]))
+"""
+CHECK = """
+import metarl
+metarl.check("faulty_families:Line-v0")
+"""
+
+
+@pytest.mark.parametrize("script", [JOBS, CHECK])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_script_that_its_processes_cannot_import_is_told_so(tmp_path, script, named):
+    """It has no guard, or it comes from standard input and cannot be found."""
+    (tmp_path / "script.py").write_text(script)
+    path = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
+    result = subprocess.run(
+        [sys.executable, "script.py" if named else "-"],
+        input=script,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    message = 'below `if __name__ == "__main__":`' if named else "write it to a file"
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("metarl.support.errors.ScriptError: the script ")
+    assert message in last

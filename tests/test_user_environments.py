@@ -50,7 +50,7 @@ def test_names_of_an_environments_own_mean_nothing():
     [
         (["train", "test", "far"], ("train", "test", "far")),
         (("easy", "hard"), ("train", "test")),
-        ("train test", ("train", "test")),
+        ("easy hard", ("train", "test")),
         ((1, 2), ("train", "test")),
         ({"train": 1, "test": 2}, ("train", "test")),
     ],
@@ -71,7 +71,7 @@ def test_splits_without_train_or_test_are_an_error(splits):
 
 @pytest.mark.parametrize(
     ("visible", "understood"),
-    [(("goal",), ("goal",)), ({"goal"}, ("goal",)), ("goal", ()), (["seen"], ()), (True, ())],
+    [(("goal",), ("goal",)), ({"goal"}, ("goal",)), ("all", ()), (["seen"], ()), (True, ())],
 )
 def test_visible_are_names_of_parameters(visible, understood):
     family = make_family("faulty_families:Line-v0")
@@ -402,6 +402,14 @@ def test_families_of_both_packages_called_envs_train(project, family):
     result = metarl("train", *options, cwd=project)
     assert result.returncode == 0, result.stderr
     assert "iteration 1/1" in result.stdout
+
+
+def test_a_step_of_four_results_is_told_what_is_right():
+    """Also where a wrapper of Gymnasium unpacks them before metarl sees them."""
+    learner = Learner(Config("faulty_families:FourResults-v0", **SMALL))
+    wanted = "step 0, .*faulty_families.py:.*returns no tuple of observation, reward, terminated, "
+    with pytest.raises(FamilyError, match=wanted):
+        learner.iterate()
 
 
 def test_a_shipped_declaration_unpickles_beside_a_package_called_envs(project):

@@ -20,6 +20,7 @@ from metarl.simulation.checker import Finding, findings_of
 from metarl.support.errors import UsageError
 from metarl.support.places import place_of, text_of
 from metarl.support.signals import end_with_children
+from metarl.support.spawned import start
 from metarl.support.text import counted
 from metarl.tasks.family import make_family
 
@@ -61,7 +62,7 @@ def check_apart(name: str) -> Iterator[Finding]:
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     process = spawn.Process(target=_check, args=(theirs, name), name=f"metarl check {name}")
-    process.start()
+    start(process)
     theirs.close()
     underway = MAKING
     try:

@@ -1,5 +1,6 @@
 """`metarl families`: lists the task families."""
 
+import sys
 from collections.abc import Sequence
 
 import gymnasium
@@ -8,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metarl.simulation.backends import backend_name
+from metarl.support.errors import UsageError
 from metarl.support.types import Space
 from metarl.tasks.distributions import Ball, Choice, Distribution, Uniform
 from metarl.tasks.family import TaskFamily
@@ -21,21 +23,38 @@ LISTED = 5
 
 
 def run(modules: Sequence[str]) -> None:
-    """Lists the registered families, including those of `modules`."""
+    """Lists the registered families, including those of `modules`.
+
+    One that cannot be made has its error below the list, and makes the exit status 2.
+    """
     table = Table("family", "task", "horizon", "splits", "steps by", "source", box=None)
+    errors = []
     for name in registered_families(modules):
-        horizon = gymnasium.spec(name).max_episode_steps
-        family = TaskFamily(name, horizon or 1)
-        distributions = family.distribution.parameters
-        parameters = "\n".join(
-            f"{key} {_range(space, distributions.get(key))}"
-            for key, space in family.task_space.items()
-        )
-        splits, backend = " ".join(family.splits), backend_name(family)
-        source = family.declaration.source if family.declaration else ""
-        table.add_row(name, parameters, str(horizon or "-"), splits, backend, source)
+        try:
+            table.add_row(name, *_row(name))
+        except UsageError as error:
+            table.add_row(name, "error, see below")
+            errors.append(str(error))
     Console(width=max(Console().width, WIDE), markup=False).print(table)
     print("--family takes MODULE:ID, or ID if metarl or an installed package announces the family")
+    if errors:
+        sys.stdout.flush()
+        for text in errors:
+            print(f"error: {text}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def _row(name: str) -> tuple[str, ...]:
+    """The line of a family, without its name."""
+    horizon = gymnasium.spec(name).max_episode_steps
+    family = TaskFamily(name, horizon or 1)
+    distributions = family.distribution.parameters
+    parameters = "\n".join(
+        f"{key} {_range(space, distributions.get(key))}" for key, space in family.task_space.items()
+    )
+    splits, backend = " ".join(family.splits), backend_name(family)
+    source = family.declaration.source if family.declaration else ""
+    return parameters, str(horizon or "-"), splits, backend, source
 
 
 def _range(space: Space, distribution: Distribution | None) -> str:

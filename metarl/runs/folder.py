@@ -1,5 +1,6 @@
 """One run's folder: configuration, metrics, TensorBoard events, checkpoints and a lock."""
 
+import itertools
 import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -88,7 +89,9 @@ def read_options(folder: Path) -> Json:
     remedy = "restore it from a copy, or delete it: newer checkpoints have the options too"
     try:
         if not (folder / CONFIG).exists():
-            inside = sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG}"))
+            # Those of a sweep, and those of a comparison, which lie in a folder of each algorithm.
+            levels = itertools.chain(folder.glob(f"*/{CONFIG}"), folder.glob(f"*/*/{CONFIG}"))
+            inside = sorted(str(path.parent) for path in levels)
             hint = f"; there are runs in it: {' '.join(inside)}" if inside else ""
             raise UsageError(f"{folder} is not a run folder: it has no {CONFIG}{hint}")
         read: ConfigFile = read_json(folder / CONFIG, ConfigFile, remedy)

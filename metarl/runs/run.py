@@ -30,6 +30,7 @@ from metarl.support.parallel import Ranks
 from metarl.support.parts import takes
 from metarl.support.ranks import has_begun_before, is_leader, note_begin, ranks
 from metarl.support.signals import SAME_REQUEST_SECONDS, requests_to_end
+from metarl.support.spawned import end_unguarded
 from metarl.support.types import Json
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def run(learner: BaseLearner, callbacks: Sequence[Callback] = ()) -> None:
 
     """
     expect_list(callbacks, "callbacks")
+    end_unguarded()
     with _interruptible(learner.config.stop_timeout) as received:
 
         def stopped(enough: bool = False) -> int:

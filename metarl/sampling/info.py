@@ -8,7 +8,7 @@ import gymnasium
 import torch
 from torch import Tensor
 
-from metarl.simulation.results import number_of, reset_result, step_result
+from metarl.simulation.results import number_of, reset, step
 from metarl.support.errors import UsageError, nearest
 from metarl.support.foreign import START_LIMIT, Calling
 from metarl.tasks.family import TaskFamily
@@ -86,10 +86,10 @@ def _reported(family: TaskFamily, timeout: float) -> list[str]:
         env: gymnasium.Env = family.make()
     with Calling(lambda: f"{family.id}: an episode of random actions", timeout) as calling:
         env.action_space.seed(0)
-        reset_result(env.reset(seed=0))
+        reset(env, seed=0)
         for _ in range(family.horizon):
             calling.again()
-            *_, terminated, truncated, info = step_result(env.step(env.action_space.sample()))
+            *_, terminated, truncated, info = step(env, env.action_space.sample())
             found |= {name: None for name, value in info.items() if number_of(value) is not None}
             if terminated or truncated:
                 break

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from metarl.simulation.bounds import FamilyFaultError
 from metarl.simulation.checks import CHECKS, NEEDED, Caution
+from metarl.support.errors import ScriptError, UnfitError
 from metarl.support.places import place_of, text_of
 from metarl.support.signals import is_request_to_end
+from metarl.support.spawned import end_unguarded
 from metarl.tasks.family import TaskFamily, family_of
 
 
@@ -29,6 +31,7 @@ def check_family(family: TaskFamily | str) -> list[Finding]:
 
 def findings_of(family: TaskFamily, begins: Callable[[str], object] = str) -> Iterator[Finding]:
     """The findings one by one; `begins` is called with the name of each check before it."""
+    end_unguarded()
     for name, (check, hint) in CHECKS.items():
         begins(name)
         try:
@@ -36,11 +39,15 @@ def findings_of(family: TaskFamily, begins: Callable[[str], object] = str) -> It
             finding = Finding(name, True, found, "", isinstance(found, Caution))
         except FamilyFaultError as fault:
             finding = Finding(name, False, str(fault), hint)
+        except ScriptError:
+            raise  # no fault of the family
         except BaseException as error:  # any error of the family's own code is a finding
             if is_request_to_end(error):
                 raise
             # The cause of a UsageError may be a line of the family's own code.
-            raised = f"raised at {place_of(error.__cause__ or error)}"
+            cause = error.__cause__ or error
+            found_here = isinstance(cause, UnfitError)  # in what that code returned
+            raised = hint if found_here else f"raised at {place_of(cause)}"
             finding = Finding(name, False, text_of(error), raised)
         yield finding
         if check in NEEDED and not finding.passed:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import torch
+from gymnasium.spaces import Box
 
 from metarl.policies.observations import Observations
 from metarl.policies.policy import make_policy
@@ -33,13 +34,14 @@ from metarl.simulation.episodes import (
     tasks_of,
 )
 from metarl.simulation.processes import ProcessEnvironments
-from metarl.support.errors import UsageError
+from metarl.simulation.results import observation_of
+from metarl.support.errors import UnfitError, UsageError
 from metarl.tasks.family import TaskFamily, task_environment
 from metarl.tasks.leak import explained_variance
 from metarl.tasks.parameterised import ParameterisedEnv
 from metarl.tasks.running import running_statistics
 from metarl.tasks.scales import action_warnings, observation_scale, observation_warnings
-from metarl.tasks.task import count_tasks, select_tasks, task_hashes, validate_tasks
+from metarl.tasks.task import count_tasks, select_tasks, task_hashes, task_name, validate_tasks
 
 EPISODES = 30
 """The largest number of episodes of tasks that are compared."""
@@ -188,6 +190,21 @@ def _tasks_in_space(family: TaskFamily) -> str:
     return f"{count_tasks(drawn)} of each of {', '.join(family.splits)}"
 
 
+def _same_seed_same_tasks(family: TaskFamily) -> str:
+    """What is drawn apart from the given generator differs from one call to the next."""
+    number = affordable(family, SAMPLED)
+    for split in family.splits:
+        first, again = (tasks_of(family, number, split) for _ in range(2))
+        for i, (one, two) in enumerate(zip(task_hashes(first), task_hashes(again), strict=True)):
+            if one != two:
+                drawn = " and then ".join(task_name(select_tasks(x, i)) for x in (first, again))
+                raise FamilyFaultError(
+                    f"with the same seed, task {i} of split {split} is {drawn}: two trainings "
+                    "with one seed would differ"
+                )
+    return f"{number} of each of {', '.join(family.splits)}, twice"
+
+
 def _splits_are_disjoint(family: TaskFamily) -> str:
     number = affordable(family, SAMPLED)
     drawn = {split: set(task_hashes(tasks_of(family, number, split))) for split in family.splits}
@@ -250,8 +267,13 @@ def _spaces_hold(family: TaskFamily) -> str:
     tasks = tasks_of(family, TASKS)
     for i in range(TASKS):
         for t, (observation, *_) in enumerate(episode_of(family, env, select_tasks(tasks, i), i)):
-            if observation not in env.observation_space:
-                loose = loose or f"{outside(env.observation_space, observation)} at step {t}"
+            if isinstance(form.space, Box) and not isinstance(observation, np.ndarray):
+                try:  # as training does with a list
+                    observation = observation_of(form.space, observation)
+                except UnfitError as error:
+                    raise FamilyFaultError(f"at step {t} the environment {error}") from error
+            if observation not in form.space:
+                loose = loose or f"{outside(form.space, observation)} at step {t}"
             flat = form.flat(observation)
             if not np.isfinite(flat).all():
                 wrong = flat[~np.isfinite(flat)][0]
@@ -377,6 +399,10 @@ CHECKS: dict[str, tuple[Callable[[TaskFamily], str], str]] = {
     "tasks in the space": (
         _tasks_in_space,
         "sample_task must return values of task_space, with its types and shapes",
+    ),
+    "same seed, same tasks": (
+        _same_seed_same_tasks,
+        "draw from the generator that sample_task is given, and from no other, such as np.random",
     ),
     "spaces hold": (
         _spaces_hold,

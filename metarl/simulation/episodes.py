@@ -1,5 +1,6 @@
 """Episodes with which a family is checked: watched, and of tasks and actions that repeat."""
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from metarl.policies.observations import flat_environment
-from metarl.simulation.results import reset_result, step_result
+from metarl.simulation.results import observation_of, reset, step
+from metarl.simulation.serial import defined_at
 from metarl.support.foreign import START_LIMIT, Calling
 from metarl.support.randomness import RandomKey
 from metarl.tasks.family import TaskFamily, task_environment
@@ -33,15 +35,19 @@ class Watched(gymnasium.Wrapper):
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         """Resets."""
-        with Calling(lambda: f"{self._family}: reset"):
-            observation, info = reset_result(self.env.reset(**options))
+        with self._calling("reset"):
+            observation, info = reset(self.env, **options)
         return observation, dict(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Steps."""
-        with Calling(lambda: f"{self._family}: step"):
-            *result, info = step_result(self.env.step(action))
+        with self._calling("step"):
+            *result, info = step(self.env, action)
         return (*result, dict(info))
+
+    def _calling(self, call: str) -> Calling:
+        place = defined_at(self.env, call)
+        return Calling(lambda: f"{self._family}: {call}{f' ({place})' if place else ''}")
 
 
 def made(family: TaskFamily) -> gymnasium.Env:
@@ -51,8 +57,11 @@ def made(family: TaskFamily) -> gymnasium.Env:
 
 
 def made_flat(family: TaskFamily) -> gymnasium.Env:
-    """An environment with flat observations."""
-    return flat_environment(made(family))
+    """An environment with flat observations, in the type of their space as in training."""
+    env = flat_environment(made(family))
+    space = env.observation_space
+    convert = functools.partial(observation_of, space)
+    return gymnasium.wrappers.TransformObservation(env, convert, space)
 
 
 def tasks_of(family: TaskFamily, number: int, split: str = "train") -> Tasks:

@@ -31,6 +31,7 @@ from metarl.support.errors import FamilyError, WorkerError
 from metarl.support.foreign import LIMIT, START_LIMIT, Calling
 from metarl.support.places import described, place_in_dump
 from metarl.support.signals import end_with_children
+from metarl.support.spawned import UNGUARDED, expect_guard, start
 from metarl.tasks.family import task_environment
 from metarl.tasks.task import Tasks, select_tasks, validate_tasks
 
@@ -178,6 +179,9 @@ class ProcessEnvironments:
     def _epitaph(self, i: int) -> str:
         process = self._workers[i].process
         process.join(PATIENCE)
+        if process.exitcode == UNGUARDED:
+            self._finalizer()
+            expect_guard(process.exitcode)
         return f"died with exit code {process.exitcode}{_whereabouts(self._workers[i])}"
 
     def _fail(self, i: int, name: str, what: str) -> None:
@@ -214,7 +218,7 @@ def _started(number: int, part: slice, arguments: tuple[object, ...]) -> _Worker
         name=f"metarl worker {number}",
         daemon=True,
     )
-    process.start()
+    start(process)
     theirs.close()  # otherwise the end of the worker would not close the pipe
     told.close()
     return _Worker(process, ours, whereabouts, part)

@@ -4,15 +4,51 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from metarl.support.errors import UnfitError
+from metarl.support.places import place_in_called_code
 from metarl.support.types import Space
 
 NUMERIC = "biuf"
 """Kinds of NumPy types that are real numbers."""
 SUCCESS = "success", "is_success"
 """Keys of an info that say whether the task is solved; the first one that is there counts."""
+
+
+def reset(env: gymnasium.Env, **options: Any) -> tuple[Any, Mapping[str, object]]:
+    """Resets an environment and returns observation and info.
+
+    Raises:
+        UnfitError: it returns something else.
+
+    """
+    try:
+        return reset_result(env.reset(**options))
+    except (TypeError, ValueError) as error:
+        _expect_unpacked(error, "observation and info")
+        raise
+
+
+def step(env: gymnasium.Env, action: Any) -> tuple[Any, float, bool, bool, Mapping[str, Any]]:
+    """Steps an environment and returns observation, reward, terminated, truncated and info.
+
+    Raises:
+        UnfitError: it returns something else.
+
+    """
+    try:
+        return step_result(env.step(action))
+    except (TypeError, ValueError) as error:
+        _expect_unpacked(error, "observation, reward, terminated, truncated and info")
+        raise
+
+
+def _expect_unpacked(error: Exception, what: str) -> None:
+    """A wrapper unpacks what the environment returns before it can be checked here."""
+    if "unpack" in str(error) and place_in_called_code(error) is None:
+        raise UnfitError(f"returns no tuple of {what}: {error}") from error
 
 
 def reset_result(result: object) -> tuple[Any, Mapping[str, object]]:

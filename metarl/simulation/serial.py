@@ -13,8 +13,9 @@ from metarl.simulation.results import (
     SUCCESS,
     number_of,
     observation_of,
+    reset,
     reset_result,
-    step_result,
+    step,
     success_of,
 )
 from metarl.support.errors import FamilyError, UnfitError, UsageError
@@ -114,7 +115,7 @@ class SerialEnvironments:
                 self._current[0] = i
                 calling.again()
                 task_env.task = select_tasks(checked, i)
-                observation, _ = reset_result(env.reset(seed=seeds[i]))
+                observation, _ = reset(env, seed=seeds[i])
                 results.observations[i] = observation_of(self.observation_space, observation)
         results.terminated[:] = results.truncated[:] = results.failed[:] = False
         results.success[:] = results.info[:] = np.nan
@@ -130,8 +131,8 @@ class SerialEnvironments:
             for i in np.flatnonzero(~(terminated | truncated)):
                 self._current[0] = i
                 calling.again()
-                observation, rewards[i], terminated[i], truncated[i], info = step_result(
-                    self.envs[i].step(actions[(i, *rest)])
+                observation, rewards[i], terminated[i], truncated[i], info = step(
+                    self.envs[i], actions[(i, *rest)]
                 )
                 observations[i] = observation_of(self.observation_space, observation)
                 failed[i] = bool(number_of(info.get("unstable", False)))

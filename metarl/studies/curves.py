@@ -2,6 +2,7 @@
 
 import csv
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,11 @@ OF_NO_LINE = frozenset(("seed", "init_from", *_Named.__annotations__)).union(
 
 MEAN = re.compile(r"(?P<split>[^/]+)/step_(?P<step>\d+)/mean")
 """A tag of an evaluation in training, of all tasks."""
+
+NAME_WIDTH = 55
+"""Characters of a line's name that fit side by side below a panel."""
+ROW = 0.2
+"""Inches that a row of names takes."""
 
 
 @dataclass(frozen=True)
@@ -258,13 +264,27 @@ def draw(lines: Sequence[Line], title: str = "") -> Figure:
         panels.append(lambda axes: _draw_adaptation(axes, lines))
     if not panels:
         raise UsageError(f"{lines[0].runs[0].path} has nothing to draw yet: no iteration is done")
-    figure = Figure((5.5 * len(panels), 4.5), layout="constrained")
+    figure = Figure((5.5 * len(panels), 4.5))
+    rows = 0
     for axes, draw_panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):  # noqa: B905
         draw_panel(axes)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
+        rows = max(rows, _legend_below(axes))
+    below = ROW * (rows + 1)
+    figure.set_figheight(4.5 + below)
+    share = below / (4.5 + below)
+    figure.set_layout_engine("constrained", rect=(0, share, 1, 1 - share))
     figure.suptitle(title)
     return figure
+
+
+def _legend_below(axes: Axes) -> int:
+    """Names the lines below the axes, whose size must not depend on the names; returns its rows."""
+    handles, names = axes.get_legend_handles_labels()
+    texts = [textwrap.fill(name, NAME_WIDTH) for name in names]
+    if texts:
+        place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
+        axes.legend(handles, texts, fontsize="small", **place).set_in_layout(False)
+    return sum(len(text.splitlines()) for text in texts)
 
 
 def _style(i: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from metarl.support.errors import InUseError, UsageError
 from metarl.support.files import expect_writable
 from metarl.support.parallel import available_cores
 from metarl.support.signals import requests_to_end
+from metarl.support.spawned import expect_guard, start
 
 LOG = "log.txt"
 """File of a run folder with what its process printed."""
@@ -70,7 +71,7 @@ def run_jobs(
                     _say(job, "finished before")
                     continue
                 process: BaseProcess = context.Process(target=_run, args=(job,))
-                process.start()
+                start(process)
                 running[process.sentinel] = process, job
             ended = multiprocessing.connection.wait(list(running), POLL_SECONDS)
             for sentinel in [s for s in running if s in ended]:
@@ -98,10 +99,12 @@ def expect_success(codes: Mapping[Job, int]) -> None:
     """Checks the exit codes of jobs.
 
     Raises:
-        UsageError: one failed; the message has the last line of its log.
+        UsageError: one failed; the message has the last line of its log, or says what the script
+            that started it lacks.
 
     """
     for job, code in codes.items():
+        expect_guard(code)
         if code == IN_USE:
             raise UsageError(
                 f"{job.name} is in use by another process: give the same command again when it has "

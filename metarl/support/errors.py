@@ -24,6 +24,10 @@ class InUseError(UsageError):
     """Another process, perhaps on another machine, is using the run folder."""
 
 
+class ScriptError(UsageError):
+    """The main script cannot be run again by the processes that it starts."""
+
+
 class NonFiniteError(UsageError):
     """A number is infinite or NaN: the message says which one, and where it arose."""
 

@@ -20,6 +20,7 @@ than two tasks is divided so that `train` and `test` are disjoint.
 import contextlib
 import dataclasses
 import functools
+import re
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -206,11 +207,11 @@ class TaskFamily:
         """Names of the splits.
 
         Raises:
-            UsageError: `splits` of the environment lacks one of train and test, or names a split
-                twice.
+            UsageError: `splits` of the environment lacks one of train and test, names a split
+                twice, or is a text of them.
 
         """
-        own = () if self._registered else _names(self.task_env, "splits", (tuple, list))
+        own = () if self._registered else self._names("splits", (tuple, list), SPLITS)
         named = own or self.distribution.splits
         if not set(SPLITS).intersection(named):
             return SPLITS
@@ -226,15 +227,35 @@ class TaskFamily:
 
         Raises:
             UsageError: `visible` of the environment names both parameters and something that is
-                not a parameter.
+                not a parameter, or is a text of parameters.
 
         """
-        named = _names(self.task_env, "visible", (tuple, list, set, frozenset))
+        named = self._names("visible", (tuple, list, set, frozenset), self.task_space)
         unknown = [name for name in named if name not in self.task_space.spaces]
         if unknown and len(unknown) < len(named):
             known = ", ".join(self.task_space)
             raise UsageError(f"{self.id}: visible names {unknown[0]}, but a task has {known}")
         return () if unknown else named
+
+    def _names(
+        self, attribute: str, kinds: tuple[type[Collection[object]], ...], known: Collection[str]
+    ) -> tuple[str, ...]:
+        """The strings in a collection of strings; none if the attribute is anything else.
+
+        Raises:
+            UsageError: it is a text that has a known name, which was meant as such a collection.
+
+        """
+        value = getattr(self.task_env, attribute, ())
+        if isinstance(value, str) and not {*known}.isdisjoint(re.findall(r"\w+", value)):
+            wanted = " or ".join(kind.__name__ for kind in kinds[:2])
+            raise UsageError(
+                f"{self.id}: {attribute} is the text {value!r}; it must be a {wanted} of names"
+            )
+        if not isinstance(value, kinds):
+            return ()
+        names = tuple(name for name in value if isinstance(name, str))
+        return names if len(names) == len(value) else ()
 
     @property
     def planar(self) -> bool:
@@ -407,14 +428,3 @@ def _of_type(env: TaskEnv, name: str, kind: type[T]) -> T | None:
     """The attribute if it has the type; the environment may use the name for something else."""
     value = getattr(env, name, None)
     return value if isinstance(value, kind) else None
-
-
-def _names(
-    env: TaskEnv, attribute: str, kinds: tuple[type[Collection[object]], ...]
-) -> tuple[str, ...]:
-    """The strings in a collection of strings; none if the attribute is anything else."""
-    value = getattr(env, attribute, ())
-    if not isinstance(value, kinds):
-        return ()
-    names = tuple(name for name in value if isinstance(name, str))
-    return names if len(names) == len(value) else ()
