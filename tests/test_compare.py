@@ -337,6 +337,15 @@ def test_options_of_train_are_those_of_every_run_that_has_them(tmp_path):
             assert config.hidden_sizes == (8, 8)
 
 
+def test_options_of_an_outer_loop_are_those_of_the_runs_that_have_it():
+    words = ["--algorithms", "maml-trpo", "promp", "--controls", "pretrained", "--max-kl", "0.03"]
+    comparison = parse_comparison([*FAMILY, *words])
+    sizes = [comparison.config(name, 1).max_kl for name in comparison.names]
+    assert sizes == [0.03, 0.01, 0.03]
+    with pytest.raises(UsageError, match="no run of the comparison has an option --max-kl"):
+        parse_comparison([*FAMILY, "--algorithms", "promp", "--max-kl", "0.03"])
+
+
 def test_options_in_python_are_those_of_every_run_that_has_them(tmp_path):
     own = {"policy": "test_modules:Plain", "device": "cpu"}
     family = "envs:Navigation2D-v0"

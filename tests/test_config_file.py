@@ -97,6 +97,10 @@ def test_the_command_line_wins_and_a_run_can_be_repeated(tmp_path):
     with pytest.raises(UsageError, match="every option of a run, with its --algorithm promp"):
         expanded([*run, "--config", str(file)])
     held = json.loads((first / "config.json").read_text())
+    assert "max_kl" not in held["config"]
+    held["config"]["max_kl"] = 0.02  # as an earlier version wrote it
+    (first / "config.json").write_text(json.dumps(held))
+    assert "--max-kl" not in expanded(run)
     held["config"]["preset"] = "tuned"
     (first / "config.json").write_text(json.dumps(held))
     with pytest.raises(UsageError, match="every option of a run, with its --family"):

@@ -15,7 +15,7 @@ import torch
 from metarl import Config, Learner, UsageError, train
 from metarl.cli.main import main
 from metarl.outer.loop import OuterLoop, Start, StepSizeOptions
-from metarl.outer.registry import OUTER_LOOPS, OuterOptions, composed
+from metarl.outer.registry import OUTER_LOOPS, OuterOptions
 from metarl.policies.parameters import expand
 
 SOURCE = '''
@@ -101,7 +101,7 @@ def test_another_packages_outer_loop_trains_with_an_option_of_its_own(site):
 
 
 def test_its_option_is_on_the_command_line(site):
-    result = run(site, "-m", "metarl", "train", "--help")
+    result = run(site, "-m", "metarl", "train", "--outer", "sign", "--help")
     assert "--sign-step" in result.stdout
     assert "Length of the step of each parameter" in result.stdout
 
@@ -109,7 +109,8 @@ def test_its_option_is_on_the_command_line(site):
 def test_an_entry_point_that_is_no_outer_loop_is_one_line(site):
     entry = "[metarl.outer_loops]\nsign = sign_step:SignOptions\n"
     (site / "sign_step-1.0.dist-info" / "entry_points.txt").write_text(entry)
-    result = run(site, "-m", "metarl", "train", "--help")
+    assert run(site, "-m", "metarl", "train", "--help").returncode == 0
+    result = run(site, "-m", "metarl", "train", "--outer", "sign", "--help")
     assert result.returncode == 2
     assert result.stderr.startswith(
         "error: --outer sign (sign_step:SignOptions) must be a subclass"
@@ -119,20 +120,34 @@ def test_an_entry_point_that_is_no_outer_loop_is_one_line(site):
 def test_the_options_of_every_loop_are_options_of_a_run():
     config = Config(family="x")
     assert isinstance(config, OuterOptions)
-    for loop in map(OUTER_LOOPS.find, OUTER_LOOPS.names()):
+    for loop in map(OUTER_LOOPS.find, OUTER_LOOPS.own):
         assert isinstance(config, loop.Options)
         for field in dataclasses.fields(loop.Options):
             assert getattr(config, field.name) == field.default
 
 
-def test_two_loops_cannot_declare_the_same_option():
-    first, second = (
-        dataclasses.make_dataclass(name, [("size", float, 1.0)], frozen=True, kw_only=True)
-        for name in ("First", "Second")
-    )
-    with pytest.raises(UsageError, match="option size is declared by First and by Second"):
-        composed([first, second])
-    assert [f.name for f in dataclasses.fields(composed([first, first]))] == ["size"]
+def test_an_option_of_another_loop_is_refused(capsys):
+    message = "--max-kl is an option of --outer trpo, not of ppo"
+    for options in (["--outer", "ppo"], ["--algorithm", "promp", "--preset", "tuned"]):
+        with pytest.raises(SystemExit):
+            main(["train", "--family", "envs:AntDir-v0", *options, "--max-kl", "0.01"])
+        assert capsys.readouterr().err == f"error: {message}\n"
+    for own in ({"outer": "ppo"}, {"algorithm": "promp"}):
+        with pytest.raises(UsageError, match=message):
+            Config("x", max_kl=0.01, **own)
+    assert Config("x", algorithm="promp", outer="trpo", max_kl=0.03).max_kl == 0.03
+    assert Config("envs:AntDir-v0", algorithm="promp", preset="tuned").outer == "ppo"
+    # A run that an earlier version began with one goes on.
+    written = Config("x", outer="ppo").to_json() | {"max_kl": 0.03}
+    assert Config.from_json(written).outer == "ppo"
+
+
+def test_an_option_without_default_concerns_the_runs_of_its_loop_alone(site):
+    (site / "sign_step.py").write_text(SOURCE.replace(" = 0.25", ""))
+    train = ("-m", "metarl", "train", "--family", "envs:Navigation2D-v0")
+    assert run(site, *train, "--help").returncode == 0
+    result = run(site, *train, "--outer", "sign")
+    assert result.stderr.startswith("error: --outer sign: its option sign_step has no default")
 
 
 @pytest.mark.slow

@@ -175,5 +175,7 @@ def test_what_shipped_families_ship_can_be_trained(name):
     family = make_family(name)
     assert set(family.tuned) <= {*ALGORITHMS, *CONTROLS, *LEARNERS.names()}
     for algorithm in ALGORITHMS | CONTROLS:
-        MAMLConfig.of(algorithm, family=name, **shipped_options(family, algorithm))
-    LEARNERS.find("rl2").Config(family=name, **shipped_options(family, "rl2"))
+        preset = "tuned" if shipped_options(family, algorithm) else "none"
+        MAMLConfig.of(algorithm, family=name, preset=preset)
+    preset = "tuned" if shipped_options(family, "rl2") else "none"
+    LEARNERS.find("rl2").Config(family=name, preset=preset)

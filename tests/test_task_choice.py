@@ -113,9 +113,8 @@ def test_families_of_few_tasks_can_be_chosen_from():
 
 @pytest.mark.parametrize("algorithm", ["maml-pg", "es-maml"])
 def test_a_resumed_run_with_one_thread_is_the_same_run(tmp_path, algorithm):
-    options = dataclasses.asdict(SMALL) | {"algorithm": algorithm, "meta_batch_size": 6}
-    options = {n: v for n, v in options.items() if n not in ("outer", "estimator", "outer_lr")}
-    config = Config.of(**options)
+    options = {n: v for n, v in SMALL.given.items() if n not in ("outer", "estimator", "outer_lr")}
+    config = Config.of(**options | {"algorithm": algorithm, "meta_batch_size": 6})
     whole = train(dataclasses.replace(config, run_dir=tmp_path / "whole", threads=2))
     first = dataclasses.replace(config, run_dir=tmp_path / "run", iterations=2, threads=1)
     train(first)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from metarl.cli.config_file import expanded, naming_file
 from metarl.cli.parsing import name_of, parse, parse_known, words_of_options
-from metarl.studies.comparison import Comparison, compare, option_names, table_rows
+from metarl.studies.comparison import Comparison, compare, table_rows
 from metarl.support.errors import UsageError
 from metarl.support.types import Json
 
@@ -65,7 +65,7 @@ def _shared(comparison: Comparison, words: Sequence[str]) -> Json:
     dataclasses.replace(comparison, options=dict.fromkeys(given))
     shared: Json = {}
     for name in comparison.names:
-        has = [n for n in given if n in option_names(comparison.config_class(name))]
+        has = [n for n in given if n in comparison.option_names(name)]
         config = comparison.config(name, 1)
         own = [word for n in has for word in given[n]]
         parsed = parse(type(config), own, None, config, "compare")

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from metarl.outer.registry import OUTER_LOOPS, options_of_others
 from metarl.support.errors import UsageError
 from metarl.support.options import option
 from metarl.support.types import Json
@@ -135,7 +136,11 @@ def _read(path: Path) -> tuple[Json, bool]:
         reason = " ".join(str(error).split())
         raise UsageError(f"{OPTION} {path} cannot be read: {reason}") from error
     if isinstance(content, dict) and isinstance(content.get("config"), dict):
-        return {n: value for n, value in content["config"].items() if n not in OF_A_RUN}, True
+        options: Json = content["config"]
+        dropped = set(OF_A_RUN)
+        if (outer := str(options.get("outer"))) in OUTER_LOOPS.own:
+            dropped |= options_of_others(outer).keys()  # an earlier version wrote them
+        return {n: value for n, value in options.items() if n not in dropped}, True
     if not isinstance(content, dict):
         raise UsageError(f"{OPTION} {path} must hold names and values of options")
     return content, False

@@ -19,7 +19,7 @@ from metarl.learners.learner import MetaLearner
 from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import find_algorithm, tuned_options
 from metarl.learners.registry import LEARNERS
-from metarl.outer.registry import OUTER_LOOPS
+from metarl.outer.registry import OUTER_LOOPS, expect_own_options
 from metarl.runs.folder import CONFIG, holds_run
 from metarl.runs.loading import policy_of_run, read_config
 from metarl.runs.metrics import read_intact_metrics
@@ -234,9 +234,11 @@ def parse_config(
         default = dataclasses.replace(
             default, preset=TUNED, **tuned_options(family, default.shipped_name)
         )
-    if choices.outer is not None and isinstance(default, MAMLConfig):
-        _expect_defaults(OUTER_LOOPS.find(choices.outer).Options, f"--outer {choices.outer}")
-        default = default.extended(choices.outer)
+    if isinstance(default, MAMLConfig):
+        outer = choices.outer or default.outer
+        _expect_defaults(OUTER_LOOPS.find(outer).Options, f"--outer {outer}")
+        default = default.extended(outer)
+        expect_own_options(outer, names_in(arguments))
     if choices.init_from is not None:
         default = _with_policy_of(choices.init_from, default, arguments)
     _expect_options_of(default, arguments)

@@ -1,7 +1,7 @@
 """The options that every run has, and those of every run on a task family."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
@@ -171,9 +171,7 @@ class RunConfig:
     @property
     def defaults(self) -> dict[str, Any]:
         """The options that have a default."""
-        made = ((field, _made(field)) for field in dataclasses.fields(self))
-        own = {field.name: field.default if x is MISSING else x for field, x in made}
-        return {name: value for name, value in own.items() if value is not MISSING}
+        return defaults_of(type(self))
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -206,13 +204,12 @@ class RunConfig:
 
         """
         hints = get_type_hints(cls, include_extras=True)
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        unknown = sorted(set(data) - fields.keys())
+        names = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(data) - set(names))
         if unknown:
             raise UsageError(f"this version of metarl has no option {unknown[0]}")
-        held = {n: _made(x) if x.default is MISSING else x.default for n, x in fields.items()}
-        needed = [name for name, value in held.items() if value is MISSING]
-        if missing := [name for name in needed if name not in data]:
+        held = defaults_of(cls)
+        if missing := [name for name in names if name not in {*held, *data}]:
             raise ValueError(f'it has no "{missing[0]}"')
         for name, value in data.items():
             expect(value, hints[name], f'"{name}"')
@@ -221,10 +218,12 @@ class RunConfig:
         return cls(**{**held, **data, **tuples, "run_dir": Path(data["run_dir"])})
 
 
-def _made(field: dataclasses.Field[Any]) -> object:
-    """The default of a field whose default is made by a function; otherwise MISSING."""
-    factory = field.default_factory
-    return factory if factory is MISSING else factory()
+def defaults_of(config_class: type[RunConfig]) -> dict[str, Any]:
+    """The options of the class that have a default, whatever the algorithm."""
+    fields = dataclasses.fields(config_class)
+    plain = {x.name: x.default for x in fields if x.default is not MISSING}
+    made = {x.name: x.default_factory() for x in fields if x.default_factory is not MISSING}
+    return plain | made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,9 +282,9 @@ class FamilyRunConfig(RunConfig):
     }
 
     def __new__(cls, *_: object, **options: Any) -> Self:
-        """Notes which options are given, where a name stands for those of others."""
+        """Notes which options are given."""
         config = super().__new__(cls)
-        if not options.keys().isdisjoint(("algorithm", "preset")):
+        if options:
             vars(config)["_given"] = options.keys()
         return config
 
@@ -297,9 +296,13 @@ class FamilyRunConfig(RunConfig):
             for name, value in self._named_options().items():
                 if name not in given:
                     object.__setattr__(self, name, value)  # it is frozen
+            self._expect_own_options(given)
         super().__post_init__()
         for text in self.info_metrics:
             InfoMetric.parse(text)
+
+    def _expect_own_options(self, given: Collection[str]) -> None:
+        """Checks that no option is given that this run ignores."""
 
     def _named_options(self) -> dict[str, Any]:
         """The options that the preset names."""

@@ -1,14 +1,20 @@
 """One run is one frozen, documented dataclass."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, Self
 
-from metarl.learners.config import PolicyRunConfig
+from metarl.learners.config import PolicyRunConfig, defaults_of
 from metarl.learners.presets import find_algorithm
 from metarl.maml.estimators import ESTIMATORS
 from metarl.maml.inner_loop import INNER_UPDATES
-from metarl.outer.registry import OUTER_LOOPS, OuterOptions, extended, foreign_options
+from metarl.outer.registry import (
+    OUTER_LOOPS,
+    OuterOptions,
+    expect_own_options,
+    extended,
+    options_of_others,
+)
 from metarl.policies.mlp import Activation
 from metarl.sampling.baseline import BASELINES
 from metarl.sampling.task_choice import TaskChoiceOptions
@@ -142,9 +148,9 @@ class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
         loop.check(self)
 
     def to_json(self) -> dict[str, Any]:
-        """The options that config.json holds: not those of other packages that do not matter."""
-        foreign = foreign_options(self.outer)
-        return {name: value for name, value in super().to_json().items() if name not in foreign}
+        """The options that config.json holds: not those of other outer loops."""
+        others = options_of_others(self.outer)
+        return {name: value for name, value in super().to_json().items() if name not in others}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -169,7 +175,8 @@ class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
     def extended(self, outer: str) -> Self:
         """The same options, of a class that has those of the outer loop `outer` too."""
         held = {field.name: getattr(self, field.name) for field in fields(self)}
-        return extended(type(self), outer)(**held)
+        cls = extended(type(self), outer)
+        return cls(**{**defaults_of(cls), **held})
 
     @classmethod
     def of(cls, algorithm: str, **options: Any) -> Self:
@@ -180,6 +187,9 @@ class MAMLConfig(OuterOptions, TaskChoiceOptions, PolicyRunConfig):
 
         """
         return cls(algorithm=algorithm, **options)
+
+    def _expect_own_options(self, given: Collection[str]) -> None:
+        expect_own_options(self.outer, given)
 
     def _named_options(self) -> dict[str, Any]:
         """The options that the algorithm and the preset name."""

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import types
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 from metarl.outer.evolution import EvolutionOptions, EvolutionStrategies
 from metarl.outer.loop import OuterLoop
@@ -13,6 +15,7 @@ from metarl.outer.ppo import PPO, PPOOptions
 from metarl.outer.reptile import Reptile
 from metarl.outer.trpo import TRPO, TRPOOptions
 from metarl.support.errors import UsageError
+from metarl.support.options import option
 from metarl.support.parts import Parts
 
 C = TypeVar("C")
@@ -36,27 +39,9 @@ OUTER_LOOPS = Parts["type[OuterLoop[OuterOptions]]"](
 """A new one is a class in a file of its own and a line here, or an entry point of the group."""
 
 
-def composed(classes: list[type]) -> type:
-    """A dataclass with the fields of all of these.
-
-    Raises:
-        UsageError: two of the classes declare the same option; names both.
-
-    """
-    owners: dict[str, type] = {}
-    for owner in dict.fromkeys(base for cls in classes for base in reversed(cls.__mro__)):
-        for name in vars(owner).get("__annotations__", {}):
-            if name in owners:
-                raise UsageError(
-                    f"option {name} is declared by {owners[name].__qualname__} and by "
-                    f"{owner.__qualname__}: one of them must have another name"
-                )
-            owners[name] = owner
-    # A class comes before its bases, and only once.
-    bases = [c for c in dict.fromkeys(classes) if not any(c in k.__mro__[1:] for k in classes)]
-    namespace = {"__module__": __name__, "__doc__": "The options of all outer loops."}
-    made = types.new_class("OuterOptions", tuple(bases), {}, lambda body: body.update(namespace))
-    return dataclasses.dataclass(frozen=True, kw_only=True)(made)
+@dataclass(frozen=True, kw_only=True)
+class OuterOptions(TRPOOptions, PPOOptions, EvolutionOptions):
+    """The options of all outer loops of metarl."""
 
 
 def extended(config_class: type[C], outer: str) -> type[C]:
@@ -103,23 +88,24 @@ def _made(config_class: type[C], held: dict[str, Any]) -> C:
     return extended(config_class, held["outer"])(**held)
 
 
-def foreign_options(outer: str) -> set[str]:
-    """Options that only loops of other packages have, and that the loop `outer` does not have.
+def options_of_others(outer: str) -> dict[str, str]:
+    """The options that loops of metarl have and the loop `outer` has not, each with such a loop."""
+    own = _names_of_options(outer)
+    others = reversed([*OUTER_LOOPS.own])  # the first that has it is named
+    return {n: other for other in others for n in sorted(_names_of_options(other) - own)}
 
-    A run need not remember them: whether such a package is installed makes no difference to it.
+
+def expect_own_options(outer: str, given: Collection[str]) -> None:
+    """Checks that no given option is one of another outer loop alone.
+
+    Raises:
+        UsageError: one is.
+
     """
-
-    def options(*names: str) -> set[str]:
-        loops = map(OUTER_LOOPS.find, names)
-        return {field.name for loop in loops for field in dataclasses.fields(loop.Options)}
-
-    return options(*OUTER_LOOPS.announced()) - options(*OUTER_LOOPS.own, outer)
+    for name, other in options_of_others(outer).items():
+        if name in given:
+            raise UsageError(f"{option(name)} is an option of --outer {other}, not of {outer}")
 
 
-if TYPE_CHECKING:
-
-    class OuterOptions(TRPOOptions, PPOOptions, EvolutionOptions):
-        """The options of all outer loops: the fields of a run that mypy knows of."""
-
-else:
-    OuterOptions = composed([OUTER_LOOPS.find(name).Options for name in OUTER_LOOPS.names()])
+def _names_of_options(outer: str) -> set[str]:
+    return {field.name for field in dataclasses.fields(OUTER_LOOPS.find(outer).Options)}

@@ -17,6 +17,7 @@ from metarl.learners.maml_config import MAMLConfig
 from metarl.learners.presets import ALGORITHMS, CONTROLS, RL2, find_algorithm, shipped_options
 from metarl.learners.registry import LEARNERS, make_learner
 from metarl.maml.inner_loop import without_step_sizes
+from metarl.outer.registry import options_of_others
 from metarl.runs.folder import EVALUATION, read_evaluation, read_options
 from metarl.runs.loading import expect_continues
 from metarl.runs.lock import FolderLock
@@ -159,6 +160,14 @@ class Comparison:
             raise UsageError(f"{name} cannot be compared: it does not train on task families")
         return config_class
 
+    def option_names(self, name: str) -> set[str]:
+        """The options that the runs of an algorithm, a control or a learner have."""
+        names = {field.name for field in dataclasses.fields(self.config_class(name))}
+        if name in ALGORITHMS | CONTROLS:
+            outer = find_algorithm(name).options.get("outer", MAMLConfig.outer)
+            names -= options_of_others(outer).keys()
+        return names
+
     def expect_option(self, given: str) -> None:
         """Checks that a run of the comparison has the option.
 
@@ -166,7 +175,7 @@ class Comparison:
             UsageError: none has.
 
         """
-        known = {n for name in self.names for n in option_names(self.config_class(name))}
+        known = {n for name in self.names for n in self.option_names(name)}
         if given not in known:
             hint = nearest(given, known | vars(self).keys())
             raise UsageError(f"no run of the comparison has an option {option(given)}{hint}")
@@ -188,7 +197,7 @@ class Comparison:
             "run_dir": self.run_folder(name, seed),
             "resume": True,
             "preset": self.preset if tuned else "none",
-            **{n: value for n, value in self.options.items() if n in option_names(config_class)},
+            **{n: value for n, value in self.options.items() if n in self.option_names(name)},
         }
         tasks = self.meta_batch_size * self.episodes
         if config_class is not MAMLConfig:
@@ -205,11 +214,6 @@ class Comparison:
             "test_later_lr": self.test_later_lr,
         }
         return MAMLConfig.of(name, **(shared | sizes))
-
-
-def option_names(config_class: type[FamilyRunConfig]) -> set[str]:
-    """The options that runs of the class have."""
-    return {field.name for field in dataclasses.fields(config_class)}
 
 
 def compare(comparison: Comparison) -> list[Line]:
