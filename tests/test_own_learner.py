@@ -11,11 +11,14 @@ import torch
 
 from metarl import UsageError
 from metarl.cli.main import main
+from metarl.learners.config import FamilyRunConfig
 from metarl.learners.iteration import whole
 from metarl.learners.learner import MetaLearner
 from metarl.learners.maml import MAMLLearner
 from metarl.learners.maml_config import MAMLConfig
+from metarl.policies.action_distributions import Categorical
 from metarl.runs.run import run as run_learner
+from metarl.sampling.actor import PolicyActor
 
 FILE = Path(__file__).parents[1] / "experiments" / "own_learner" / "beta_bandit.py"
 FAMILY = "envs:BernoulliBandit-v0"
@@ -216,6 +219,8 @@ METHODS = {
         None,
     ),
     "Own: state() must return a dict of tensors and plain types, not None": ("state", None),
+    "Own: state() must return a dict of tensors and plain types with an entry iteration; it has "
+    "other": ("state", {"other": 1}),
 }
 
 
@@ -227,6 +232,80 @@ def test_a_method_that_returns_what_does_not_fit_is_one_line(message, own, monke
     with pytest.raises(UsageError) as error:
         _ = own.iterate() if method == "state" else own.adapt(task, 1)
     assert str(error.value) == message
+
+
+ACTORS = {
+    "PolicyActor.act must return (distribution, values or None), not a Tensor": (
+        "act",
+        lambda actor, inputs: inputs,
+    ),
+    "PolicyActor.act must return (distribution, values or None), not a Categorical": (
+        "act",
+        lambda actor, inputs: Categorical(inputs),
+    ),
+    "PolicyActor.noise must return [*shape, action], here [1, 2, action], not an array [1, 2] of "
+    "float64": ("noise", lambda actor, generator, *shape: generator.normal(size=shape)),
+}
+
+
+@pytest.mark.parametrize("message", ACTORS)
+def test_an_actor_that_returns_what_does_not_fit_is_one_line(message, own, monkeypatch):
+    monkeypatch.setattr(PolicyActor, *ACTORS[message])
+    for mean_actions in (False, True):
+        with pytest.raises(UsageError) as error:
+            own.evaluate(1, 0, mean_actions=mean_actions)
+        assert str(error.value) == message
+
+
+def test_a_learner_that_keeps_every_task_leaves_none_out(own, monkeypatch):
+    """The rollouts of those that are left out hold zeros, which it would learn from."""
+    own.config = dataclasses.replace(own.config, non_finite="drop-task")
+    own.iterate()
+    monkeypatch.setattr(Own, "drops_tasks", MetaLearner.drops_tasks)
+    with pytest.raises(UsageError, match=r"^--non-finite drop-task: Own does not leave tasks"):
+        own.iterate()
+
+
+class Unfinished(MAMLLearner):
+    """What its configuration and its class lack is asked for by name."""
+
+    Config = dataclasses.make_dataclass(
+        "UnfinishedConfig", [], bases=(FamilyRunConfig,), frozen=True, kw_only=True
+    )
+
+    def __init__(self, config, family=None):
+        pass
+
+
+def test_what_only_a_comparison_or_a_run_asks_for_is_one_line(capsys):
+    name = "test_own_learner:Unfinished"
+    assert failure(capsys, "train", "--learner", name, "--family", FAMILY) == (
+        f"error: --learner {name} must set self.test_steps in __init__\n"
+    )
+    assert failure(capsys, "compare", "--algorithms", name, "--family", FAMILY).startswith(
+        "error: UnfinishedConfig must define episodes_per_iteration: a comparison gives"
+    )
+
+
+def failure(capsys, *arguments):
+    with pytest.raises(SystemExit):
+        main([*arguments])
+    return capsys.readouterr().err
+
+
+def test_the_help_of_options_without_a_docstring_does_not_list_them_twice(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--learner", "test_own_learner:Plain", "--help"])
+    assert "PlainConfig(" not in capsys.readouterr().out
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlainConfig(FamilyRunConfig):
+    learner: str = "test_own_learner:Plain"
+
+
+class Plain(MAMLLearner):
+    Config = PlainConfig
 
 
 def test_an_evaluation_that_is_none_is_one_line(own, monkeypatch, tmp_path):

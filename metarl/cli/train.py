@@ -242,8 +242,14 @@ def parse_config(
     if choices.init_from is not None:
         default = _with_policy_of(choices.init_from, default, arguments)
     _expect_options_of(default, arguments)
-    about = f"{description or type(default).__doc__}\n\n{BESIDE}"
+    about = f"{description or _about(type(default))}\n\n{BESIDE}"
     return parse(type(default), arguments, about, default, command)
+
+
+def _about(options: type) -> str:
+    """The docstring of the options' class; a dataclass without one lists its fields there."""
+    text = options.__doc__ or ""
+    return "" if text.startswith(f"{options.__name__}(") else text
 
 
 def _expect_defaults(options: type, whose: str, given: Sequence[str] = ()) -> None:

@@ -38,8 +38,11 @@ class BaseLearner(ABC):
     """Called with the stage after each rollout, by what shows progress."""
     remedy: str = "a smaller step size"
     """What to try where a number becomes infinite or NaN."""
+    drops_tasks: ClassVar[bool] = False
+    """Whether `iterate` leaves out the tasks in `dropped`, as --non-finite drop-task asks."""
     dropped: frozenset[int] = frozenset()
-    """Tasks that the iteration leaves out, because they have such a number (--non-finite)."""
+    """Tasks that the iteration leaves out, because they have such a number. They are sampled, but
+    all is 0 in the rollouts of a task family."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Whatever a learner's `iterate` does, it happens as a whole or not at all."""

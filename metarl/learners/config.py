@@ -325,8 +325,16 @@ class FamilyRunConfig(RunConfig):
 
     @property
     def episodes_per_iteration(self) -> int:
-        """Episodes that an iteration samples, of all tasks and stages."""
-        raise NotImplementedError
+        """Episodes that an iteration samples, of all tasks and stages.
+
+        Raises:
+            UsageError: the class of another learner's options does not say.
+
+        """
+        raise UsageError(
+            f"{type(self).__name__} must define episodes_per_iteration: a comparison gives all "
+            "learners the same number of episodes"
+        )
 
     @property
     def environments(self) -> int:

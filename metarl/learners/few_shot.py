@@ -117,6 +117,7 @@ class FewShotLearner(BaseLearner):
     """Meta-learns the initial parameters of a module for a problem's tasks."""
 
     Config: ClassVar[type[FewShotConfig]] = FewShotConfig
+    drops_tasks = True
     config: FewShotConfig
     remedy = "a smaller --inner-lr or --outer-lr"
 

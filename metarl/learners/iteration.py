@@ -6,7 +6,7 @@ import functools
 import logging
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from metarl.learners.config import RunConfig
 from metarl.support.errors import FamilyError, NonFiniteError, UsageError, is_out_of_memory
@@ -30,6 +30,7 @@ class Iterates(Protocol):
     remedy: str
     measure: str
     iteration: int
+    drops_tasks: ClassVar[bool]
     dropped: frozenset[int]
 
     def state(self) -> State:
@@ -57,6 +58,11 @@ def whole(iterate: Callable[[L], dict[str, float]]) -> Callable[[L], dict[str, f
     def iterated(self: L) -> dict[str, float]:
         before, begun = _copied(self, self.state()), self.iteration
         choice, counts = self.config.non_finite, {}
+        if choice == "drop-task" and not self.drops_tasks:
+            raise UsageError(
+                f"--non-finite drop-task: {type(self).__name__} does not leave tasks out "
+                "(drops_tasks); stop and skip are possible"
+            )
         while True:
             try:
                 metrics = iterate(self)
@@ -97,6 +103,8 @@ def _copied(learner: Iterates, state: State) -> State:
     wanted = f"{type(learner).__name__}: state() must return a dict of tensors and plain types"
     if not isinstance(state, dict):
         raise UsageError(f"{wanted}, not {reprlib.repr(state)}")
+    if "iteration" not in state:
+        raise UsageError(f"{wanted} with an entry iteration; it has {', '.join(map(str, state))}")
     copied: State = {}
     memo: dict[int, Any] = {}  # of all parts, which may share tensors
     for name, part in state.items():

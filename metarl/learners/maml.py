@@ -78,6 +78,7 @@ class MAMLLearner(MetaLearner):
     """Meta-learns a policy for a task family: θ, and what changes and uses it."""
 
     Config: ClassVar[type[MAMLConfig]] = MAMLConfig
+    drops_tasks = True
     config: MAMLConfig
     remedy = "a smaller --inner-lr, --outer-lr or --max-kl"
 

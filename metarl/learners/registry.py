@@ -30,13 +30,17 @@ def make_learner(config: RunConfig, problem: object | None = None) -> BaseLearne
         problem: that of a few-shot learner whose configuration names none.
 
     Raises:
-        UsageError: the learner takes no problem.
+        UsageError: the learner takes no problem, or it lacks what every learner has.
 
     """
     expect_any_config(config, "metarl.make_learner")
     learner = LEARNERS.find(config.learner)
     if problem is None:
-        return learner(config)
-    if "problem" not in inspect.signature(learner).parameters:
+        made = learner(config)
+    elif "problem" in inspect.signature(learner).parameters:
+        made = learner(config, problem)  # type: ignore[call-arg]
+    else:
         raise UsageError(f"--learner {config.learner} takes no problem: few_shot does")
-    return learner(config, problem)  # type: ignore[call-arg]
+    if not hasattr(made, "test_steps"):
+        raise UsageError(f"--learner {config.learner} must set self.test_steps in __init__")
+    return made

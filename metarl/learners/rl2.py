@@ -184,6 +184,7 @@ class RL2Learner(MetaLearner):
     """Learns a recurrent policy for a task family."""
 
     Config: ClassVar[type[RL2Config]] = RL2Config
+    drops_tasks = True
     config: RL2Config
     remedy = "a smaller --learning-rate"
     episodes = 1  # of a trial, in each stage

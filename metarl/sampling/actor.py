@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
 from array_api_compat import array_namespace
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from metarl.policies.action_distributions import Distribution
 from metarl.policies.policy import Policy
 from metarl.sampling.data import Rollout, lengthened
+from metarl.support.errors import UsageError
+from metarl.support.forms import form_of
 from metarl.support.randomness import Array, NoiseSource
 
 
@@ -45,6 +48,42 @@ class Adaptive(Protocol):
 
     def learn(self, rollout: Rollout) -> "Adaptive":
         """Adapted to these episodes of its tasks; it may be the same object, changed."""
+
+
+def acted(actor: Actor, inputs: Tensor) -> tuple[Distribution, Tensor | None]:
+    """What `actor.act` returns.
+
+    Raises:
+        UsageError: it is no distribution and values.
+
+    """
+    result: Any = actor.act(inputs)
+    match result:
+        case (distribution, Tensor() | None as values) if hasattr(distribution, "log_prob"):
+            return distribution, values
+    whose, kind = _named(actor, "act"), type(result).__name__
+    raise UsageError(f"{whose} must return (distribution, values or None), not a {kind}")
+
+
+def expect_noise(actor: Actor, noise: Any, *shape: int) -> None:
+    """Checks the form of the noise for one task, [*shape, action].
+
+    Raises:
+        UsageError: it is another.
+
+    """
+    if np.shape(noise)[:-1] != shape:
+        wanted = ", ".join(map(str, shape))
+        raise UsageError(
+            f"{_named(actor, 'noise')} must return [*shape, action], here [{wanted}, action], not "
+            f"{form_of(noise)}"
+        )
+
+
+def _named(actor: Actor, method: str) -> str:
+    """A method of the actor that a learner made."""
+    own = actor.actor if isinstance(actor, MostLikely) else actor
+    return f"{type(own).__name__}.{method}"
 
 
 ROWS_PER_BLOCK = 8

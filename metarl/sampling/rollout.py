@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarl.policies.action_distributions import Distribution
 from metarl.policies.action_units import ActionUnits
-from metarl.sampling.actor import Actor
+from metarl.sampling.actor import Actor, acted, expect_noise
 from metarl.sampling.data import Rollout, concatenated
 from metarl.sampling.info import InfoMetric, per_episode
 from metarl.sampling.noise import CountedNoise
@@ -153,7 +153,7 @@ def _collect(
     recording = _Recording(horizon, counter)
 
     def advance() -> tuple[type[Distribution], Step]:
-        distribution, values = actor.act(x)
+        distribution, values = acted(actor, x)
         actions = distribution.sample(recording.now(noise))
         # An action that is not finite is found with the whole rollout, and never acted out.
         flat = actions.to(device).flatten(0, 1).nan_to_num(0.0, 0.0, 0.0)
@@ -203,6 +203,7 @@ def _noise(
         return counted.float()
     # Time first, so that a longer horizon begins with the same noise.
     drawn = [actor.noise(key.generator(Use.ACTION, i, stage), horizon, episodes) for i in indices]
+    expect_noise(actor, drawn[0], horizon, episodes)
     return torch.from_numpy(np.stack(drawn, axis=1)).to(actor.device, torch.float32)
 
 
