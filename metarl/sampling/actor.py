@@ -66,13 +66,14 @@ def acted(actor: Actor, inputs: Tensor) -> tuple[Distribution, Tensor | None]:
 
 
 def expect_noise(actor: Actor, noise: Any, *shape: int) -> None:
-    """Checks the form of the noise for one task, [*shape, action].
+    """Checks the form of the noise for one task, [*shape, action], or more dimensions of actions.
 
     Raises:
         UsageError: it is another.
 
     """
-    if np.shape(noise)[:-1] != shape:
+    own = np.shape(noise)
+    if own[: len(shape)] != shape or len(own) == len(shape):
         wanted = ", ".join(map(str, shape))
         raise UsageError(
             f"{_named(actor, 'noise')} must return [*shape, action], here [{wanted}, action], not "
