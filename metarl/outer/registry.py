@@ -36,7 +36,8 @@ OUTER_LOOPS = Parts["type[OuterLoop[OuterOptions]]"](
     "MODULE:CLASS",
     needs={"Options": object},
 )
-"""A new one is a class in a file of its own and a line here, or an entry point of the group."""
+"""A new one is a class in a file of its own and a line here, or an entry point of the group. New
+options of metarl's own are a base of `OuterOptions` too."""
 
 
 @dataclass(frozen=True, kw_only=True)

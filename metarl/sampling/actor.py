@@ -66,7 +66,7 @@ def acted(actor: Actor, inputs: Tensor) -> tuple[Distribution, Tensor | None]:
 
 
 def expect_noise(actor: Actor, noise: Any, *shape: int) -> None:
-    """Checks the form of the noise for one task, [*shape, action], or more dimensions of actions.
+    """Checks the form of an actor's noise, [*shape, action], or more dimensions of actions.
 
     Raises:
         UsageError: it is another.

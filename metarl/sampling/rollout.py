@@ -200,6 +200,7 @@ def _noise(
         words = [key.seeds(Use.ACTION, i, stage, episodes) for i in indices]
         streams = torch.from_numpy(np.array(words, np.uint64).view(np.int64)).to(actor.device)
         counted: Tensor = actor.noise(CountedNoise(streams), horizon, *streams.shape)
+        expect_noise(actor, counted, horizon, *streams.shape)
         return counted.float()
     # Time first, so that a longer horizon begins with the same noise.
     drawn = [actor.noise(key.generator(Use.ACTION, i, stage), horizon, episodes) for i in indices]
